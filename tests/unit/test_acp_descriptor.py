@@ -130,6 +130,26 @@ def test_what_keeps_the_agent_to_its_mode_is_not_taken_away(tmp_path: Path) -> N
     AgentRuntime(known, AgentOptions(PermissionMode.BYPASS_PERMISSIONS), given)
 
 
+def test_a_project_whose_settings_a_program_would_run_starts_nothing(tmp_path: Path) -> None:
+    """In the folder or above it; in its user's home they are his, and where all is allowed nothing is taken away."""
+    home, workdir = tmp_path, tmp_path / "a" / "b"
+    workdir.mkdir(parents=True)
+    given = {"HOME": str(home), "PATH": "/usr/bin:/bin"}
+    text = LEAST + '[modes.bypassPermissions]\nallow_kinds = ["*"]\n'
+    known = shelf(tmp_path, some=f'executes = [".x/plugin"]\n{text}').find("some")
+    runtime = AgentRuntime(known, AgentOptions(PermissionMode.PLAN), given)
+    request = RuntimeSuite().request_for(workdir)
+    (home / ".x" / "plugin").mkdir(parents=True)
+    runtime.command(request)
+    strange = workdir.parent / ".x" / "plugin"
+    strange.parent.symlink_to(home / ".x")
+    with pytest.raises(RuntimeMissing, match=str(strange)) as caught:
+        runtime.command(request)
+    assert "move it away" in caught.value.fix
+    AgentRuntime(known, AgentOptions(PermissionMode.BYPASS_PERMISSIONS), given).command(request)
+    assert {"opencode.json", ".opencode/plugin"} <= set(shelf(tmp_path).find("opencode").descriptor.executes)
+
+
 def test_an_account_is_known_by_its_keys(tmp_path: Path) -> None:
     text = LEAST.replace("[modes", 'keys = ["K"]\n[modes')
     accounts = {agent(tmp_path, text, **env).traits.account for env in ({"K": "a"}, {"K": "b"}, {"K": "a", "X": "y"})}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -89,7 +90,8 @@ class AgentRuntime:
         )
 
     def command(self, request: TurnRequest) -> Launch:
-        """Raises RuntimeMissing."""
+        """Raises RuntimeMissing, also where the project has what would take the mode away."""
+        self._require_no_strange_code(request.workdir)
         env = self._env | turn_variables(request)
         if request.session_id is not None:
             env["AGENT_MAILER_SESSION_ID"] = request.session_id
@@ -123,6 +125,23 @@ class AgentRuntime:
         )
         argv = (sys.executable, ISOLATED, "-m", BRIDGE, msgspec.json.encode(orders).decode())
         return Launch(argv=argv, env=env, cwd=request.workdir, program=orders.argv[0])
+
+    def _require_no_strange_code(self, workdir: Path) -> None:
+        """In the folder it works in, and above it up to the home folder: that one's is its user's own."""
+        if ANY_KIND in self._mode.allow_kinds:
+            return
+        home = Path(self._env.get("HOME", "/"))
+        for folder in (workdir, *workdir.parents):
+            if folder == home:
+                return
+            for name in self.descriptor.executes:
+                if os.path.lexists(folder / name):
+                    raise RuntimeMissing(
+                        "strange_code",
+                        f"{self.title} would run what {folder / name} says in every mode, and an agent may have "
+                        f"written it: permission_mode {self._options.mode.value} starts no turn beside it",
+                        f"read it, then move it away, or into {home}",
+                    )
 
     def _words(self, request: TurnRequest) -> Iterator[str]:
         descriptor, options = self.descriptor, self._options

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
 from agent_mailer.errors import ConfigFault
 from agent_mailer.names import printable, stays_inside
 from agent_mailer.outcomes import Outcome
-from agent_mailer.runtimes.port import PermissionMode
+
+if TYPE_CHECKING:
+    from agent_mailer.runtimes.port import PermissionMode
 
 LARGEST = 64 * 1024
 NAME = re.compile(r"[a-z][a-z0-9-]{0,40}")
@@ -56,13 +58,8 @@ class Modes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bypassPermissions: Mode | None = None  # noqa: N815
 
     def of(self, mode: PermissionMode) -> Mode | None:
-        match mode:
-            case PermissionMode.PLAN:
-                return self.plan
-            case PermissionMode.ACCEPT_EDITS:
-                return self.acceptEdits
-            case PermissionMode.BYPASS_PERMISSIONS:
-                return self.bypassPermissions
+        found: Mode | None = getattr(self, mode.value)
+        return found
 
 
 class Named(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -133,6 +130,8 @@ class Descriptor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds it is given to leave once its input is closed."""
     home: tuple[str, ...] = ()
     """Folders that it must write, relative to the home folder."""
+    executes: tuple[str, ...] = ()
+    """Of a project, in the folder it works in or above it: what its program runs by itself, in every mode."""
     check: Check = Check()
 
 
@@ -169,7 +168,7 @@ def _fault(found: Descriptor) -> str:
         return "named.name has to have one group: the tool's name"
     if any(one.code is None and not one.text for one in (*found.errors, *found.answers)):
         return "an error is known by its code or its text, and one has neither"
-    for name in (*found.home, *found.check.files):
+    for name in (*found.home, *found.check.files, *found.executes):
         if not stays_inside(name):
             return f"{printable(name, 100)!r} leads out of the home folder, or is all of it"
     return ""
