@@ -250,6 +250,18 @@ def test_which_tool_asks_says_the_announcement_by_its_whole_text() -> None:
     assert not permit(ORDERS, _asks(talk, toolCallId="t3").params).allowed
 
 
+def test_an_id_that_was_used_before_names_no_tool_of_before() -> None:
+    """As from a model server that gives each first call of an answer the same id."""
+    talk = Talk()
+    talk.prompted()
+    talk.update("tool_call", toolCallId="call_1", title="agent_mailer_reply", kind="other")
+    talk.update("tool_call_update", toolCallId="call_1", status="completed")
+    talk.update("tool_call", toolCallId="call_1", title="edit", kind="edit")
+    asked = _asks(talk, toolCallId="call_1")
+    assert permit(ORDERS, asked.params).allowed is False
+    assert permit(ORDERS, asked.params).tool == "edit"
+
+
 def test_nothing_is_allowed_for_good() -> None:
     params = {"toolCall": {}, "announced": {"title": "agent_mailer_reply"}}
     always = {**params, "options": [{"optionId": "always", "kind": "allow_always"}]}

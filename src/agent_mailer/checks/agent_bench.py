@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,6 +58,7 @@ class Bench:
         self._path = path
         self._disk = Disk()
         self._count = 0
+        self._lot = secrets.token_hex(3)
         self.folder = folder
         self.work, self._home = folder / "work", folder / "home"
         for place in (self.work, self._home):
@@ -104,7 +106,8 @@ class Bench:
         lingers: bool,
     ) -> Tried:
         self._count += 1
-        turn_id = f"{SCRATCH_TURN[:-2]}{self._count:02d}"
+        # All of a turn is found by this id and ended: two tries at a time must not find each other's.
+        turn_id = f"{SCRATCH_TURN[:-8]}{self._lot}{self._count:02x}"
         folder = TurnFolder(self.work / ".agent-mailer" / "turns" / turn_id, self._disk)
         self._disk.make_directory(folder.path)
         envelope = Envelope("check", "check", "user", time.time(), "check", "check")

@@ -156,12 +156,10 @@ class _Handler(BaseHTTPRequestHandler):
             case Call():
                 ends = tuple(step.tool.split("|"))
                 name = next((name for name in wire.tools(body) if name.lower().endswith(ends)), ends[0])
-                call = (name, dict(step.arguments))
+                call = (name, dict(step.arguments), f"call_{len(self.models.asked)}")
                 self._answer(wire, "", call, streams=streams)
 
-    def _answer(
-        self, wire: model_wires.Wire, text: str, call: tuple[str, dict[str, object]] | None, *, streams: bool
-    ) -> None:
+    def _answer(self, wire: model_wires.Wire, text: str, call: model_wires.Call | None, *, streams: bool) -> None:
         if not streams:
             self._whole(200, wire.whole(text, call))
             return

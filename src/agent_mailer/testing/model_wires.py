@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 Body = Mapping[str, Any]
-Call = tuple[str, dict[str, object]]
+Call = tuple[str, dict[str, object], str]
+"""The tool, what it is told, and the call's id: the same never comes twice."""
 
 TOKENS_IN, TOKENS_OUT = 100, 20
 """What each answer says that it took."""
@@ -90,8 +91,8 @@ def _chunk(choice: dict[str, object]) -> dict[str, object]:
 
 
 def _called(call: Call) -> dict[str, object]:
-    name, arguments = call
-    return {"id": "call_1", "type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
+    name, arguments, call_id = call
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
 
 
 class Gemini:

@@ -11,12 +11,11 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from agent_mailer.names import is_session_id, printable
-from agent_mailer.outcomes import Outcome
+from agent_mailer.outcomes import FINAL_TEXT_LIMIT, PROGRESS_LIMIT, Outcome
 from agent_mailer.runtimes.acp import wire
 from agent_mailer.runtimes.acp.descriptor import MailBy, UsageOf
 from agent_mailer.runtimes.acp.orders import Ended, Failure, Orders, Verdict
 from agent_mailer.runtimes.acp.wire import Answer, Fields, Message, Notice, Refusal, Request
-from agent_mailer.runtimes.port import FINAL_TEXT_LIMIT, PROGRESS_LIMIT
 
 SERVER = "agent_mailer"
 _MOST_TOOLS = 2000
@@ -276,6 +275,10 @@ class Conversation:
         if not name:
             return
         self._begin_anew()
+        if name not in self._open:
+            # Some model servers give several calls the same id: what was said of an earlier one is not said of this.
+            self._tools.pop(name, None)
+            self._announced.pop(name, None)
         self._remember(name, update)
         if name not in self._open and update.get("status") not in ("completed", "failed"):
             self._open.add(name)
