@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 import msgspec
+
+FINAL_TEXT_LIMIT: Final = 256 * 1024
+"""Bytes of an agent's final words."""
+PROGRESS_LIMIT: Final = 1000
+"""Characters of a line that is for people."""
 
 NOT_EXECUTED = (126, 127)
 """Exit statuses by which a shell, and our holder, say that a program could not be started."""

@@ -16,7 +16,8 @@ import msgspec
 
 from agent_mailer.process.environment import without_theirs
 from agent_mailer.process.holder import TURN_ID_VARIABLE
-from agent_mailer.process.leashed import Leashed, shell_status
+from agent_mailer.process.leashed import Leashed
+from agent_mailer.process.talking import shell_status
 from agent_mailer.process.tree import sweep
 
 MOST_OUTPUT = 64 * 1024

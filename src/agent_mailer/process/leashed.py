@@ -17,6 +17,7 @@ from pathlib import Path
 
 from agent_mailer.process import leash
 from agent_mailer.process.handle import waited_for
+from agent_mailer.process.talking import shell_status
 
 LETTING_GO = leash.PATIENCE + 1.0
 """Seconds that it is given to end everything."""
@@ -159,8 +160,3 @@ class Leashed:
             self.hear()
             self._buried = self.gone = True
             os.close(self._report)
-
-
-def shell_status(returncode: int) -> int:
-    """128 + n after signal n."""
-    return returncode if returncode >= 0 else 128 - returncode

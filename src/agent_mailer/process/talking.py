@@ -15,10 +15,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from agent_mailer.process.leashed import shell_status
-
 _PIECE = 256 * 1024
 _ASKED = 2.0
+
+
+class Stop:
+    """Whether we are to end, and since when (monotonic seconds); `woken` can be read once we are."""
+
+    def __init__(self) -> None:
+        self.since: float | None = None
+        self.woken, writing = os.pipe()
+        for fd in (self.woken, writing):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: self._told())
+
+    def _told(self) -> None:
+        if self.since is None:
+            self.since = time.monotonic()
 
 
 class Talking:
@@ -131,3 +146,8 @@ class Talking:
             return True
         except OSError:
             return False
+
+
+def shell_status(returncode: int) -> int:
+    """128 + n after signal n."""
+    return returncode if returncode >= 0 else 128 - returncode

@@ -13,12 +13,9 @@ import msgspec
 from agent_mailer.approvals.calls import Call
 from agent_mailer.errors import UnavailableFault
 from agent_mailer.names import is_session_id
+from agent_mailer.outcomes import FINAL_TEXT_LIMIT as FINAL_TEXT_LIMIT  # noqa: PLC0414 - of this port, where most look for it
+from agent_mailer.outcomes import PROGRESS_LIMIT as PROGRESS_LIMIT  # noqa: PLC0414 - the same
 from agent_mailer.outcomes import Exit, Judgement, Outcome, StopReason
-
-FINAL_TEXT_LIMIT: Final = 256 * 1024
-"""Bytes of an agent's final words."""
-PROGRESS_LIMIT: Final = 1000
-"""Characters of a line that is for people."""
 
 
 class PermissionMode(StrEnum):

@@ -16,26 +16,21 @@ from agent_mailer.runtimes.acp.orders import Ended, Failure, Staged, Verdict
 from agent_mailer.runtimes.acp.wire import AUTHENTICATE
 
 _DETAIL = 300
-_CONTEXT = re.compile(
-    r"context.{0,20}(overflow|length|window|limit)|context exceeds|maximum context|prompt is too long|too many tokens",
-    re.IGNORECASE,
+# Most turns fail in no way, and each would pay for what is compiled here.
+_CONTEXT = (
+    r"context.{0,20}(overflow|length|window|limit)|context exceeds|maximum context|prompt is too long|too many tokens"
 )
-_QUOTA = re.compile(
-    r"quota|usage.?limit|rate.?limit|too many requests|resource.?exhausted|insufficient.?(credit|balance)",
-    re.IGNORECASE,
-)
-_LOGIN = re.compile(
+_QUOTA = r"quota|usage.?limit|rate.?limit|too many requests|resource.?exhausted|insufficient.?(credit|balance)"
+_LOGIN = (
     r"(incorrect|invalid|missing|bad|expired|\bno).{0,20}\b(key|credentials?|token)\b|unauthori[sz]ed|authenticat"
-    r"|api key not valid|forbidden|permission.?denied|not logged in",
-    re.IGNORECASE,
+    r"|api key not valid|forbidden|permission.?denied|not logged in"
 )
-_AWAY = re.compile(
+_AWAY = (
     r"econn|etimedout|enotfound|socket hang up|fetch failed|connection|network|timed? ?out|overloaded|unavailable"
-    r"|internal server error|bad gateway|stream|aborted",
-    re.IGNORECASE,
+    r"|internal server error|bad gateway|stream|aborted"
 )
-_PROVIDER = re.compile(r"api_?(call_?)?error|provider", re.IGNORECASE)
-_STATUS = re.compile(r"(?<![0-9])([45][0-9]{2})(?![0-9])")
+_PROVIDER = r"api_?(call_?)?error|provider"
+_STATUS = r"(?<![0-9])([45][0-9]{2})(?![0-9])"
 
 _STOPS = {
     "max_tokens": "the answer was longer than the agent's limit of tokens",
@@ -109,7 +104,7 @@ def _typed(failure: Failure) -> Outcome | None:
         return OF_CATEGORY[failure.kind]
     if failure.code == AUTHENTICATE:
         return Outcome.SIGNED_OUT
-    if _CONTEXT.search(failure.kind):
+    if _says(_CONTEXT, failure.kind):
         return Outcome.SESSION_LOST
     status = failure.status or (failure.code if 400 <= failure.code < 600 else 0)
     return _of_status(status, failure.text)
@@ -117,7 +112,7 @@ def _typed(failure: Failure) -> Outcome | None:
 
 def _general(failure: Failure) -> Outcome:
     """It says no more than that its provider has refused; or not even that."""
-    return Outcome.UNAVAILABLE if _PROVIDER.search(failure.kind) else Outcome.FAILED
+    return Outcome.UNAVAILABLE if _says(_PROVIDER, failure.kind) else Outcome.FAILED
 
 
 def _of_status(status: int, text: str) -> Outcome | None:
@@ -129,18 +124,22 @@ def _of_status(status: int, text: str) -> Outcome | None:
         return Outcome.UNAVAILABLE
     if status in (400, 413, 422):
         # Refused by the provider: the conversation does not fit, or is not accepted.
-        return Outcome.SESSION_LOST if _CONTEXT.search(text) else _worded(text) or Outcome.SESSION_LOST
+        return Outcome.SESSION_LOST if _says(_CONTEXT, text) else _worded(text) or Outcome.SESSION_LOST
     return None
 
 
 def _worded(text: str) -> Outcome | None:
-    found = _STATUS.search(text)
+    found = re.search(_STATUS, text)
     if found and (outcome := _of_status(int(found[1]), "")) is not None:
         return outcome
-    if _CONTEXT.search(text):
+    if _says(_CONTEXT, text):
         return Outcome.SESSION_LOST
-    if _QUOTA.search(text):
+    if _says(_QUOTA, text):
         return Outcome.LIMITED
-    if _LOGIN.search(text):
+    if _says(_LOGIN, text):
         return Outcome.SIGNED_OUT
-    return Outcome.UNAVAILABLE if _AWAY.search(text) else None
+    return Outcome.UNAVAILABLE if _says(_AWAY, text) else None
+
+
+def _says(pattern: str, text: str) -> bool:
+    return re.search(pattern, text, re.IGNORECASE) is not None

@@ -11,8 +11,6 @@ from typing import Final
 import msgspec
 
 VERSION: Final = 1
-LONGEST: Final = 16 * 1024 * 1024
-"""Bytes of a line that are read; lists of commands and settings have tens of thousands."""
 
 NOT_OFFERED: Final = -32601
 """The protocol's own code for a method that is not there."""
