@@ -132,7 +132,11 @@ def log_in(broker_url: str, username: str, password: str, *, team: str = "") -> 
     url = broker_url or os.environ.get("AMP_BROKER_URL", "")
     if not url:
         url = str(ask("The broker's URL", DEFAULT_BROKER, a_url)) if asking else DEFAULT_BROKER
-    a_url(url)
+    try:
+        a_url(url)
+    except MailerError as fault:
+        what = f"{printable(url, 100)!r} is no broker's address: {fault.message}"
+        raise UsageFault("bad_url", what, "amp login http://HOST:PORT USER") from None
     name = username or os.environ.get("AMP_USERNAME", "") or (typer.prompt("Your name there") if asking else "")
     if not name:
         raise UsageFault("no_username", "there is nobody to log in", "amp login BROKER USER")
