@@ -100,6 +100,19 @@ def test_alone_with_no_agent_and_with_forty(tmp_path: Path, many: int) -> None:
             compare(f"alone-{many}-{width}", vague(screen.screen()))
 
 
+def test_the_board(full: tuple[Desk, dict[str, str], str]) -> None:
+    desk, env, _ = full
+    remember_in(env, desk.workdir)
+    for width in (80, 200):
+        words = [COMMAND, "status", "--all", "--watch"]
+        with terminal(words, desk.workdir, env, width=width, height=40) as screen:
+            seen = screen.until("NEEDS YOU", "MAIL", "leave")
+            assert max(map(cells, seen.splitlines())) <= width
+            screen.press("q")
+            assert screen.until_ended() == 0
+        compare(f"board-{width}", vague(seen, desk))
+
+
 def test_doctor_says_first_what_is_wrong(full: tuple[Desk, dict[str, str], str]) -> None:
     desk, env, _ = full
     before = desk.settings["command"]
