@@ -60,7 +60,7 @@ NAMED: dict[str, Scope] = {
         (*_ENGINE, "stuck", "guards_held", "dry_run", "routes", "approvals_by_mail", "bad_state"),
         _CRASH,
     ),
-    "watch/settling.py": Scope((), ("engine_turn",), _CRASH),
+    "watch/settling.py": Scope((), (*_ENGINE, "batch_low", "stuck", "approvals"), _CRASH),
     "watch/recovery.py": Scope(
         (), ("engine_recovery", "forged_records", "bad_state", "stop_in_time", "degraded"), _CRASH
     ),
