@@ -33,8 +33,8 @@ from agent_mailer.mailbox.port import MailboxUnavailable, Priority, oldest_of_ea
 THREADS = ("one", "two", "three")
 BOXES = ("coder", "user", "planner")
 FOLDERS = ("inbox/new", "inbox/cur", "outbox/sent")
-MOST_WAITING = 8
-QUESTIONS = ((MOST_WAITING, 10), (4, 10), (3, 2), (2, 3))
+MOST_WAITING = 4
+QUESTIONS = ((1000, 10), (4, 10), (3, 2), (2, 3))
 """How many are asked for, and which of those that wait are left out: each so-manieth."""
 
 
@@ -211,7 +211,7 @@ class Changes(RuleBasedStateMachine):
         shutil.copytree(home.with_name("was"), home, ignore=shutil.ignore_patterns("*.md"))
         shutil.rmtree(home.with_name("was"))
 
-    @rule(count=st.integers(1, 12), leaf=st.sampled_from(["inbox/cur", "inbox/new"]))
+    @rule(count=st.integers(4, 12), leaf=st.sampled_from(["inbox/new", "inbox/cur"]))
     def a_burst(self, count: int, leaf: str) -> None:
         for n in range(count):
             name, text = self.root.text(THREADS[n % 3], n)
@@ -400,6 +400,39 @@ def test_of_what_is_known_nothing_is_read_or_listed_again(root: Root, monkeypatc
         root.loop.run_until_complete(root.mailbox.pending(10))
     assert len(found) == 1
     assert [path for path in opened if path.endswith(("cur", "new", "sent"))] == []
+
+
+def test_of_more_than_can_be_known_those_behind_move_up(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And back; the folder is not listed for it."""
+    new = root.folder("coder", "inbox/new")
+    texts = [root.text(THREADS[n % 3], n) for n in range(0, 3 * MOST_WAITING, 2)]
+    for name, text in texts:
+        (new / name).write_text(text)
+    waits = root.loop.run_until_complete(root.mailbox.pending(1000))
+    assert [f"{one.id}.md" for one in waits.envelopes] == [name for name, _ in texts[:MOST_WAITING]]
+    assert waits.more
+
+    def look() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "listdir", lambda path: pytest.fail(f"{path} is listed"))
+            root.loop.run_until_complete(root.mailbox.pending(1000))
+        root.compare()
+
+    for number in (0, MOST_WAITING + 1, 3):
+        (new / texts[number][0]).unlink()
+        look()
+    for minute in (1, 3 * MOST_WAITING, 15):
+        name, text = root.text("one", minute)
+        (new / name).write_text(text)
+        look()
+    (new / texts[-1][0]).write_text(root.text("two", 0)[1])
+    for name, _ in texts[1:MOST_WAITING]:
+        (new / name).unlink(missing_ok=True)
+    look()
+    (new / texts[-1][0]).write_text("nothing of the kind")
+    for path in sorted(new.iterdir())[:-1]:
+        path.unlink()
+    look()
 
 
 def test_a_later_life_reads_only_what_is_new(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
