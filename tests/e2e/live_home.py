@@ -64,7 +64,37 @@ class LiveHome:
         return sent.out.strip()
 
     def agent_has(self) -> list[str]:
-        new = self.project / ".agent-mail" / "agents" / "coder" / "inbox" / "new"
+        return self._new("coder")
+
+    @contextmanager
+    def watching_live_first(self) -> Iterator[None]:
+        """The agent's watcher, which offers its mail to the person's session; `planner` may write to it."""
+        for words in (("delivery", "live-first"), ("live_wait", "600")):
+            assert type_in(self.project, "config", "set", *words).status == 0
+        assert type_in(self.project, "mail", "register", "--as", "planner").status == 0
+        watcher = subprocess.Popen(
+            [COMMAND, "watch", "--no-interactive"],
+            cwd=self.project,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            yield
+        finally:
+            watcher.terminate()
+            watcher.wait()
+
+    def planner_writes(self, text: str) -> str:
+        """A mail to the agent; its id."""
+        sent = type_in(self.project, "send", "coder", text, "--as", "planner")
+        assert sent.status == 0, sent
+        return sent.out.split()[0]
+
+    def planner_has(self) -> list[str]:
+        return self._new("planner")
+
+    def _new(self, handle: str) -> list[str]:
+        new = self.project / ".agent-mail" / "agents" / handle / "inbox" / "new"
         return [path.read_text() for path in sorted(new.glob("*.md"))]
 
     def session(self) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from tests.e2e.clis import claude_binary
 from tests.e2e.fake_anthropic import FakeAnthropic, Text, Tool
 from tests.e2e.live_home import YEAR, at_claude, claude_home
 from tests.sizes import LONG
-from tests.typed import COMMAND, type_in
+from tests.typed import COMMAND
 
 pytestmark = LONG
 
@@ -118,22 +117,13 @@ def test_a_session_beside_an_agent_is_rung_for_its_mail_takes_it_and_answers_in_
 ) -> None:
     home = claude_home(tmp_path, fake)
     home.plugin("install", "claude")
-    for key, value in (("delivery", "live-first"), ("live_wait", "600")):
-        assert type_in(home.project, "config", "set", key, value).status == 0
-    assert type_in(home.project, "mail", "register", "--as", "planner").status == 0
-    watcher = subprocess.Popen([COMMAND, "watch", "--no-interactive"], cwd=home.project, stderr=subprocess.DEVNULL)
-    try:
-        with at_claude(home) as screen:
-            fake.says(mail("take", id=YEAR), mail("answer", id=YEAR, body="42 km"), Text("it has its answer"))
-            sent = type_in(home.project, "send", "coder", "How far is it?", "--as", "planner").out.split()[0]
-            screen.until("it has its answer")
-            woken, *_, last = fake.requests
-            assert sent in woken.prompts[-1]
-            assert "How far" not in woken.prompts[-1]
-            assert "How far is it?" in last.tool_results[0]
-            assert "answered: " in last.tool_results[1]
-        answered = home.project / ".agent-mail" / "agents" / "planner" / "inbox" / "new"
-        assert ["42 km" in path.read_text() for path in answered.glob("*.md")] == [True]
-    finally:
-        watcher.terminate()
-        watcher.wait()
+    with home.watching_live_first(), at_claude(home) as screen:
+        fake.says(mail("take", id=YEAR), mail("answer", id=YEAR, body="42 km"), Text("it has its answer"))
+        sent = home.planner_writes("How far is it?")
+        screen.until("it has its answer")
+        woken, *_, last = fake.requests
+        assert sent in woken.prompts[-1]
+        assert "How far" not in woken.prompts[-1]
+        assert "How far is it?" in last.tool_results[0]
+        assert "answered: " in last.tool_results[1]
+        assert ["42 km" in text for text in home.planner_has()] == [True]

@@ -84,3 +84,25 @@ def test_a_watcher_beside_the_plugin_knows_nothing_of_it(tmp_path: Path, fake: F
     assert "mcp__mail" not in json.dumps(fake.asked[-1])
     assert "[doorbell" not in " ".join(fake.texts())
     assert not home.live.exists()
+
+
+def test_a_session_beside_an_agent_is_rung_for_its_mail_takes_it_and_answers_in_its_name(
+    tmp_path: Path, fake: FakeOpenAI
+) -> None:
+    home = codex_home(tmp_path, fake)
+    home.plugin("install", "codex")
+    with home.watching_live_first(), at_codex(home) as screen:
+        fake.script(Say("hi"))
+        submit(screen, "hello")
+        home.until_somebody_listens()
+        screen.until("hi")
+        fake.script(mail("take", id=YEAR), mail("answer", id=YEAR, body="42 km"), Say("it has its answer"))
+        before = len(fake.asked)
+        sent = home.planner_writes("How far is it?")
+        screen.until('run tool "answer"')
+        assert sent in fake.texts(before)[-1]
+        assert "How far" not in fake.texts(before)[-1]
+        assert home.planner_has() == []
+        screen.press("Enter")
+        screen.until("it has its answer")
+        assert ["42 km" in text for text in home.planner_has()] == [True]
