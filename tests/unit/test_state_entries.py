@@ -328,6 +328,16 @@ def test_a_pause_beyond_any_we_set_ends_now(folder: StateFolder, until: float | 
     assert found.until == read
 
 
+@pytest.mark.parametrize(("began", "stands"), [(NOW - 60.0, True), (NOW + 1.0, False)], ids=["before", "after"])
+def test_only_a_turn_that_began_after_the_pause_ends_it(folder: StateFolder, began: float, stands: bool) -> None:
+    """What another thread has met meanwhile, an older success does not refute."""
+    pause = state_of(folder).pause
+    pause.write(Pause(PauseReason.LIMITED, NOW, NOW + 600.0))
+    ended = NOW + 30.0
+    pause.settled(Settlement(Outcome.DONE, "", ended, ended - began, finished=True))
+    assert (pause.read() is not None) is stands
+
+
 # Usage.
 
 
