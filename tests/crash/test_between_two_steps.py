@@ -39,6 +39,14 @@ def test_no_agent_runs_before_the_record_of_its_turn_is_durable(tmp_path: Path, 
     rig.check("before the record")
 
 
+def test_no_turn_counts_as_settled_before_its_message_does(tmp_path: Path, children: Children) -> None:
+    """Of a settled turn nobody takes up the rest: a message that it still had to finish would be nobody's."""
+    rig = Rig(children, tmp_path, ANSWER)
+    assert rig.watch(Point("write .agent-mailer/processed.txt")) == KILLED
+    rig.recover()
+    rig.check("before its message is settled")
+
+
 def test_a_gate_that_was_never_opened_costs_no_attempt_and_no_start(tmp_path: Path, children: Children) -> None:
     rig = Rig(children, tmp_path, ANSWER)
     assert rig.watch(Point(INDEX, 2, Moment.AFTER)) == KILLED
