@@ -52,6 +52,7 @@ def test_what_the_broker_can_do(desk: BrokerDesk) -> None:
             "team-memories",
             "watcher-reports",
             "file-reservations",
+            "group-mail",
         ],
         "max_body_bytes": 70_000,
         "heartbeat_seconds": 7.0,

@@ -85,7 +85,7 @@ def test_the_wheel_names_its_licence_and_its_command(wheel: Path) -> None:
     (licence,) = [name for name in archive.namelist() if name.endswith("/licenses/LICENSE")]
     assert archive.read(licence) == (PROJECT / "LICENSE").read_bytes()
     (commands,) = [name for name in archive.namelist() if name.endswith("/entry_points.txt")]
-    assert "agent-mailer = agent_mailer.cli.app:main" in archive.read(commands).decode()
+    assert "agent-mailer = agent_mailer.cli.entry:main" in archive.read(commands).decode()
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
