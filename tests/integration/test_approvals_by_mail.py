@@ -313,6 +313,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[BrokerDes
         yield desk, desk.person("someone")
 
 
+@LONG
 def test_at_our_broker_the_operator_answers_and_nobody_else(broker: tuple[BrokerDesk, Person], tmp_path: Path) -> None:
     desk = AskingAtBroker(tmp_path, *broker)
     desk.configure(notify={"address": desk.operator["address"]})

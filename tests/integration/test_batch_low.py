@@ -267,6 +267,7 @@ def test_where_its_record_is_lost_each_message_runs_by_itself(desk: Desk, lost: 
     assert desk.place().state.turns.open_ids() == []
 
 
+@LONG
 @pytest.mark.parametrize("watched", [pytest.param(True, marks=LONG), False])
 def test_a_person_drops_all_of_it_and_each_sender_is_told(desk: Desk, watched: bool) -> None:
     desk.shell("cat >/dev/null; sleep 600")
@@ -287,6 +288,7 @@ def test_a_person_drops_all_of_it_and_each_sender_is_told(desk: Desk, watched: b
     assert desk.place().state.processed.among(sent) == set(sent)
 
 
+@LONG
 def test_a_person_sees_all_of_it(desk: Desk) -> None:
     desk.shell("cat >/dev/null; until [ -e ../go ]; do sleep 0.02; done; echo done")
     sent = low(desk, 3)

@@ -207,6 +207,7 @@ def guess(served: BrokerProcess, name: str, host: str) -> int:
     return httpx.post(f"{served.url}/users/login", json=form, headers=headers, trust_env=False).status_code
 
 
+@LONG
 def test_a_client_is_who_it_is_and_not_who_it_says(tmp_path: Path) -> None:
     with broker(tmp_path / "data") as served:
         join(served.url, "alice", served.invite)

@@ -45,6 +45,7 @@ def printed_commands(text: str) -> list[str]:
     return re.findall(r"^  (agent-mailer .*)$", text, re.MULTILINE)
 
 
+@LONG
 def test_what_it_prints_at_the_first_start_can_be_typed(served: BrokerProcess, tmp_path: Path) -> None:
     add_user, set_up = printed_commands(served.said())
     added = typed(tmp_path, add_user)
@@ -120,6 +121,7 @@ def test_a_database_has_one_broker(served: BrokerProcess, tmp_path: Path) -> Non
     served.start()  # a lock that outlived its holder holds nobody up
 
 
+@LONG
 def test_a_busy_port_is_told(served: BrokerProcess, tmp_path: Path) -> None:
     other = type_in(tmp_path, "broker", "serve", "--port", str(served.port), "--data", tmp_path / "other")
     assert (other.status, f"127.0.0.1:{served.port}" in other.err) == (75, True), other
@@ -387,6 +389,7 @@ def _accept(bound: socket.socket) -> socket.socket:
     return bound.accept()[0]
 
 
+@LONG
 def test_ctrl_c_during_the_start_shows_no_traceback(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [COMMAND, "broker", "serve", "--port", "0", "--data", str(tmp_path / "d")],

@@ -86,6 +86,7 @@ HALVES = {
 }
 
 
+@LONG
 def test_half_a_request_does_not_hold_its_connection(tmp_path: Path, raw: Any) -> None:
     with running_broker(tmp_path, request_seconds=1.0) as desk, ExitStack() as stack:
         listener = Listeners(desk, desk.person("alice"), stack)

@@ -14,6 +14,7 @@ from tests.broker_desk import PASSWORD, BrokerDesk, running_broker
 from tests.broker_process import BrokerProcess, join, register
 from tests.databases import ON_A_FILE, database_of
 from tests.desk import until
+from tests.sizes import LONG
 from tests.typed import Typed, type_in
 
 from agent_mailer.broker.logs import without_secrets
@@ -184,6 +185,7 @@ def test_logins_keys_and_changes_are_written_down(desk: BrokerDesk) -> None:
         assert secret not in everything
 
 
+@LONG
 def test_what_was_done_at_the_command_line_and_as_somebody_else(desk: BrokerDesk) -> None:
     ann, bob = desk.person("ann"), desk.person("bob")
     assert command(desk, "user", "disable", "bob").status == 0

@@ -272,6 +272,7 @@ def test_a_place_where_somebody_has_mail_is_left_as_it_is(served: Filled, tmp_pa
     assert (twice.status, "already" in twice.err) == (2, True), twice
 
 
+@LONG
 def test_none_is_put_back_under_a_broker_that_serves(served: Filled, tmp_path: Path) -> None:
     assert command(place_of(served), "backup", tmp_path / "backup").status == 0
     data = tmp_path / "data"

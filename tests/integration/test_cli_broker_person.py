@@ -248,6 +248,7 @@ def test_receipts_and_labels_of_our_broker(at: At, broker: BrokerDesk, coder: di
     assert [message["id"] for message in listed] == [sent]
 
 
+@LONG
 def test_who_is_at_our_broker_and_what_waits_for_its_operator(at: At, coder: dict[str, Any], ann: Person) -> None:
     there = {one["address"]: one for one in at("mail", "who", "--json").json["agents"]}
     assert there[coder["address"]]["status"] in ("online", "idle", "offline")

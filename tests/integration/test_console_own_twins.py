@@ -7,8 +7,10 @@ from pathlib import Path
 
 from tests.desk import Desk
 from tests.own_console import own_console
+from tests.sizes import LONG
 
 
+@LONG
 def test_a_question_is_answered_in_the_mailbox_of_the_agent_that_asks(tmp_path: Path) -> None:
     desks = []
     for name in ("the shop, old", "other"):

@@ -14,7 +14,7 @@ from tests.broker_desk import running_broker
 from tests.desk import Desk, until
 from tests.integration.test_amp_watch import AmpDesk
 from tests.plain_broker import running_plain_broker
-from tests.sizes import thinned
+from tests.sizes import LONG, thinned
 from tests.typed import type_in
 
 from agent_mailer.assemble import Workplace
@@ -266,6 +266,7 @@ def test_a_notice_of_a_denied_sender_starts_nothing_and_is_not_held(desk: Desk) 
     assert held(desk) == {}
 
 
+@LONG
 def test_a_flood_that_is_held_hides_nobody(desk: Desk) -> None:
     """More than one look takes in: of one thread, and each of a thread of its own."""
     desk.shell_that_tells("echo done")
@@ -441,6 +442,7 @@ def test_a_retry_entry_of_before_reads(tmp_path: Path) -> None:
     assert Workplace(tmp_path).state.held.counts() == {}
 
 
+@LONG
 @pytest.mark.parametrize("kind", thinned(["ours", "plain"]))
 def test_at_a_broker(kind: str, tmp_path: Path) -> None:
     running = running_broker if kind == "ours" else running_plain_broker

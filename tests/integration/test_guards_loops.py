@@ -368,6 +368,7 @@ def mail(sender: str = "b", thread: str = "t", created: float = 1000.0, visited:
     return Envelope("m", thread, sender, created, "o", "l", visited=tuple(visited.split()), hops=hops, answers=True)
 
 
+@LONG
 def test_a_thread_of_a_hundred_thousand_costs_no_memory() -> None:
     """Persons' mail, robots' mail, and rounds with the guards off."""
     rounds, off = Rounds("a", GuardPolicy()), Rounds("a", GuardPolicy(0, 0, 0, 0, 0, 0))

@@ -61,6 +61,7 @@ def test_the_compose_file_runs_postgresql_16_with_volumes_for_uploads_and_data()
     assert {word for word in broker["command"] if word.startswith("--")} <= known
 
 
+@LONG
 def test_a_short_secret_is_enough_where_only_this_machine_comes(tmp_path: Path) -> None:
     """As the compose file starts it, but at a free port."""
     compose = yaml.safe_load((TOP / "docker-compose.yml").read_text())

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.desk import Desk
+from tests.sizes import LONG
 from tests.typed import type_in
 
 from agent_mailer.events import EventName
@@ -93,6 +94,7 @@ def test_without_systemd_nothing_is_tried(folder: Path, monkeypatch: pytest.Monk
     assert "XDG_RUNTIME_DIR is not set" in why_unlimited(LIMIT, {})
 
 
+@LONG
 def test_doctor_says_whether_the_limit_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     desk = Desk(tmp_path)
     desk.configure(turn_memory="64M")

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from tests.amq_tree import Project, folder, header, inbox, mailbox, new, write
 from tests.desk import Desk, outcomes
+from tests.sizes import LONG
 from tests.typed import Typed, type_in
 
 from agent_mailer.events import EventName
@@ -390,6 +391,7 @@ def test_a_sender_whom_no_mailbox_can_be_called_after_costs_no_turn(tree: Tree, 
     assert "it has more than 200 characters" in entry.why
 
 
+@LONG
 def test_a_sender_whose_mailbox_is_none_costs_no_turn_until_it_is_mended(tree: Tree) -> None:
     _no_folder(tree.root / "agents/odd/inbox")
     sent = write(tree.root, "coder", sender="odd")

@@ -198,6 +198,7 @@ def test_all_killed_at_once_lose_nothing(amp: Amp, teams: Path, tmp_path: Path) 
     assert len(amp_inbox(coder, sent["thread"])) == 1
 
 
+@LONG
 def test_what_keeps_a_watcher_from_its_work_is_told(amp: Amp, teams: Path) -> None:
     up(amp)
     assert amp("stop").status == 0
