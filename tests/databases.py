@@ -158,7 +158,7 @@ def database_of(place: Path) -> str:
 
 _SINCE_0008 = (
     *("remote_requests", "reports"),
-    *("hook_callbacks", "hook_deliveries", "hook_items", "hooks"),
+    *("group_messages", "hook_callbacks", "hook_deliveries", "hook_items", "hooks"),
     "team_memories",
     "file_reservations",
     *("channel_messages", "channel_members", "channels"),
