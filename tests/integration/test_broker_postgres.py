@@ -217,7 +217,8 @@ def test_who_gives_way_to_another_transaction_begins_anew(server: Postgres, tmp_
 
     found = settings_of(server.url(tmp_path), work)
     assert len(found) == 1, "one after the other"
-    assert len(runs) == 3, runs
+    # On a busy machine it may have to give way once more.
+    assert len(runs) > 2, runs
 
 
 def test_the_same_request_at_two_processes_is_one_message(server: Postgres, tmp_path: Path) -> None:
