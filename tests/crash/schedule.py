@@ -18,7 +18,7 @@ from typing import Any, cast
 from unittest.mock import patch
 
 import msgspec
-from tests.crash.seeded import SeededLoop, below
+from tests.crash.seeded import SeededLoop, below, others_now
 from tests.crash.world import THREADS, WAIT, Died, Ending, World
 
 from agent_mailer.events import EventName, LogRecord
@@ -101,7 +101,7 @@ class Scene:
         self._shelf: list[tuple[Path, Path]] = []
         self._quiet_since = 0.0
         # The test run's own, which other tests need again.
-        self._others = {pid for pid, _, _ in below(os.getpid())}
+        self._others = others_now()
         shelf = base / "shelf"
         shelf.mkdir()
         for number in range(self.lot.choice((1, 2, 2, 2, 3))):
@@ -139,12 +139,12 @@ class Scene:
 
     def left_running(self) -> list[int]:
         """Processes of turns that live though nothing is left to do: a holder stays as long as what is below it."""
-        return [pid for pid, state, _ in below(os.getpid()) if state != "Z" and pid not in self._others]
+        return [pid for pid, state, _ in below(os.getpid(), self._others.pids) if state != "Z"]
 
     def _life(self, end: End) -> None:
         self.lives.append(end)
         world, lot = self.world, self.lot
-        loop = self.sky.loop = SeededLoop(lot.randrange(2**32))
+        loop = self.sky.loop = SeededLoop(lot.randrange(2**32), self._others)
         base = self.sky.base
         asyncio.set_event_loop(loop)
         place = world.desk.place(self.sky)

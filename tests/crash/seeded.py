@@ -15,10 +15,10 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from contextlib import suppress
 from selectors import BaseSelector, SelectorKey
-from typing import Any
+from typing import Any, NamedTuple
 
 LATE = 0.03
 HURRY = 1.0
@@ -33,6 +33,17 @@ class Stalled(AssertionError):
     """Nothing is ready, and no timer runs: what is waited for never comes."""
 
 
+class Others(NamedTuple):
+    """Processes and threads that other tests have beside ours: nobody waits for them."""
+
+    pids: frozenset[int]
+    threads: frozenset[threading.Thread]
+
+
+def others_now() -> Others:
+    return Others(frozenset(pid for pid, _, _ in below(os.getpid())), frozenset(threading.enumerate()))
+
+
 class SeededLoop(asyncio.SelectorEventLoop):
     """`trail` is the schedule, a word a step; equal seeds over equal work leave equal trails."""
 
@@ -43,14 +54,14 @@ class SeededLoop(asyncio.SelectorEventLoop):
     _selector: BaseSelector
     _process_events: Callable[[list[tuple[SelectorKey, int]]], None]
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, others: Others) -> None:
         super().__init__()
         self.chance = random.Random(seed)
         self.moment = 0.0
         self.trail: list[str] = []
         self.before_step: Callable[[int], None] = lambda _: None
         self._serial = 0
-        self._family = Family()
+        self._family = Family(others)
         self.set_task_factory(self._task)
 
     def time(self) -> float:
@@ -121,18 +132,21 @@ class SeededLoop(asyncio.SelectorEventLoop):
 
 
 class Family:
-    """The processes below ours."""
+    """The processes below ours, without those of others."""
 
-    def __init__(self) -> None:
+    def __init__(self, others: Others) -> None:
+        self._others = others
         self._before: list[tuple[int, str, str]] = []
 
     def come_to_rest(self) -> None:
         """Return when each of them sleeps or has ended, and each thread beside ours has come to its end."""
         for thread in threading.enumerate():
-            if thread is not threading.current_thread() and thread.daemon:
+            if thread.daemon and thread not in self._others.threads:
                 thread.join(_PATIENCE)
         end = time.monotonic() + _PATIENCE
-        while (found := below(os.getpid())) != self._before or any(state not in "SZ" for _, state, _ in found):
+        while (found := below(os.getpid(), self._others.pids)) != self._before or any(
+            state not in "SZ" for _, state, _ in found
+        ):
             # Between two looks nobody ran: of one alone, the first may have been woken by the last.
             assert time.monotonic() < end, f"a process comes to no rest: {found}"
             self._before = found
@@ -140,11 +154,13 @@ class Family:
                 time.sleep(_AT_REST)
 
 
-def below(pid: int) -> list[tuple[int, str, str]]:
-    """Of each process its number, state, and how long and often it has run."""
+def below(pid: int, without: Set[int] = frozenset()) -> list[tuple[int, str, str]]:
+    """Of each process its number, state, and how long and often it has run; of some not, nor of what is below them."""
     found: list[tuple[int, str, str]] = []
     with suppress(OSError):
         for child in _said(f"/proc/{pid}/task/{pid}/children").split():
+            if int(child) in without:
+                continue
             with suppress(OSError):
                 state = _said(f"/proc/{child}/stat").rpartition(")")[2].split()[0]
                 found.append((int(child), state, _said(f"/proc/{child}/schedstat")))

@@ -60,7 +60,8 @@ def test_what_is_there_is_not_installed_again() -> None:
 
 
 def test_versions_that_are_missing_skip_a_test_and_fail_it_where_ci_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing() -> str:
+    def missing(folder: str) -> str:
+        del folder
         return "npm is not in PATH"
 
     monkeypatch.setattr(clis, "_why_missing", missing)
