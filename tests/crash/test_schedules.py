@@ -14,7 +14,7 @@ import pytest
 from tests.crash.schedule import Scene
 from tests.crash.test_model import check, check_ends, to_do
 from tests.proved import Harness, proved
-from tests.sizes import sizes
+from tests.sizes import LONG, sizes
 
 import agent_mailer
 
@@ -83,6 +83,7 @@ def test_the_same_seed_is_the_same_schedule(place: Path) -> None:
     assert first.trail != other.trail
 
 
+@LONG
 @pytest.mark.long
 @pytest.mark.parametrize("race", RACES)
 def test_a_planted_race_is_found(tmp_path: Path, race: str) -> None:

@@ -225,6 +225,7 @@ def test_a_message_under_retry_survives_a_damage_that_a_command_meets_first(seas
     assert {mark["message"] for mark in desk.marks()} == {seasoned.ids[n] for n in ("dead", "failed", "waiting")}
 
 
+@LONG
 def test_looking_changes_nothing(seasoned: Seasoned) -> None:
     """Read commands and a dry run leave every damage where the watcher will find it."""
     desk = seasoned.desk

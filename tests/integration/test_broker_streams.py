@@ -152,6 +152,7 @@ def test_what_waits_is_told_at_once(room: Room) -> None:
             assert (listener.hello(), listener.mail()) == (4, 4)
 
 
+@LONG
 def test_an_open_stream_keeps_nothing_of_its_request(room: Room) -> None:
     """There are thousands of them; what looked at the request is ten times as large as what goes on."""
     with room.listening(room.agent()) as listener:

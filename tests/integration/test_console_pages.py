@@ -15,6 +15,7 @@ from sqlalchemy import create_engine, event
 from tests.broker_desk import BrokerDesk, Person
 from tests.console_stage import PIXEL, Scene, Visitor, filled, pages_of, running_console
 from tests.databases import ON_A_FILE
+from tests.sizes import LONG
 from tests.strict_html import check
 
 from agent_mailer.console.charts import Bar, bars
@@ -65,6 +66,7 @@ def visitor(desk: BrokerDesk, scene: Scene) -> Visitor:
     return visitor
 
 
+@LONG
 def test_every_page_is_strict_html_in_both_languages(visitor: Visitor, scene: Scene) -> None:
     for language in ("en", "zh"):
         visitor.post("/console/view", None, language=language)
