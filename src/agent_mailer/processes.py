@@ -9,7 +9,7 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -356,3 +356,12 @@ def prctl_of_system() -> Callable[..., int] | None:
         return None
     function.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
     return function
+
+
+def callers(pid: int, most: int) -> Iterator[tuple[int, Sequence[str]]]:
+    """That process and at most so many in all, each the parent of the one before, with their words."""
+    for _ in range(most):
+        if (stat := read_stat(pid)) is None:
+            return
+        yield pid, command_line(pid)
+        pid = stat.parent

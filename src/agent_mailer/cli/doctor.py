@@ -8,7 +8,7 @@ import typer
 
 from agent_mailer.cli.options import Json, Quiet, Workdir, workplace
 from agent_mailer.cli.terminal.commands import FastCommand, single
-from agent_mailer.cli.terminal.printing import json_out, say
+from agent_mailer.cli.terminal.printing import counted, json_out, say
 from agent_mailer.cli.terminal.progress import shown
 from agent_mailer.cli.terminal.screen import Ink, pad, paint, width
 from agent_mailer.cli.terminal.tables import READABLE, hanging
@@ -141,6 +141,6 @@ def show(report: Report, *, as_json: bool, brief: bool = False) -> None:
         line(result)
     levels = [result.result for result in report.checks]
     bad, doubtful = levels.count(Level.FAILED), levels.count(Level.WARNING)
-    warnings = f", {doubtful} warning{'' if doubtful == 1 else 's'}" if doubtful else ""
+    warnings = f", {counted(doubtful, 'warning')}" if doubtful else ""
     say(f"\n{bad or 'nothing'} failed{warnings}")
     raise typer.Exit(report.exit_code)

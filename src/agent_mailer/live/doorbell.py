@@ -12,7 +12,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
@@ -37,7 +37,7 @@ from agent_mailer.live.telling import (
 )
 from agent_mailer.process.commands import run_briefly, start_apart
 from agent_mailer.process.handle import ProcessIdentity, identify, wait_gone
-from agent_mailer.processes import command_line, read_stat
+from agent_mailer.processes import callers, command_line
 from agent_mailer.state.records import Sitter
 from agent_mailer.turn_tools import ISOLATED
 
@@ -233,7 +233,7 @@ def _process_of(program: Program, environ: Mapping[str, str], caller: int) -> Pr
     if program is Program.CLAUDE:
         pid = environ.get("CLAUDE_PID", "")
         return identify(int(pid)) if pid.isdecimal() and len(pid) < 10 else None
-    found = next((pid for pid, words in _callers(caller) if "app-server" in words[1:]), None)
+    found = next((pid for pid, words in callers(caller, _NEAR) if "app-server" in words[1:]), None)
     return None if found is None else identify(found)
 
 
@@ -241,18 +241,8 @@ def _is_headless(caller: int) -> bool:
     """Whether `codex exec` has called the hook: nothing else tells it from a session without an app server."""
     return any(
         "codex" in [PurePath(word).name for word in words[:2]] and not {"exec", "review"}.isdisjoint(words[1:])
-        for _, words in _callers(caller)
+        for _, words in callers(caller, _NEAR)
     )
-
-
-def _callers(caller: int) -> Iterator[tuple[int, Sequence[str]]]:
-    """The nearest processes above the hook, and their words."""
-    for _ in range(_NEAR):
-        stat = read_stat(caller)
-        if stat is None:
-            return
-        yield caller, command_line(caller)
-        caller = stat.parent
 
 
 def quietly(work: Callable[[], int]) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePath
 
 from agent_mailer.assemble import Workplace, workdir_at
@@ -16,7 +16,7 @@ from agent_mailer.errors import UnavailableFault, UsageFault
 from agent_mailer.mailbox.port import Message
 from agent_mailer.names import printable
 from agent_mailer.process.handle import identify
-from agent_mailer.processes import command_line, read_stat
+from agent_mailer.processes import callers
 from agent_mailer.state.records import Sitter, TurnRecord
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.turn_tools.commands import AgentMail
@@ -46,7 +46,9 @@ def sitter_of(environ: Mapping[str, str], own: int | None = None) -> Sitter:
     claude = environ.get("CLAUDE_PID", "")
     if claude.isdecimal() and len(claude) < 10 and identify(int(claude)) is not None:
         return _named(int(claude), "claude")
-    codex = next((pid for pid, name in _above(os.getppid()) if name == "codex"), None)
+    codex = next(
+        (pid for pid, words in callers(os.getppid(), _NEAR) if PurePath(next(iter(words), "")).name == "codex"), None
+    )
     return _named(os.getsid(0), "shell") if codex is None else _named(codex, "codex")
 
 
@@ -55,15 +57,6 @@ def _named(pid: int, what: str) -> Sitter:
     if process is None:
         raise UsageFault("no_session", "no session outlives this command", "call it from a terminal, or use the tools")
     return Sitter(f"{what}-{pid}", process)
-
-
-def _above(pid: int) -> Iterator[tuple[int, str]]:
-    for _ in range(_NEAR):
-        stat = read_stat(pid)
-        if stat is None:
-            return
-        yield pid, PurePath(next(iter(command_line(pid)), "")).name
-        pid = stat.parent
 
 
 class Taking:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-from agent_mailer.groups import taken_by_one
 from agent_mailer.mailbox.port import DEDUPE_KEY, Action, Draft, Message, Refused
 from agent_mailer.names import printable
 
@@ -14,14 +13,11 @@ MAX_BODY_BYTES: Final = 1_048_576
 
 _LONGEST_ADDRESS: Final = 320
 
+NO_GROUPS: Final = Refused("the server has no way for mail that one of a group takes: name one of them")
+
 
 def recipients(me: str, draft: Draft, origin: Message | None) -> tuple[str, ...] | Refused:
-    """Each once, as it was named; of a reply that names nobody whoever is answered.
-
-    Mail that one of a group takes is refused: whoever can carry it asks without its label.
-    """
-    if taken_by_one(draft.labels):
-        return Refused("the server has no way for mail that one of a group takes: name one of them")
+    """Each once, as it was named; of a reply that names nobody whoever is answered."""
     wanted = draft.to
     if not wanted and draft.action is Action.REPLY and origin is not None:
         envelope = origin.envelope

@@ -20,14 +20,14 @@ from agent_mailer.meanwhile import meanwhile
 from agent_mailer.names import GLOBAL_NOTE, memory_file
 from agent_mailer.process.holder import PROMPT_FILE, Supervised, start_behind_gate
 from agent_mailer.process.scope import Start, start_limited
-from agent_mailer.prompts import words_of
+from agent_mailer.prompts import Words, words_of
 from agent_mailer.runtimes.port import Launch, ToolServer, TurnRequest
 from agent_mailer.state.records import Phase, TurnRecord
 from agent_mailer.turn_tools import ISOLATED
 from agent_mailer.turn_tools.folder import DOCUMENTS, OUTBOX, TEAM, TURN_TMP, Facts, TurnFolder
 from agent_mailer.watch.asking import approvals_of, as_words, asking_of, goes_on_by_itself
 from agent_mailer.watch.room import Room
-from agent_mailer.watch.rules import choose_session
+from agent_mailer.watch.rules import WatchPolicy, choose_session
 
 T = TypeVar("T")
 
@@ -103,17 +103,9 @@ async def _prepared(room: Room, record: TurnRecord, messages: Sequence[Message])
     words = words_of(record, policy.project_dir)
     own_sandbox = confinement is None or confinement.leaves_own_sandbox
     launch = program.runtime.command(
-        TurnRequest(
-            turn_id=record.turn_id,
-            turn_dir=directory,
-            workdir=policy.workdir,
-            project_dir=policy.project_dir,
-            message_id=words.message,
-            thread_id=words.thread,
-            sender=words.sender,
-            attempt=record.attempt,
+        msgspec.structs.replace(
+            _request(policy, record, words, folder),
             session_id=choice.session_id,
-            tools=ToolServer(*folder.server(policy.workdir)),
             confined=confinement is not None,
             own_sandbox=own_sandbox,
             batch=words.batch,
@@ -143,11 +135,9 @@ async def _prepared(room: Room, record: TurnRecord, messages: Sequence[Message])
     return launch, directory
 
 
-async def _prepared_live(room: Room, record: TurnRecord, messages: Sequence[Message]) -> tuple[Launch, Path]:
-    """Of a turn that a live session has taken: the mail, and who stands in for it. Nothing is asked of any program."""
-    policy, folder = room.policy, room.state.turns.folder(record.turn_id)
-    words = words_of(record, policy.project_dir)
-    request = TurnRequest(
+def _request(policy: WatchPolicy, record: TurnRecord, words: Words, folder: TurnFolder) -> TurnRequest:
+    """What each turn asks of whatever does it."""
+    return TurnRequest(
         turn_id=record.turn_id,
         turn_dir=folder.path,
         workdir=policy.workdir,
@@ -159,6 +149,12 @@ async def _prepared_live(room: Room, record: TurnRecord, messages: Sequence[Mess
         session_id=None,
         tools=ToolServer(*folder.server(policy.workdir)),
     )
+
+
+async def _prepared_live(room: Room, record: TurnRecord, messages: Sequence[Message]) -> tuple[Launch, Path]:
+    """Of a turn that a live session has taken: the mail, and who stands in for it. Nothing is asked of any program."""
+    policy, folder = room.policy, room.state.turns.folder(record.turn_id)
+    request = _request(policy, record, words_of(record, policy.project_dir), folder)
     await _prepare(room, record, messages, folder)
     room.state.folder.disk.overwrite(folder.path / PROMPT_FILE, b"")
     return room.program_of(record.live).runtime.command(request), folder.path

@@ -20,7 +20,7 @@ from agent_mailer.cli.broker.database import (
 )
 from agent_mailer.cli.options import Json, Quiet
 from agent_mailer.cli.terminal.commands import FastCommand, single
-from agent_mailer.cli.terminal.printing import json_out, note, say
+from agent_mailer.cli.terminal.printing import counted, json_out, note, say
 from agent_mailer.cli.terminal.progress import shown
 from agent_mailer.cli.terminal.tables import columns, fields
 from agent_mailer.errors import ExitCode, UsageFault
@@ -60,7 +60,7 @@ def backup(
     if as_json:
         json_out(made)
         return
-    say(f"{printable(str(file))}: {_number(made.rows, 'row')}, {_number(made.files, 'upload')}, {size(made.size)}")
+    say(f"{printable(str(file))}: {counted(made.rows, 'row')}, {counted(made.files, 'upload')}, {size(made.size)}")
     _tell_missing(made.missing)
     options = f" {data.options}" if data.options else ""
     say(f"Put it back, into an empty place: agent-mailer broker restore FILE{options or ' --data DIR'}")
@@ -87,7 +87,7 @@ def restore(
     if as_json:
         json_out(made)
         return
-    say(f"put back: {_number(made.rows, 'row')}, {_number(made.files, 'upload')}, as of {made.made_at[:19]} UTC")
+    say(f"put back: {counted(made.rows, 'row')}, {counted(made.files, 'upload')}, as of {made.made_at[:19]} UTC")
     say("API keys count as before. Logins do where the secret is that of before (AGENT_MAILER_SECRET_KEY).")
     say(f"Next: agent-mailer broker serve{f' {data.options}' if data.options else ''}")
 
@@ -184,7 +184,7 @@ def export(
     if as_json:
         json_out(made)
         return
-    say(f"{printable(str(file))}: {_number(made.rows['messages'], 'message')}, {_number(made.files, 'upload')}")
+    say(f"{printable(str(file))}: {counted(made.rows['messages'], 'message')}, {counted(made.files, 'upload')}")
     _tell_missing(made.missing)
 
 
@@ -239,8 +239,8 @@ def prune(
         json_out(gone)
         return
     words = "would go" if dry_run else "gone"
-    audit = f", {_number(gone.audit, 'audit line')}" if keep_audit_days else ""
-    say(f"{words}: {_number(gone.messages, 'message')} ({size(gone.bytes)}), {_number(gone.uploads, 'upload')}{audit}")
+    audit = f", {counted(gone.audit, 'audit line')}" if keep_audit_days else ""
+    say(f"{words}: {counted(gone.messages, 'message')} ({size(gone.bytes)}), {counted(gone.uploads, 'upload')}{audit}")
 
 
 def _snapshot(data: Data, work: Callable[[Connection], T]) -> T:
@@ -277,10 +277,6 @@ def _tell_missing(missing: list[str]) -> None:
         note(f"not there any more, and left out: {printable(path)}")
     if len(missing) > 10:
         note(f"… and {len(missing) - 10} more")
-
-
-def _number(many: int, what: str) -> str:
-    return f"{many} {what}{'' if many == 1 else 's'}"
 
 
 def size(many: int) -> str:

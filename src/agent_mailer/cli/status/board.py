@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from agent_mailer.cli.status.many import agents
-from agent_mailer.cli.terminal.printing import dollars
+from agent_mailer.cli.terminal.printing import counted, dollars
 from agent_mailer.cli.terminal.screen import Ink, paint, width, wrapped
 from agent_mailer.clock import from_iso
 from agent_mailer.names import printable
@@ -25,19 +25,15 @@ MAIL_SHOWN = 12
 def head(board: BoardView) -> str:
     """The whole on one line."""
     working = sum(1 for view in board.workdirs if isinstance(view, StatusView) and view.running)
-    parts = [_counted(len(board.workdirs), "agent"), f"{working} at work"]
+    parts = [counted(len(board.workdirs), "agent"), f"{working} at work"]
     if board.turns:
-        parts.append(f"{_counted(board.turns, 'turn')} today")
+        parts.append(f"{counted(board.turns, 'turn')} today")
     parts += [dollars(board.cost_usd)] if board.cost_usd else []
     calm = paint(", ".join(parts), Ink.BOLD)
     if not board.needs:
         return f"{calm}, nothing needs you"
     asks = "1 needs you" if len(board.needs) == 1 else f"{len(board.needs)} need you"
     return f"{calm}, {paint(asks, Ink.RED)}"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def lines(board: BoardView) -> list[str]:

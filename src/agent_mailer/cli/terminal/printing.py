@@ -104,6 +104,11 @@ def duration(seconds: float) -> str:
     return f"{days} d {hours} h" if hours else f"{days} d"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 turn`, `2 turns`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def dollars(amount: float) -> str:
     """An amount for people, never rounded to nothing; empty where there is none."""
     if amount <= 0:

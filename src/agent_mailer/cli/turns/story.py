@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from agent_mailer.cli.terminal.printing import (
+    counted,
     dollars,
     duration,
     in_its_colour,
@@ -40,7 +41,7 @@ def tell_story(story: ThreadView) -> None:
 
 def spent_words(spent: SpentView) -> str:
     tokens = f"{spent.input_tokens:,} tokens in, {spent.output_tokens:,} out" if spent.input_tokens else ""
-    number = f"{spent.turns} turn{'' if spent.turns == 1 else 's'}"
+    number = counted(spent.turns, "turn")
     return ", ".join(part for part in (number, duration(spent.seconds), dollars(spent.cost_usd), tokens) if part)
 
 

@@ -29,8 +29,9 @@ EXTENSIONS = frozenset(
 
 
 WITH_THREAD = "claim-thread"
-GROUP_MAIL = "group-mail"
 """The extension by which a claim brings the message's thread, and tells that the turn has started."""
+GROUP_MAIL = "group-mail"
+"""The one by which the first of a group that claims its copy of a message has it."""
 
 LINKS = "approval-links"
 """The extension by which a person answers a question on a page of the broker's."""

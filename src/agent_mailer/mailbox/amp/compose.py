@@ -138,8 +138,7 @@ def _digest(*parts: str) -> str:
 
 
 def _recipients(author: Author, draft: Draft, origin: Message | None) -> tuple[str, ...] | Refused:
-    # How many take it is for the broker to say.
-    named = recipients(author.address, msgspec.structs.replace(draft, labels=()), origin)
+    named = recipients(author.address, draft, origin)
     if isinstance(named, Refused):
         return named
     # A bare name means a neighbour: same user, same domain.

@@ -25,6 +25,7 @@ from agent_mailer.mailbox.amp.link import OF_THE_AGENT, Link
 from agent_mailer.mailbox.amp.transport import NO_HTML, path_of, quick_tries
 from agent_mailer.mailbox.amp.wire import Heard, Page, heard_in, parse_object
 from agent_mailer.mailbox.port import Delivered, Delivery, MailboxUnavailable, Outgoing, Refused, Unknown
+from agent_mailer.mailbox.server_drafts import NO_GROUPS
 
 UNDER_WAY_SECONDS: Final = 5.0
 """So long a request may still be carried out by a broker that nobody waits for any more."""
@@ -61,7 +62,7 @@ class Sender:
         except (msgspec.DecodeError, RecursionError):
             return Refused("this was composed for another kind of mailbox")
         if of_group and GROUP_MAIL not in (await self._link.broker()).extensions:
-            return Refused("this broker has no way for mail that one of a group takes: name one of them")
+            return NO_GROUPS
         doubt, recognised = "", False
         try:
             async for attempt in quick_tries():

@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from agent_mailer.groups import taken_by_one
 from agent_mailer.mailbox.mcp_agent_mail.wire import MOST_HOPS, Marks, topic_of
 from agent_mailer.mailbox.port import (
     Action,
@@ -18,7 +19,7 @@ from agent_mailer.mailbox.port import (
     kind_of,
     subject_of,
 )
-from agent_mailer.mailbox.server_drafts import beyond, key_of, passed_on, recipients, storable
+from agent_mailer.mailbox.server_drafts import NO_GROUPS, beyond, key_of, passed_on, recipients, storable
 from agent_mailer.names import printable
 
 MAX_SUBJECT: Final = 200
@@ -45,6 +46,8 @@ def compose(me: str, draft: Draft, origin: Message | None, turn_id: str) -> tupl
         return Refused(f"there is no message to {draft.action.value}")
     if draft.refs or draft.context:
         return Refused("mail at this server has no place for refs and context: put them into the text")
+    if taken_by_one(draft.labels):
+        return NO_GROUPS
     to = recipients(me, draft, origin)
     if isinstance(to, Refused):
         return to
