@@ -14,7 +14,7 @@ from urllib.request import getproxies
 import msgspec
 
 from agent_mailer.errors import ConfigFault
-from agent_mailer.mailbox.port import MailboxUnavailable
+from agent_mailer.mailbox.port import MailboxRefused, MailboxUnavailable, Unknown
 from agent_mailer.names import printable, shown_url, whole_characters
 
 # httpx imports a command line of its own where it can, whose packages would cost a watcher 5 MiB for nothing.
@@ -64,6 +64,13 @@ class Lost(MailboxUnavailable):
 
 class TooLarge(MailboxUnavailable):
     """An answer larger than we read."""
+
+
+def doubt_of(fault: MailboxUnavailable) -> Unknown:
+    """What is known of an item whose request failed so. Raises the fault where it was surely not carried out."""
+    if isinstance(fault, MailboxRefused) or (isinstance(fault, Lost) and not fault.in_doubt):
+        raise fault
+    return Unknown(fault.message)
 
 
 class Peer:

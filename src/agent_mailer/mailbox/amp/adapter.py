@@ -21,7 +21,7 @@ from agent_mailer.errors import ConfigFault, RefusedFault
 from agent_mailer.mailbox.amp import compose, wire
 from agent_mailer.mailbox.amp.answers import decode, unavailable
 from agent_mailer.mailbox.amp.client import LINKS, MEMORIES, AgentInfo, Credentials, agents_in, tags_in
-from agent_mailer.mailbox.amp.delivery import UNDER_WAY_SECONDS, Sender
+from agent_mailer.mailbox.amp.delivery import Sender
 from agent_mailer.mailbox.amp.inbox import Inbox
 from agent_mailer.mailbox.amp.link import OF_THE_AGENT, OF_THE_KEY, Link
 from agent_mailer.mailbox.amp.receipts import Reporter
@@ -48,6 +48,7 @@ from agent_mailer.mailbox.port import (
     Unreadable,
 )
 from agent_mailer.mailbox.server_drafts import MAX_BODY_BYTES
+from agent_mailer.mailbox.under_way import UNDER_WAY_SECONDS
 from agent_mailer.names import printable
 
 NET_SECONDS: Final = 600.0

@@ -26,9 +26,7 @@ from agent_mailer.mailbox.amp.transport import NO_HTML, path_of, quick_tries
 from agent_mailer.mailbox.amp.wire import Heard, Page, heard_in, parse_object
 from agent_mailer.mailbox.port import Delivered, Delivery, MailboxUnavailable, Outgoing, Refused, Unknown
 from agent_mailer.mailbox.server_drafts import NO_GROUPS
-
-UNDER_WAY_SECONDS: Final = 5.0
-"""So long a request may still be carried out by a broker that nobody waits for any more."""
+from agent_mailer.mailbox.under_way import UNDER_WAY_SECONDS, UnderWay
 
 CLOCKS_APART: Final = 3600.0
 """A message written by the broker's clock up to an hour before its draft may still be that draft."""
@@ -44,16 +42,12 @@ class _Sent(msgspec.Struct):
 class Sender:
     """Sends for one agent.
 
-    Where a broker cannot recognise a second delivery, `look` waits until no request of ours can be under way any more:
-    `under_way` seconds after the last, or, as a predecessor may have been killed just now, after this object was made.
+    Where a broker cannot recognise a second delivery, `look` waits until no request of ours can be under way any more.
     """
 
     def __init__(self, link: Link, clock: Clock, *, under_way: float = UNDER_WAY_SECONDS) -> None:
         self._link = link
-        self._clock = clock
-        self._under_way = under_way
-        self._began = clock.monotonic()
-        self._tried: dict[str, float] = {}
+        self._under_way = UnderWay(clock, under_way)
 
     async def deliver(self, item: Outgoing) -> Delivery:
         try:
@@ -88,8 +82,7 @@ class Sender:
             request = payload.decoded()
         except (msgspec.DecodeError, RecursionError):
             return False
-        since = self._tried.get(item.id, self._began)
-        await asyncio.sleep(max(0.0, since + self._under_way - self._clock.monotonic()))
+        await asyncio.sleep(self._under_way.rest(item.id))
         if request.action == "send":
             found = await self._newest_of(item.recipient)
         else:
@@ -99,20 +92,18 @@ class Sender:
     async def _send(self, item: Outgoing, payload: Payload) -> Delivery:
         body = bytes(payload.request)
         headers = {"Idempotency-Key": payload.idempotency_key, **self._link.fence}
-        self._tried[item.id] = self._clock.monotonic()
         try:
-            answer = await self._link.ask(
-                lambda transport, _: transport.ask(
-                    "POST", "/messages/send", query=NO_HTML, content=body, headers=headers, tries=1
+            with self._under_way.asking(item.id):
+                answer = await self._link.ask(
+                    lambda transport, _: transport.ask(
+                        "POST", "/messages/send", query=NO_HTML, content=body, headers=headers, tries=1
+                    )
                 )
-            )
         except TooLarge as fault:
             return Unknown(fault.message)
-        finally:
-            self._tried[item.id] = self._clock.monotonic()
         result = await self._judge(answer, item)
         if not isinstance(result, Unknown):
-            self._tried.pop(item.id, None)
+            self._under_way.answered(item.id)
         return result
 
     async def _judge(self, answer: Answer, item: Outgoing) -> Delivery:

@@ -11,7 +11,6 @@ import asyncio
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
@@ -20,7 +19,7 @@ from agent_mailer.disk import Disk
 from agent_mailer.errors import BusyFault, ConfigFault, RefusedFault
 from agent_mailer.file_events import FileEvents
 from agent_mailer.locks import FileLock
-from agent_mailer.mailbox.http import Lost
+from agent_mailer.mailbox.http import doubt_of
 from agent_mailer.mailbox.mcp_agent_mail import compose
 from agent_mailer.mailbox.mcp_agent_mail.identity import Identity, Registration, Tokens
 from agent_mailer.mailbox.mcp_agent_mail.inbox import WINDOW, Inbox
@@ -46,14 +45,11 @@ from agent_mailer.mailbox.port import (
     Progress,
     Refused,
     Route,
-    Unknown,
     Unreadable,
 )
 from agent_mailer.mailbox.server_drafts import MAX_BODY_BYTES
+from agent_mailer.mailbox.under_way import UNDER_WAY_SECONDS, UnderWay
 from agent_mailer.names import printable
-
-UNDER_WAY_SECONDS: Final = 5.0
-"""So long a request may still be carried out by a server that nobody waits for any more."""
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -139,9 +135,7 @@ class McpAgentMailbox:
         self._had_mail = False
         self._looked_at = float("-inf")
         """When the last look was, or when one was due."""
-        self._under_way = under_way
-        self._began = self._clock.monotonic()
-        self._tried: dict[str, float] = {}
+        self._under_way = UnderWay(self._clock, under_way)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -266,39 +260,33 @@ class McpAgentMailbox:
         except (msgspec.DecodeError, RecursionError):
             return Refused("this was composed for another kind of mailbox")
         me = await self._registration.identity()
-        self._tried[item.id] = self._clock.monotonic()
         try:
-            answer = await self._server.call(
-                "send_message",
-                {
-                    "project_key": me.project,
-                    "sender_name": me.name,
-                    "to": [item.recipient],
-                    "subject": payload.subject,
-                    "body_md": payload.body,
-                    "importance": payload.importance,
-                    "thread_id": item.thread,
-                    "topic": payload.topic,
-                    "idempotency_key": item.id,
-                    "sender_token": me.token,
-                },
-                _Deliveries,
-                seconds=WRITE_SECONDS,
-            )
+            with self._under_way.asking(item.id):
+                answer = await self._server.call(
+                    "send_message",
+                    {
+                        "project_key": me.project,
+                        "sender_name": me.name,
+                        "to": [item.recipient],
+                        "subject": payload.subject,
+                        "body_md": payload.body,
+                        "importance": payload.importance,
+                        "thread_id": item.thread,
+                        "topic": payload.topic,
+                        "idempotency_key": item.id,
+                        "sender_token": me.token,
+                    },
+                    _Deliveries,
+                    seconds=WRITE_SECONDS,
+                )
         except ToolRefused as fault:
             return Refused(fault.message)
-        except Lost as fault:
-            if not fault.in_doubt:
-                raise
-            return Unknown(fault.message)
         except MailboxRefused:
             self._registration.doubt()
             raise
         except MailboxUnavailable as fault:
-            return Unknown(fault.message)
-        finally:
-            self._tried[item.id] = self._clock.monotonic()
-        self._tried.pop(item.id, None)
+            return doubt_of(fault)
+        self._under_way.answered(item.id)
         if not answer.deliveries:
             return Refused("the server took it and delivered it to nobody")
         return _delivered(answer.deliveries[0].payload, item)
@@ -312,8 +300,7 @@ class McpAgentMailbox:
             payload = compose.payload_of(item)
         except (msgspec.DecodeError, RecursionError):
             return None
-        since = self._tried.get(item.id, self._began)
-        await asyncio.sleep(max(0.0, since + self._under_way - self._clock.monotonic()))
+        await asyncio.sleep(self._under_way.rest(item.id))
         me = await self._registration.identity()
         try:
             found = await self._server.call(

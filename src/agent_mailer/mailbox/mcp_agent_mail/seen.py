@@ -7,8 +7,8 @@ from typing import Final
 
 import msgspec
 
-from agent_mailer.disk import Disk, Sync, read_regular
-from agent_mailer.errors import ConfigFault
+from agent_mailer.disk import Disk
+from agent_mailer.mailbox.seen_file import SeenFile
 
 OVERLAP: Final = 120.0
 """Seconds by which a message may become visible after a later one."""
@@ -25,28 +25,15 @@ class _File(msgspec.Struct, omit_defaults=True):
 
 
 class Seen:
-    """Read once; every change is durable before it returns. Raises ConfigFault, OSError."""
+    """Every change is durable before it returns. Raises ConfigFault, OSError."""
 
     def __init__(self, path: Path, disk: Disk) -> None:
-        self.path = path
-        self._disk = disk
-        self._read: _File | None = None
+        self._kept = SeenFile(path, disk, _File)
+        self.forget = self._kept.forget
 
     @property
     def _file(self) -> _File:
-        if self._read is None:
-            try:
-                self._read = msgspec.json.decode(read_regular(self.path), type=_File)
-            except FileNotFoundError:
-                self._read = _File()
-            except (OSError, msgspec.DecodeError, RecursionError) as error:
-                # Without it all is listed once more; what the watcher has settled it knows itself.
-                raise ConfigFault("bad_seen", f"{self.path}: {error}", f"mv {self.path} {self.path}.old") from None
-        return self._read
-
-    def forget(self) -> None:
-        """Read the file again when it is next needed."""
-        self._read = None
+        return self._kept.content
 
     @property
     def since(self) -> float:
@@ -66,7 +53,7 @@ class Seen:
         lowest = max(file.floor, floor)
         taken = {one: at for one, at in file.taken.items() if at >= lowest - 2 * OVERLAP}
         taken[name] = moment
-        self._write(_File(lowest, max(top, file.top), taken))
+        self._kept.write(_File(lowest, max(top, file.top), taken))
 
     def remove(self, name: str) -> bool:
         """List it again, and whatever else is not known to be taken any more; whether it was taken."""
@@ -74,10 +61,5 @@ class Seen:
         if name not in file.taken:
             return False
         rest = {one: moment for one, moment in file.taken.items() if one != name}
-        self._write(_File(0.0, file.top, rest))
+        self._kept.write(_File(0.0, file.top, rest))
         return True
-
-    def _write(self, file: _File) -> None:
-        self._disk.make_directory(self.path.parent, sync=Sync.FULL)
-        self._disk.replace(self.path, msgspec.json.encode(file) + b"\n", sync=Sync.FULL)
-        self._read = file

@@ -19,7 +19,7 @@ from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.disk import Disk
 from agent_mailer.errors import ConfigFault, RefusedFault, UsageFault
 from agent_mailer.groups import spread
-from agent_mailer.mailbox.http import Lost, TooLarge
+from agent_mailer.mailbox.http import TooLarge, doubt_of
 from agent_mailer.mailbox.port import (
     Capabilities,
     Contact,
@@ -39,7 +39,6 @@ from agent_mailer.mailbox.port import (
     Refused,
     Route,
     Stage,
-    Unknown,
     Unreadable,
 )
 from agent_mailer.mailbox.relay import compose, reader
@@ -53,10 +52,8 @@ from agent_mailer.mailbox.relay.server import CallRefused, Server
 from agent_mailer.mailbox.relay.session import Account, Session, Standing
 from agent_mailer.mailbox.relay.tending import Tending
 from agent_mailer.mailbox.server_drafts import MAX_BODY_BYTES
+from agent_mailer.mailbox.under_way import UNDER_WAY_SECONDS, UnderWay
 from agent_mailer.names import printable
-
-UNDER_WAY_SECONDS: Final = 5.0
-"""So long a request may still be carried out by a server that nobody waits for any more."""
 
 LOOKED_BACK: Final = (5000, 500, 50)
 """So many of the newest messages of the server are looked through for one of ours; fewer where they are too large."""
@@ -101,9 +98,7 @@ class RelayMailbox:
         self._had_mail = False
         self._looked_at = float("-inf")
         """When the last look was, or when one was due."""
-        self._under_way = under_way
-        self._began = self._clock.monotonic()
-        self._tried: dict[str, float] = {}
+        self._under_way = UnderWay(self._clock, under_way)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -234,25 +229,17 @@ class RelayMailbox:
         is_one = not payload.is_answer and not payload.is_claimable
         if is_one and await self._server.agent(item.recipient) is None:
             return Refused(f"the server knows no {printable(item.recipient, 100)}")
-        self._tried[item.id] = self._clock.monotonic()
         try:
-            row = await self._send(item, payload)
+            with self._under_way.asking(item.id):
+                row = await self._send(item, payload)
         except CallRefused as fault:
             # Whoever made a task need be no agent: then the task alone has the answer.
             if payload.task and await self._inbox.tell_task(payload.task, reader.STATUS_STARTED, payload.body):
                 return Delivered()
             return Refused(fault.message)
-        except Lost as fault:
-            if not fault.in_doubt:
-                raise
-            return Unknown(fault.message)
-        except MailboxRefused:
-            raise
         except MailboxUnavailable as fault:
-            return Unknown(fault.message)
-        finally:
-            self._tried[item.id] = self._clock.monotonic()
-        self._tried.pop(item.id, None)
+            return doubt_of(fault)
+        self._under_way.answered(item.id)
         if payload.task:
             # The answer has left, and is to leave once: what the task has of it is beside that.
             with suppress(MailboxUnavailable):
@@ -264,9 +251,8 @@ class RelayMailbox:
 
     async def find(self, item: Outgoing) -> Delivered | None:
         """The item as it has arrived; that it has not is said once no request of ours can be under way any more."""
-        since = self._tried.get(item.id, self._began)
         row = await self._row_of(item)
-        if row is None and (rest := since + self._under_way - self._clock.monotonic()) > 0:
+        if row is None and (rest := self._under_way.rest(item.id)) > 0:
             await asyncio.sleep(rest)
             row = await self._row_of(item)
         return _delivered(row, item) if row is not None else None

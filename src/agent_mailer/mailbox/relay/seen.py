@@ -8,8 +8,8 @@ from typing import Final
 
 import msgspec
 
-from agent_mailer.disk import Disk, Sync, read_regular
-from agent_mailer.errors import ConfigFault
+from agent_mailer.disk import Disk
+from agent_mailer.mailbox.seen_file import SeenFile
 
 MOST_KEPT: Final = 10_000
 """With more, what is finished is left to the server's own mark."""
@@ -22,28 +22,15 @@ class _File(msgspec.Struct):
 
 
 class Seen:
-    """Read once; every change is durable before it returns. Raises ConfigFault, OSError."""
+    """Every change is durable before it returns. Raises ConfigFault, OSError."""
 
     def __init__(self, path: Path, disk: Disk) -> None:
-        self._path = path
-        self._disk = disk
-        self._read: dict[str, bool] | None = None
+        self._file = SeenFile(path, disk, _File)
+        self.forget = self._file.forget
 
     @property
     def _taken(self) -> dict[str, bool]:
-        if self._read is None:
-            try:
-                self._read = msgspec.json.decode(read_regular(self._path), type=_File).taken
-            except FileNotFoundError:
-                self._read = {}
-            except (OSError, msgspec.DecodeError, RecursionError) as error:
-                # Without it all is listed once more; what the watcher has settled it knows itself.
-                raise ConfigFault("bad_seen", f"{self._path}: {error}", f"mv {self._path} {self._path}.old") from None
-        return self._read
-
-    def forget(self) -> None:
-        """Read the file again when it is next needed."""
-        self._read = None
+        return self._file.content.taken
 
     def __contains__(self, name: str) -> bool:
         return name in self._taken
@@ -52,13 +39,13 @@ class Seen:
         if self._taken.get(name) is not True and self._taken.get(name) is not finished:
             over = len(self._taken) - MOST_KEPT
             old = {one for one, done in self._taken.items() if done} if over > 0 else ()
-            self._write({**{k: v for k, v in self._taken.items() if k not in old}, name: finished})
+            self._file.write(_File({**{k: v for k, v in self._taken.items() if k not in old}, name: finished}))
 
     def remove(self, name: str) -> bool:
         """List it again; whether it was taken."""
         if name not in self._taken:
             return False
-        self._write({one: finished for one, finished in self._taken.items() if one != name})
+        self._file.write(_File({one: finished for one, finished in self._taken.items() if one != name}))
         return True
 
     def finished(self) -> frozenset[str]:
@@ -67,9 +54,4 @@ class Seen:
     def drop(self, names: Collection[str]) -> None:
         """What is finished, and listed no more."""
         if names:
-            self._write({one: finished for one, finished in self._taken.items() if one not in names})
-
-    def _write(self, taken: dict[str, bool]) -> None:
-        self._disk.make_directory(self._path.parent, sync=Sync.FULL)
-        self._disk.replace(self._path, msgspec.json.encode(_File(taken)) + b"\n", sync=Sync.FULL)
-        self._read = taken
+            self._file.write(_File({one: finished for one, finished in self._taken.items() if one not in names}))
