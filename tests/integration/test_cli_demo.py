@@ -129,6 +129,48 @@ def test_ctrl_c_ends_everything_it_started(tmp_path: Path, number: int, status: 
     assert leftovers(folder) == []
 
 
+def play(tmp_path: Path) -> subprocess.Popen[bytes]:
+    """A demo in a temporary folder of its own, whose home is new."""
+    env = {**os.environ, "TMPDIR": str(tmp_path), "HOME": str(tmp_path / "home")}
+    return subprocess.Popen([COMMAND, "demo"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env)
+
+
+def scratch(tmp_path: Path) -> list[Path]:
+    return list(tmp_path.glob("agent-mailer-demo-*"))
+
+
+@LONG
+def test_a_reader_who_has_seen_enough_leaves_nothing_behind(tmp_path: Path) -> None:
+    """As `./run demo | head -1`."""
+    with play(tmp_path) as process:
+        assert process.stdout is not None
+        assert b"Two agents" in process.stdout.readline()
+        process.stdout.close()
+        process.wait(timeout=60)
+    assert (scratch(tmp_path), leftovers(tmp_path)) == ([], [])
+    assert not (tmp_path / "home").exists(), "no list of agents ever named them"
+
+
+@LONG
+def test_what_a_demo_that_was_killed_outright_left_goes_with_the_next(tmp_path: Path) -> None:
+    with play(tmp_path) as process:
+        assert process.stdout is not None
+        while b"starts its agent" not in process.stdout.readline():
+            assert process.poll() is None
+        process.kill()
+    until(lambda: not leftovers(tmp_path), "all that it had started has ended")
+    [left] = scratch(tmp_path)
+    mine = tmp_path / "agent-mailer-demo-kept"
+    mine.mkdir()
+    with play(tmp_path) as second, play(tmp_path) as third:
+        for process in (second, third):
+            assert process.communicate()[0], "neither takes the other's"
+    assert (second.returncode, third.returncode) == (0, 0)
+    assert not left.exists()
+    assert scratch(tmp_path) == [mine], "one that was kept stays"
+    assert not (tmp_path / "home").exists()
+
+
 @LONG
 def test_a_demo_that_fails_says_where_to_look(tmp_path: Path) -> None:
     """Here the coder's `cat` does not work, so it cannot do the task."""

@@ -13,6 +13,8 @@ from typer.main import get_command
 from agent_mailer.cli.app import _Program, app
 from agent_mailer.cli.examples import _OF, examples_of
 from agent_mailer.cli.help import TOPICS
+from agent_mailer.cli.team import amp
+from agent_mailer.errors import UsageFault
 
 
 def commands(group: TyperGroup, context: typer.Context, path: str = "") -> Iterator[str]:
@@ -78,6 +80,22 @@ def test_every_help_ends_with_examples(path: str) -> None:
         command = found
         context = typer.Context(command, info_name=word, parent=context)
     assert "\nExamples:\n  agent-mailer " in command.get_help(context)
+
+
+def test_under_amp_help_and_errors_name_amp() -> None:
+    program = get_command(amp)
+    assert isinstance(program, TyperGroup)
+    context = typer.Context(program, info_name="amp")
+    for name in ("", *program.list_commands(context)):
+        command = program.get_command(context, name) if name else program
+        assert command is not None
+        inside = typer.Context(command, info_name=name, parent=context) if name else context
+        shown = command.get_help(inside).partition("\nExamples:\n")[2]
+        assert shown, name
+        assert all(line.startswith("  amp ") for line in shown.splitlines() if line), shown
+    with pytest.raises(UsageFault, match="did you mean logs or list") as caught:
+        program.resolve_command(context, ["ls"])
+    assert caught.value.fix == "amp --help"
 
 
 def test_topics_are_no_commands() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import shutil
 import signal
@@ -9,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from agent_mailer.demo.stage import Stage
 
 ANSWER_SECONDS = 60
+PREFIX = "agent-mailer-demo-"
+NOBODY_READS = (errno.EPIPE, errno.EIO)
+"""The pipe is closed, the terminal is gone."""
+
 LOOK_EVERY = 0.03
 
 
@@ -44,6 +49,8 @@ def demo(
 ) -> None:
     """Watch two agents work: one task is sent, handed on, done, and answered."""
     stage = _stage(folder, broker=broker)
+    if not keep:
+        stage.live_apart()
     try:
         with staged(stage, keep=keep):
             _play(stage)
@@ -69,15 +76,16 @@ class Staged(Protocol):
 
 @contextmanager
 def staged(stage: Staged, *, keep: bool) -> Iterator[None]:
-    """Ends what was started, however it is left, also by a signal. The folder stays after a fault, or to `keep` it."""
+    """Ends what was started, however it is left, also by a signal, or by a reader who has seen enough. The folder stays
+    after a fault, or to `keep` it.
+    """
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
-    kept = True
+    kept = keep
     try:
         yield
-        kept = keep
-    except (KeyboardInterrupt, SystemExit):
-        kept = keep
+    except Exception as fault:
+        kept = keep or not (isinstance(fault, OSError) and fault.errno in NOBODY_READS)
         raise
     finally:
         # From here on nothing may keep us from ending what was started; it takes a few seconds at most.
@@ -191,7 +199,10 @@ def _last_line(path: Path) -> str:
 
 def _scratch(folder: Path | None) -> Path:
     if folder is None:
-        return Path(tempfile.mkdtemp(prefix="agent-mailer-demo-")).resolve()
+        from agent_mailer.demo.stage import clear_away
+
+        clear_away(Path(tempfile.gettempdir()).glob(f"{PREFIX}*"))
+        return Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
     folder = Path(folder).absolute()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -204,5 +215,6 @@ def _scratch(folder: Path | None) -> Path:
 
 def _leave(number: int, frame: FrameType | None) -> None:
     del frame
-    note("stopping")
+    with suppress(OSError):
+        note("stopping")
     sys.exit(128 + number)

@@ -154,15 +154,17 @@ _OF: dict[str, tuple[str, ...]] = {
 }
 
 OF_A_GROUP = 3
+AMP = "amp"
 
 
-def examples_of(path: str, arguments: Sequence[str] = ()) -> list[str]:
+def examples_of(path: str, arguments: Sequence[str] = (), *, program: str = "agent-mailer") -> list[str]:
     """Whole command lines; for a group the first of each of its first commands, for the program how one begins.
 
-    `arguments` are what a command must have, by name: they stand for themselves where it has no entry.
+    `arguments` are what a command must have, by name: they stand for themselves where it has no entry. The `program`
+    amp says `team` by its name alone.
     """
     if not path:
         return [f"agent-mailer {line}" for line in ("demo", "init", "watch", 'send coder "Who are you?" --wait 60')]
     of_a_group = [of[0] for name, of in _OF.items() if name.startswith(f"{path} ")][:OF_A_GROUP]
     lines = _OF.get(path) or of_a_group or [" ".join([path, *arguments])]
-    return [f"agent-mailer {line}" for line in lines]
+    return [f"{program} {line.removeprefix('team ') if program == AMP else line}" for line in lines]

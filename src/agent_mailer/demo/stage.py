@@ -9,14 +9,15 @@ import shutil
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from agent_mailer.demo.story import HOW_TO, HOW_TO_BROKER, NAMES, TASK_BODY, TASK_SUBJECT, scripts
-from agent_mailer.errors import MailerError
+from agent_mailer.errors import ConfigFault, MailerError
+from agent_mailer.locks import FileLock
 from agent_mailer.process.commands import (
     CommandApart,
     Finished,
@@ -29,6 +30,9 @@ from agent_mailer.state.folder import STATE_DIRECTORY
 
 STOP_SECONDS = 5.0
 _INHERITED = ("AGENT_MAILER_", "AM_")
+
+
+_LOCK, _PLAYING = "lock", "playing"
 
 
 class DemoFailed(MailerError):
@@ -55,6 +59,16 @@ class Stage(ABC):
         self._read: dict[str, int] = {}
         self._env = _environment()
         self._program = _program()
+        self._lock = FileLock(folder / _LOCK)
+
+    def live_apart(self) -> None:
+        """Nothing is to stay: what is known of agents beside their folders lies in this one, too, so that nobody's list
+        names them; and `clear_away` finds it when we are killed. Raises OSError.
+        """
+        self._env = {**self._env, "XDG_STATE_HOME": str(self.folder / "state")}
+        if self._lock.acquire():
+            # Only now: until then it might be taken for one that nobody plays in.
+            (self.folder / _PLAYING).touch()
 
     @abstractmethod
     def prepare(self) -> Iterator[tuple[str, str]]:
@@ -209,6 +223,18 @@ class FolderStage(Stage):
     @property
     def to_mailbox(self) -> Sequence[str]:
         return "--maildir-root", str(self.root)
+
+
+def clear_away(folders: Iterable[Path]) -> None:
+    """Remove those that a stage lived apart in which was killed outright, with all that it had started."""
+    for folder in folders:
+        with suppress(OSError, ConfigFault):
+            if folder.lstat().st_uid != os.getuid() or not (folder / _PLAYING).is_file():
+                continue
+            lock = FileLock(folder / _LOCK)
+            if lock.acquire():
+                shutil.rmtree(folder, ignore_errors=True)
+                lock.release()
 
 
 def _environment() -> Mapping[str, str]:

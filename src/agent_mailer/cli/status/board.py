@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import chain
 
 from agent_mailer.cli.status.many import agents
 from agent_mailer.cli.terminal.printing import counted, dollars
@@ -49,8 +50,8 @@ def lines(board: BoardView) -> list[str]:
             shown += wrapped(text, room)
         if len(board.needs) > NEEDS_SHOWN:
             shown.append(f"and {len(board.needs) - NEEDS_SHOWN} more (agent-mailer status --all)")
-    if board.mail:
-        shown += ["", paint("MAIL", Ink.BOLD), *(moved_text(one) for one in board.mail[-MAIL_SHOWN:])]
+    if moved := board.mail[-MAIL_SHOWN:]:
+        shown += ["", paint("MAIL", Ink.BOLD), *chain(*(wrapped(moved_text(one), room) for one in moved))]
     return shown
 
 

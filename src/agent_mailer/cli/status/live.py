@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from agent_mailer.cli.status.board import EVERY, gist, lines, moved_text, need_text
 from agent_mailer.cli.status.one import screen, stamp
 from agent_mailer.cli.terminal.printing import json_text, say
-from agent_mailer.cli.terminal.screen import Ink, is_dumb, paint, plain, width
+from agent_mailer.cli.terminal.screen import Ink, cells, is_dumb, paint, plain, width, wrapped
 from agent_mailer.errors import MailerError
 from agent_mailer.installed import command_for
 from agent_mailer.views.board import Board
@@ -138,7 +138,7 @@ def _print_changes(draw: Draw) -> NoReturn:
     while True:
         gist, lines = draw()
         if gist != before:
-            say("\n".join([*lines, _foot(), ""]))
+            say("\n".join([*lines, *_foot("", width()), ""]))
             before = gist
         time.sleep(EVERY)
 
@@ -155,7 +155,7 @@ def _redraw(draw: Draw, more: str) -> NoReturn:
 
 
 class _Page:
-    """Lines cut to the height of the terminal; the last row tells how to leave."""
+    """Lines cut to the height of the terminal; the last rows tell how to leave."""
 
     def __init__(self, lines: Sequence[str], more: str) -> None:
         self._lines, self._more = lines, more
@@ -163,16 +163,21 @@ class _Page:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.text import Text
 
-        room = max(1, options.size.height - 2)
+        foot = _foot(self._more, options.size.width)
+        room = max(1, options.size.height - len(foot) - 1)
         shown = list(self._lines[:room])
         if len(self._lines) > room:
             shown[-1] = f"{len(self._lines) - room + 1} more lines: make the window higher"
-        for line in (*shown, "", _foot(self._more)):
+        for line in (*shown, "", *foot):
             yield Text.from_ansi(plain(line), no_wrap=True, overflow="crop", end="\n")
 
 
-def _foot(more: str = "") -> str:
-    return paint(f"{stamp(time.time())}  Ctrl-C ends this{f'; {more}' if more else ''}", Ink.FAINT)
+def _foot(more: str, room: int | None) -> list[str]:
+    """How to leave, and what `more` there is to know: on a line of its own where the two do not fit on one."""
+    leave = f"{stamp(time.time())}  Ctrl-C ends this"
+    both = f"{leave}; {more}" if more else leave
+    texts = (both,) if room is None or cells(both) <= room else (leave, more)
+    return [paint(line, Ink.FAINT) for text in texts for line in wrapped(text, room)]
 
 
 def _gist(found: view.StatusView) -> object:

@@ -81,11 +81,11 @@ def required_arguments(params: list[Parameter]) -> list[str]:
 
 
 def _write_examples(ctx: Context, formatter: HelpFormatter) -> None:
-    from agent_mailer.cli.examples import examples_of
+    from agent_mailer.cli.examples import AMP, examples_of
 
     program, _, path = ctx.command_path.partition(" ")
-    path = f"team {path}".rstrip() if program == "amp" else path
-    if examples := examples_of(path, required_arguments(ctx.command.get_params(ctx))):
+    program, path = (AMP, f"team {path}".rstrip()) if program == AMP else ("agent-mailer", path)
+    if examples := examples_of(path, required_arguments(ctx.command.get_params(ctx)), program=program):
         with formatter.section("Examples"):
             for line in examples:
                 formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
@@ -155,7 +155,7 @@ class LazyGroup(FastGroup):
         return app
 
     def resolve_command(self, ctx: Context, args: list[str]) -> tuple[str | None, Command | None, list[str]]:
-        """Raises UsageFault for a word that is no command, with those that look like it."""
+        """Raises UsageFault for a word that is no command of this one, with those that look like it."""
         if args and args[0] in self.aliases:
             args = [self.aliases[args[0]], *args[1:]]
         if args and args[0] not in self.table and not args[0].startswith("-") and not ctx.resilient_parsing:
@@ -163,7 +163,8 @@ class LazyGroup(FastGroup):
 
             close = " or ".join(get_close_matches(args[0], self.table))
             meant = f"; did you mean {close}?" if close else ""
-            raise UsageFault("usage", f"there is no command {printable(args[0])!r}{meant}", "agent-mailer --help")
+            what = f"there is no command {printable(args[0])!r}{meant}"
+            raise UsageFault("usage", what, f"{ctx.command_path} --help")
         if len(args) > 1 and args[0] in self.table and args[0] not in self.commands and not ctx.resilient_parsing:
             self._make_one_of(*args[:2])
         return super().resolve_command(ctx, args)
