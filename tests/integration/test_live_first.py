@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -21,12 +22,14 @@ from tests.sizes import LONG
 from tests.typed import type_in
 
 from agent_mailer.assemble import Workplace
+from agent_mailer.disk import SystemCalls
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
 from agent_mailer.live.taking import Taking
 from agent_mailer.process.handle import identify
 from agent_mailer.state.presence import Presence
 from agent_mailer.state.records import Sitter, TurnRecord
+from agent_mailer.state.requests import Request, Verb
 
 LONG_WAIT = 3600
 
@@ -166,6 +169,41 @@ def test_what_a_session_does_not_finish_the_agent_does_and_is_told_so(desk: Desk
     prompt = (desk.base / "prompt").read_text()
     assert "a person's own session, which had this mail and did not finish it: part may be done" in prompt
     assert "Find out what is already done" in prompt
+
+
+class KillsWhatStandsIn(SystemCalls):
+    """As soon as a turn's record names the process: it waits at its gate then."""
+
+    def __init__(self) -> None:
+        self.killed: list[int] = []
+
+    def replace(self, source: Path, target: Path) -> None:
+        super().replace(source, target)
+        process = json.loads(target.read_bytes()).get("process") if target.name == "turn.json" else None
+        if process and not self.killed:
+            os.kill(process["pid"], 9)
+            self.killed.append(process["pid"])
+
+
+def test_one_killed_before_its_gate_opens_only_gives_the_mail_back(desk: Desk) -> None:
+    """Neither an outage of the agent's nor an attempt: its own turn comes next, and the session has it no more."""
+    sent = desk.send("How far?")
+    with seat(desk) as mine:
+        requests = desk.place().state.requests
+        asked = requests.submit(Request(Verb.TAKE, (sent,), by=mine.sitter))
+        system = KillsWhatStandsIn()
+        events = desk.once(system=system)
+        assert len(system.killed) == 1
+        [live] = [one.fields for one in events if one.event is EventName.TURN_ENDED][:1]
+        assert (live["outcome"], "for the live session claude-1" in str(live["detail"])) == ("interrupted", True)
+        state = desk.place().state
+        assert state.pause.read() is None
+        desk.once()
+        answer = requests.take_answer(asked)
+        assert answer is not None
+        assert (answer.ok, "could stand in" in answer.lines[0]) == (False, True), answer
+    assert [(mark["message"], mark["attempt"]) for mark in desk.marks()] == [(sent, "1")]
+    assert desk.answered() == ["by itself"]
 
 
 @LONG

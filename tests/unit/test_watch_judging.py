@@ -6,10 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from agent_mailer.mailbox.port import Envelope
 from agent_mailer.outcomes import Exit, Judgement, Outcome, StopReason
+from agent_mailer.process.handle import ProcessIdentity
+from agent_mailer.processes import boot_id
 from agent_mailer.runtimes.command import CommandRuntime
 from agent_mailer.runtimes.port import CommandOutput, Evidence, Observation, Result, Trouble
-from agent_mailer.watch.judging import judge
+from agent_mailer.runtimes.live.adapter import LiveRuntime
+from agent_mailer.state.records import Phase, Sitter, TurnRecord
+from agent_mailer.watch.judging import judge, judge_end, judge_unstarted
 
 CLOCKS = {
     StopReason.TURN_TIMEOUT: Outcome.TIMED_OUT,
@@ -82,3 +87,25 @@ def test_after_a_restart_only_what_cannot_be_half_there_counts(tmp_path: Path, e
     found = judge(evidence, CommandRuntime(["x"], output, {}), restarted=True)
     failed = output is CommandOutput.TEXT and end == "1"
     assert found.outcome is (Outcome.FAILED if failed else Outcome.INTERRUPTED)
+
+
+@pytest.mark.parametrize("adopted", [False, True])
+@pytest.mark.parametrize("live", [False, True])
+def test_nothing_ran_is_an_outage_only_where_we_opened_the_gate_of_the_agents_own_program(
+    tmp_path: Path, live: bool, adopted: bool
+) -> None:
+    """What stands in for a live session ends at anybody's will."""
+    process = ProcessIdentity(1, 1, boot_id())
+    sitter = Sitter("claude-7", process) if live else None
+    envelope = Envelope(id="a", thread="t", sender="user", created=1.0, order="a", locator="a")
+    record = TurnRecord("turn-1", envelope, Phase.RUNNING, "command", 0.0, process=process, live=sitter)
+    runtime = CommandRuntime(["x"], CommandOutput.TEXT, {}) if not live else LiveRuntime("claude-7", process, 60.0)
+    out = tmp_path / "turn" / "out"
+    evidence = Evidence(Observation(), Exit(), out, out, resume=None, stopped=None)
+    found = judge_end(record, evidence, runtime, released=False, adopted=adopted)
+    outage = not live and not adopted
+    assert found.outcome is (Outcome.UNAVAILABLE if outage else Outcome.INTERRUPTED)
+    assert record.process is None
+    unstarted = judge_unstarted(record, OSError("no process to be had"))
+    assert unstarted.outcome is (Outcome.INTERRUPTED if live else Outcome.UNAVAILABLE)
+    assert "no process to be had" in unstarted.detail

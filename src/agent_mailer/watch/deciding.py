@@ -314,7 +314,8 @@ def _retry_entry(
             provisional = rerun.provisional
     left = [entry.item.recipient for entry in items if entry.state is not ItemState.REFUSED]
     sent = tuple(f"a message to {prompt_word(recipient, 'recipient')}" for recipient in left)
-    never_ran = record.process is None
+    # What a live session was to have is not offered a second time, though nothing stood in for it.
+    never_ran = record.process is None and record.live is None
     return RetryEntry(
         envelope=record.envelope,
         attempts=attempts,

@@ -6,7 +6,7 @@ import signal
 
 from agent_mailer.outcomes import Exit, Judgement, Outcome, StopReason
 from agent_mailer.processes import boot_id
-from agent_mailer.runtimes.port import Evidence, Runtime
+from agent_mailer.runtimes.port import Evidence, Runtime, RuntimeMissing
 from agent_mailer.state.records import TurnRecord
 
 NO_BEGIN = "the turn's holder could not start the agent: is the workdir there, the disk full, no process to be had?"
@@ -35,12 +35,25 @@ def judge_end(record: TurnRecord, evidence: Evidence, runtime: Runtime, *, relea
     same_boot = process is not None and process.boot == boot_id()
     if same_boot and not released:
         record.process = None
-        # An earlier watcher died before it opened the gate; if it was open, the holder could not begin.
-        return Judgement(Outcome.INTERRUPTED, NOTHING_RAN) if adopted else Judgement(Outcome.UNAVAILABLE, NO_BEGIN)
+        if adopted:
+            # An earlier watcher died before it opened the gate.
+            return Judgement(Outcome.INTERRUPTED, NOTHING_RAN)
+        # It was open, and the holder could not begin; what stands in for a session ends at anybody's will.
+        return Judgement(Outcome.UNAVAILABLE, NO_BEGIN) if record.live is None else runtime.judge(evidence)
     # A container that is killed takes holder and agent with it, and no file.
     ended_before = same_boot and evidence.exit.status is not None
     restarted = process is None or not (ended_before or process.of_this_life)
     return judge(evidence, runtime, restarted=restarted)
+
+
+def judge_unstarted(record: TurnRecord, fault: RuntimeMissing | OSError) -> Judgement:
+    """Nothing ran: whatever is missing, the message is innocent. A live session that was not to be had is no outage:
+    the agent's own turn comes next, and shows whether there is one.
+    """
+    why = f"{fault.message} ({fault.fix})" if isinstance(fault, RuntimeMissing) else f"cannot start: {fault}"
+    if record.live is None:
+        return Judgement(Outcome.UNAVAILABLE, why)
+    return Judgement(Outcome.INTERRUPTED, f"nothing could stand in for the live session {record.live.who}: {why}")
 
 
 def judge(evidence: Evidence, runtime: Runtime, *, restarted: bool) -> Judgement:

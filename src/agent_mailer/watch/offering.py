@@ -155,18 +155,27 @@ class Offers:
     def started(self, record: TurnRecord) -> None:
         """Tell the session. One that has not waited so long gives it back. Raises nothing."""
         told = False
-        requests = self._state.requests
         with suppress(OSError):
-            for name, request in requests.waiting():
-                if request is not None and _is_for(request, record):
-                    requests.answer(name, Answer(ok=True, lines=(record.turn_id,)))
-                    told = True
+            told = self._answer(record, Answer(ok=True, lines=(record.turn_id,)))
             if told and record.live is not None:
                 doing = f"in the live session {record.live.who}"
                 self._state.turns.note_progress(record.turn_id, TurnProgress(self._state.folder.clock.now(), doing))
             if not told:
                 folder = self._state.turns.path(record.turn_id)
                 self._state.folder.disk.overwrite(folder / OUTBOX / RELEASED, b"nobody waits for it")
+
+    def not_begun(self, record: TurnRecord, why: str) -> None:
+        """Nothing of it ran: the session has to ask anew, if it still wants to. Raises nothing."""
+        with suppress(OSError):
+            self._answer(record, Answer(ok=False, lines=(f"{printable(record.envelope.id)}: {why}",)))
+
+    def _answer(self, record: TurnRecord, answer: Answer) -> bool:
+        """Whether there was anybody to answer: who has asked for just this. Raises OSError."""
+        requests = self._state.requests
+        asked = [name for name, request in requests.waiting() if request is not None and _is_for(request, record)]
+        for name in asked:
+            requests.answer(name, answer)
+        return bool(asked)
 
     def _taken(
         self, candidates: Sequence[Candidate], ready: Sequence[Candidate], pause: Pause | None

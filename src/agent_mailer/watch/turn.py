@@ -32,7 +32,7 @@ from agent_mailer.watch.batch import settle_each
 from agent_mailer.watch.claim import Vanished, open_turn, origin_of, pass_over, take, take_batch
 from agent_mailer.watch.deciding import TurnEnd, decide_settlement, wants_auto_reply
 from agent_mailer.watch.following import AtOnce, Follower
-from agent_mailer.watch.judging import NOTHING_RAN, judge_end
+from agent_mailer.watch.judging import NOTHING_RAN, judge_end, judge_unstarted
 from agent_mailer.watch.occasions import of_documents
 from agent_mailer.watch.program import Program
 from agent_mailer.watch.room import Room, Stage
@@ -108,10 +108,11 @@ async def _run(
     except WeLeave:
         return await give_back(room, record)
     except (RuntimeMissing, OSError) as fault:
-        # Nothing ran: whatever is missing, the message is innocent.
-        detail = f"{fault.message} ({fault.fix})" if isinstance(fault, RuntimeMissing) else f"cannot start: {fault}"
         record.process = None
-        return await _end(room, record, message, Judgement(Outcome.UNAVAILABLE, detail), Observation())
+        judgement = judge_unstarted(record, fault)
+        if room.offers is not None:
+            room.offers.not_begun(record, judgement.detail)
+        return await _end(room, record, message, judgement, Observation())
     return await _see_through(room, record, supervised, message, program)
 
 
