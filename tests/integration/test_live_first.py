@@ -22,6 +22,7 @@ from tests.sizes import LONG
 from tests.typed import type_in
 
 from agent_mailer.assemble import Workplace
+from agent_mailer.cli.terminal.printing import local_time
 from agent_mailer.disk import SystemCalls
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
@@ -89,12 +90,30 @@ def record_of(desk: Desk) -> TurnRecord:
     return record
 
 
+def assert_offer_is_shown(desk: Desk, message: str) -> None:
+    """To whom, since when and until when; on every screen that says what the agent does."""
+    shown = type_in(desk.workdir, "status", "--json").json
+    [offered] = shown["offered"]
+    assert (offered["message_id"], offered["to"]) == (message, ["claude-1", "claude-2"])
+    assert offered["until"] - offered["since"] == LONG_WAIT
+    assert shown["next_wake"] == {"why": "offer", "at": offered["until"]}
+    until_when = f"until {local_time(offered['until'])[11:]}"
+    screen = " ".join(type_in(desk.workdir, "status").out.split())
+    assert f"offered {message} to claude-1 claude-2 until " in screen
+    for words in (("status", "--all"), ("turns", "list"), ()):
+        typed = type_in(desk.workdir, *words)
+        assert "to claude-1 claude-2 until " in typed.out + typed.err, (words, typed)
+    assert until_when in type_in(desk.workdir).out
+
+
 def test_who_sits_there_is_told_takes_the_mail_and_answers_it_in_the_agents_name(desk: Desk) -> None:
     with seat(desk) as mine, seat(desk, "claude-2") as other, desk.watching():
         sent = desk.send("How far?")
         until(lambda: is_offered(desk, sent), "the mail is offered")
+        assert_offer_is_shown(desk, sent)
         assert mine.taking.take(sent[:-2]).body.strip() == "How far?"
-        assert "in the live session claude-1" in type_in(desk.workdir, "status").out
+        status = type_in(desk.workdir, "status").out
+        assert ("in the live session claude-1" in status, "offered " in status) == (True, False)
         with pytest.raises(MailerError, match="claude-1 has taken it"):
             other.taking.take(sent)
         with pytest.raises(MailerError, match="has not taken it"):

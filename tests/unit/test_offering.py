@@ -33,7 +33,7 @@ def ids(candidates: tuple[Candidate, ...]) -> list[str]:
 
 def test_it_is_held_for_who_is_there_until_the_time_is_up_and_not_anew() -> None:
     first = choose([mail("a")], {}, [ANN], lambda _: True, NOW, WAIT)
-    assert (ids(first.headless), first.due, first.offers[0]) == ([], NOW + WAIT, Offer("a", NOW + WAIT, (ANN,)))
+    assert (ids(first.headless), first.due, first.offers[0]) == ([], NOW + WAIT, Offer("a", NOW + WAIT, (ANN,), NOW))
     known = {"a": first.offers[0]}
     # Whoever comes later changes nothing, and the clock goes on.
     later = choose([mail("a")], known, [ANN, BEN], lambda _: True, NOW + 59, WAIT)

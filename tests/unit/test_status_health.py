@@ -15,6 +15,7 @@ from agent_mailer.views.values.status import (
     BlockedView,
     FaultView,
     MailboxView,
+    OfferedView,
     PauseView,
     Problem,
     ProblemView,
@@ -28,6 +29,7 @@ from agent_mailer.views.values.status import (
 )
 
 NOW = 1_000_000.0
+OFFERED = OfferedView("m", ("claude-7",), NOW - 1, NOW + 30)
 WELL = StatusView(
     workdir="/home/me/my coder",
     agent="coder",
@@ -131,6 +133,9 @@ def test_what_needs_a_person_comes_first() -> None:
         (having(schedules=(sends(50.0), sends(None), sends(20.0))), Wake.SCHEDULE, NOW + 20),
         (having(schedules=(sends(20.0),), retries=(retry(30.0),)), Wake.SCHEDULE, NOW + 20),
         (having(schedules=(sends(20.0),), retries=(retry(10.0),)), Wake.RETRY, NOW + 10),
+        (having(offered=(OFFERED,)), Wake.OFFER, NOW + 30),
+        (having(offered=(OFFERED,), retries=(retry(40.0),)), Wake.OFFER, NOW + 30),
+        (having(offered=(OFFERED,), schedules=(sends(20.0),)), Wake.SCHEDULE, NOW + 20),
         (having(schedules=(sends(20.0),), pause=pause("by_hand", None)), Wake.RESUME, None),
         (having(pause=pause("by_hand", None), retries=(retry(30.0),)), Wake.RESUME, None),
         (having(pause=pause("limited", NOW + 60)), Wake.MAIL, None),

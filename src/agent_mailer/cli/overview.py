@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from shutil import get_terminal_size
 
-from agent_mailer.cli.status.many import state_of
+from agent_mailer.cli.status.many import state_of, taker_of
 from agent_mailer.cli.terminal.printing import duration, say
 from agent_mailer.cli.terminal.screen import Ink, Part, Row, fit, laid_out, paint, width
 from agent_mailer.names import printable, running_on
@@ -75,6 +75,8 @@ def _says(one: StatusView | FaultView) -> str:
     if one.running:
         turn = one.running[0]
         doing = f", {duration(turn.seconds)} {running_on(turn.tool or turn.doing, 60)}".rstrip()
+    elif one.offered:
+        doing = f" {taker_of(one)}"
     return f"{state_of(one)}{doing}{queue}  {where}"
 
 

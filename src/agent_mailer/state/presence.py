@@ -27,11 +27,12 @@ OFFERS = "offers.json"
 
 
 class Offer(msgspec.Struct, frozen=True):
-    """A message that is held for `sitters` until the moment `until`, if none of them takes it before."""
+    """A message that is held for `sitters` from `since` until the moment `until`, if none of them takes it before."""
 
     message: str
     until: float
     sitters: tuple[Sitter, ...]
+    since: float = 0.0
 
 
 class Presence:

@@ -137,11 +137,12 @@ def next_wake(view: StatusView, now: float) -> WakeView | None:
             first = now if view.mailbox.waiting else min(due)
             return WakeView(Wake.PROBE, max(pause.until, first))
     else:
-        sends = [one.next_at for one in view.schedules if one.next_at is not None]
-        if due and min(due) <= min(sends, default=min(due)):
-            return WakeView(Wake.RETRY, min(due))
-        if sends:
-            return WakeView(Wake.SCHEDULE, min(sends))
+        moments = [WakeView(Wake.RETRY, moment) for moment in due]
+        moments += [WakeView(Wake.SCHEDULE, one.next_at) for one in view.schedules if one.next_at is not None]
+        moments += [WakeView(Wake.OFFER, one.until) for one in view.offered]
+        if moments:
+            # Of two at the same moment the first.
+            return min(moments, key=lambda wake: wake.at or 0.0)
     return WakeView(Wake.TURN if view.running or view.settling else Wake.MAIL)
 
 

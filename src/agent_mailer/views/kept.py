@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ from agent_mailer.views.values.history import (
     StandingView,
     StuckView,
 )
-from agent_mailer.views.values.status import AskedView, HeldCountView, StuckCountView
+from agent_mailer.views.values.status import AskedView, HeldCountView, OfferedView, StuckCountView
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
@@ -108,6 +108,22 @@ def tried_again(state: State) -> list[RetryEntry]:
     stuck, held = state.stuck.waiting, state.held.waiting
     waits = (entry for entry in state.retries.all() if entry.envelope.id not in stuck)
     return [entry for entry in waits if entry.released or entry.envelope.id not in held]
+
+
+def offered_in(place: Workplace, busy: Collection[str], now: float) -> tuple[OfferedView, ...]:
+    """What its watcher holds for live sessions that are there; of what is `busy` already, nothing."""
+    from agent_mailer.config import Delivery
+    from agent_mailer.process.handle import is_alive
+    from agent_mailer.state.presence import Presence
+
+    if place.config.delivery is not Delivery.LIVE_FIRST:
+        return ()
+    found: list[OfferedView] = []
+    for offer in Presence(place.workdir, place.disk).offers():
+        there = tuple(sitter.who for sitter in offer.sitters if is_alive(sitter.process))
+        if there and now < offer.until and offer.message not in busy:
+            found.append(OfferedView(offer.message, there, offer.since, offer.until))
+    return tuple(found)
 
 
 def held_counts(state: State) -> tuple[HeldCountView, ...]:

@@ -12,7 +12,7 @@ import msgspec
 
 from agent_mailer.errors import MailerError
 from agent_mailer.views.health import Learned, next_wake, problems_of, urgency
-from agent_mailer.views.kept import asked_of, held_counts, stuck_counts, tried_again, without_asked
+from agent_mailer.views.kept import asked_of, held_counts, offered_in, stuck_counts, tried_again, without_asked
 from agent_mailer.views.log import tail
 from agent_mailer.views.pulse import Listen, Pulses, ask_all, could_answer, listen
 from agent_mailer.views.schedules import schedules
@@ -296,6 +296,7 @@ def _read(place: Workplace, mailbox_of: Look, now: float, *, past: bool) -> view
         settling=tuple(settling.values()),
         schedules=tuple(schedules(place)),
         unknown=place.loaded.unknown,
+        offered=offered_in(place, busy, now) if watcher.running else (),
         last_events=tuple(line.record for line in tail(place.folder.log, LAST_EVENTS)) if past else (),
     )
 

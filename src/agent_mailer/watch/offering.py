@@ -49,7 +49,7 @@ def choose(
     for candidate in ready:
         known = offers.get(candidate.envelope.id)
         if known is None and sitters and is_new(candidate):
-            known = Offer(candidate.envelope.id, now + wait, tuple(sitters))
+            known = Offer(candidate.envelope.id, now + wait, tuple(sitters), now)
         if known is None:
             headless.append(candidate)
             continue
@@ -209,9 +209,11 @@ class Offers:
             if work.live != request.by:
                 return Answer(ok=False, lines=(f"{printable(typed)}: {work.live.who} has taken it",))
             record = self._state.turns.load(turn_id)
-            if record is None or record.phase is Phase.SETTLING:
+            # Before its record is durable it is being claimed.
+            phase = record.phase if record is not None else Phase.CLAIMED
+            if phase is Phase.SETTLING:
                 return Answer(ok=False, lines=(f"{printable(typed)}: it is over",))
-            return Answer(ok=True, lines=(turn_id,)) if record.phase is Phase.RUNNING else True
+            return Answer(ok=True, lines=(turn_id,)) if phase is Phase.RUNNING else True
         return None
 
     def _tell(self, offers: Mapping[str, Offer], now: float) -> None:

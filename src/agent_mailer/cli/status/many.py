@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agent_mailer.cli.terminal.printing import dollars, duration
+from agent_mailer.cli.terminal.printing import dollars, duration, local_time
 from agent_mailer.cli.terminal.screen import Ink, paint, width, wrapped
 from agent_mailer.cli.terminal.tables import columns
 from agent_mailer.names import printable
@@ -89,15 +89,24 @@ def state_of(view: StatusView) -> str:
         return paint("asks", Ink.YELLOW)
     if view.pause is not None:
         return paint(f"waiting: {view.pause.reason.replace('_', ' ')}", Ink.YELLOW)
-    return "works" if view.running else "settles" if view.settling else "idle"
+    return "works" if view.running else "settles" if view.settling else "offered" if view.offered else "idle"
 
 
 def _now(view: StatusView) -> str:
     if not view.running:
-        return ""
+        return taker_of(view)
     turn = view.running[0]
     more = f" +{len(view.running) - 1}" if len(view.running) > 1 else ""
     return f"{duration(turn.seconds)} {printable(turn.tool or turn.phase, 30)}{more}"
+
+
+def taker_of(view: StatusView) -> str:
+    """To which live sessions the mail is offered that waits longest, and until when."""
+    if not view.offered:
+        return ""
+    first = min(view.offered, key=lambda offer: offer.until)
+    more = f" +{len(view.offered) - 1}" if len(view.offered) > 1 else ""
+    return f"to {printable(' '.join(first.to), 30)} until {local_time(first.until)[11:]}{more}"
 
 
 def _waiting(view: StatusView) -> str:

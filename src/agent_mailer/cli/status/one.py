@@ -9,6 +9,7 @@ from agent_mailer.cli.terminal.printing import dollars, duration, ink_of, local_
 from agent_mailer.cli.terminal.screen import Ink, Part, Row, laid_out, side_by_side
 from agent_mailer.names import printable, running_on
 from agent_mailer.views.values.status import (
+    OfferedView,
     Problem,
     ResultView,
     RunningView,
@@ -27,6 +28,7 @@ _WAITS = {
     Wake.TURN: "when a turn ends, or mail comes",
     Wake.RETRY: "to try again",
     Wake.SCHEDULE: "to send what is due by then, or when mail comes",
+    Wake.OFFER: "for a live session to take its mail, then works on it itself",
     Wake.PROBE: "to see whether the pause is over",
     Wake.RESUME: "after: agent-mailer resume",
     Wake.TROUBLE: "tries again by itself until the trouble is over",
@@ -58,6 +60,7 @@ def _rows(view: StatusView, now: float) -> Iterator[tuple[str, Sequence[Part]]]:
     for ended in view.settling:
         yield "settles", _settling(view, ended, now)
     yield "waiting", _queue(view)
+    yield "offered", _offered(view, now)
     yield "retry", _retries(view)
     yield "blocked", _blocked(view, now)
     if view.dead_letters:
@@ -185,6 +188,20 @@ def _queue(view: StatusView) -> list[Part]:
         for one in mailbox.queue[:LISTED]
     ]
     return [Part(count + oldest + unreadable), *(Part(line, cut=True) for line in side_by_side(lines))]
+
+
+def _offered(view: StatusView, now: float) -> list[Part]:
+    soonest = sorted(view.offered, key=lambda offer: offer.until)
+    parts = [
+        Part(f"{printable(offer.message_id)} {offered_to(offer, now)}, since {_clock(offer.since, now)}", Ink.GREEN)
+        for offer in soonest[:LISTED]
+    ]
+    return parts + _more(len(soonest))
+
+
+def offered_to(offer: OfferedView, now: float) -> str:
+    """To whom, and until when they have it alone."""
+    return f"to {printable(' '.join(offer.to), 80)} until {_moment(offer.until, now)}"
 
 
 def _urgent(priority: str) -> str:

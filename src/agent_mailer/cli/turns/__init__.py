@@ -16,6 +16,7 @@ from agent_mailer.errors import ExitCode, UsageFault
 from agent_mailer.names import one_of, printable, running_on
 
 if TYPE_CHECKING:
+    from agent_mailer.assemble import Workplace
     from agent_mailer.views.values.history import WholeTurnView
 
 app = group("turns", "The runs of the agent: one for each message, or more where one failed.")
@@ -74,6 +75,19 @@ def list_turns(
         ]
         head = ("turn", "claimed", "state", "took", "cost", "from", "thread", "subject")
         say(columns(rows, head, endings=("turn",), whole=("claimed", "state", "took", "cost")))
+    if not as_json:
+        _tell_of_offers(place)
+
+
+def _tell_of_offers(place: Workplace) -> None:
+    """What is no turn yet, since a live session may have it first."""
+    from agent_mailer.cli.status.one import offered_to
+    from agent_mailer.views.kept import offered_in
+    from agent_mailer.views.local import watcher_of
+
+    now = place.clock.now()
+    for offer in offered_in(place, (), now) if watcher_of(place).running else ():
+        note(f"{printable(offer.message_id)} is offered {offered_to(offer, now)}")
 
 
 @app.command("show", cls=FastCommand)

@@ -172,6 +172,19 @@ class BlockedView(View, frozen=True):
     question: str
 
 
+class OfferedView(View, frozen=True):
+    """Mail that waits for one of the live sessions `to` to take it, since `since`; the agent's own turn begins at
+    `until`, or when all of them have gone.
+    """
+
+    ABOUT = "message_id"
+
+    message_id: str
+    to: tuple[str, ...]
+    since: float
+    until: float
+
+
 class Wake(StrEnum):
     """What the watcher waits for."""
 
@@ -179,6 +192,7 @@ class Wake(StrEnum):
     TURN = "turn"
     RETRY = "retry"
     SCHEDULE = "schedule"
+    OFFER = "offer"
     PROBE = "probe"
     RESUME = "resume"
     TROUBLE = "trouble"
@@ -245,7 +259,7 @@ class StatusView(View, frozen=True):
     is the kind that stands around a turn; `untrusted` names keys and templates that do not count as they are;
     `settling` are turns that are open, though nothing of them runs any more; `unknown` are keys of the configuration
     that nothing here knows; `asked` waits for a person's yes, which is no problem, and of which the agent may give
-    itself one where it is `self_approving`.
+    itself one where it is `self_approving`; `offered` waits for a live session.
     """
 
     ABOUT = "workdir"
@@ -276,6 +290,7 @@ class StatusView(View, frozen=True):
     settling: tuple[SettlingView, ...] = ()
     schedules: tuple[ScheduleView, ...] = ()
     unknown: tuple[str, ...] = ()
+    offered: tuple[OfferedView, ...] = ()
 
 
 class FaultView(View, frozen=True):
