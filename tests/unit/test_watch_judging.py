@@ -11,8 +11,8 @@ from agent_mailer.outcomes import Exit, Judgement, Outcome, StopReason
 from agent_mailer.process.handle import ProcessIdentity
 from agent_mailer.processes import boot_id
 from agent_mailer.runtimes.command import CommandRuntime
-from agent_mailer.runtimes.port import CommandOutput, Evidence, Observation, Result, Trouble
 from agent_mailer.runtimes.live.adapter import LiveRuntime
+from agent_mailer.runtimes.port import CommandOutput, Evidence, Observation, Result, Trouble
 from agent_mailer.state.records import Phase, Sitter, TurnRecord
 from agent_mailer.watch.judging import judge, judge_end, judge_unstarted
 
