@@ -19,18 +19,30 @@ VARIABLE = "REACH"
 SOURCE = Path(__file__).parents[1] / "src" / "agent_mailer"
 
 
-def follow(target: Path, modules: Sequence[Path]) -> None:
+class Trail:
+    """Where it is written, and what is there already."""
+
+    def __init__(self, target: Path) -> None:
+        self.begin(target)
+
+    def begin(self, target: Path) -> None:
+        """From here on in another file, and all anew."""
+        self.target = target
+        self.seen: set[tuple[str, int]] = set()
+
+
+def follow(target: Path, modules: Sequence[Path]) -> Trail:
     """From now on, in this process and those that it forks: lines of `modules` that begin to run, each once."""
-    names = {str(path): str(path) for path in modules}
-    seen: set[tuple[str, int]] = set()
+    names = {str(path) for path in modules}
+    trail = Trail(target)
 
     def on_line(frame: FrameType, event: str, _: Any) -> Any:
         if event == "line":
             place = (frame.f_code.co_filename, frame.f_lineno)
-            if place not in seen:
-                seen.add(place)
+            if place not in trail.seen:
+                trail.seen.add(place)
                 # Opened anew each time: who forks a command closes what it had open.
-                with open(target, "ab", buffering=0) as stream:
+                with open(trail.target, "ab", buffering=0) as stream:
                     stream.write(f"{place[0]}:{place[1]}\n".encode())
         return on_line
 
@@ -39,6 +51,7 @@ def follow(target: Path, modules: Sequence[Path]) -> None:
 
     threading.settrace(on_call)
     sys.settrace(on_call)
+    return trail
 
 
 def follow_if_asked() -> None:
@@ -71,7 +84,7 @@ def missed(module: Path, lines: set[int]) -> list[str]:
     rows = text.splitlines()
     return [
         f"{name}: {rows[first - 1].strip()}"
-        for name, first, last in _statements(ast.parse(text))
+        for name, first, last in statements(ast.parse(text))
         if lines.isdisjoint(range(first, last + 1))
     ]
 
@@ -83,20 +96,20 @@ def not_reached(target: Path, modules: Sequence[Path], known: Mapping[str, str])
     return [one for one in found if one not in known], [one for one in known if one not in found]
 
 
-def _statements(tree: ast.AST, name: str = "", *, inside: bool = False) -> Iterator[tuple[str, int, int]]:
+def statements(tree: ast.AST, name: str = "", *, inside: bool = False) -> Iterator[tuple[str, int, int]]:
     """Function, first and last line of each statement that leaves a trace when it is run."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             of_class = isinstance(node, ast.ClassDef)
-            yield from _statements(node, f"{name}.{node.name}".lstrip("."), inside=not of_class)
+            yield from statements(node, f"{name}.{node.name}".lstrip("."), inside=not of_class)
         elif isinstance(node, ast.stmt):
             if inside and not isinstance(node, (ast.Try, ast.Pass, ast.Nonlocal, ast.Global)) and not _is_text(node):
                 body: list[ast.stmt] = getattr(node, "body", [])
                 last = max(node.lineno, body[0].lineno - 1) if body else (node.end_lineno or node.lineno)
                 yield name, node.lineno, last
-            yield from _statements(node, name, inside=inside)
+            yield from statements(node, name, inside=inside)
         elif isinstance(node, (ast.ExceptHandler, ast.match_case)):
-            yield from _statements(node, name, inside=inside)
+            yield from statements(node, name, inside=inside)
 
 
 def _is_text(node: ast.stmt) -> bool:

@@ -9,15 +9,16 @@ import signal
 import sys
 import tempfile
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from math import inf
 from pathlib import Path
 
 import msgspec
-from tests.mutation.bench import MOST_FIRST, Bench
+from tests.mutation.bench import Bench
 from tests.mutation.points import Mutant, is_python, mutants
+from tests.mutation.reaching import Reach
 from tests.mutation.scope import NAMED, SOURCE, Stage, rest, scope_of
-from tests.mutation.server import Said
 from tests.mutation.verdict import Fate, judge, listed, rates
 
 PROJECT = Path(__file__).parents[2]
@@ -26,9 +27,12 @@ FASTEST_FIRST = (Stage.TYPES, Stage.UNIT, Stage.INTEGRATION, Stage.CRASH)
 
 
 def try_all(
-    bench: Bench, module: str, source: str, chosen: Sequence[Mutant], stages: Sequence[Stage]
+    bench: Bench, module: str, source: str, chosen: Sequence[Mutant], stages: Sequence[Stage], seconds: float = inf
 ) -> Iterator[Fate]:
-    """Each stage with the mutants that those before have let live. Raises RuntimeError where one is red unchanged."""
+    """Each stage with the mutants that those before have let live; `seconds` of tests look at each.
+
+    Raises RuntimeError where a stage is red unchanged.
+    """
     scope = scope_of(module)
     assert scope is not None, f"tests/mutation/scope.py names no tests of {module}"
     ways = [(stage, scope.tests(stage)) for stage in stages if stage is Stage.TYPES or scope.tests(stage)]
@@ -37,14 +41,14 @@ def try_all(
         if not left:
             return
         bench.write(module, source)
-        like = bench.prepare(module, tests) if tests else None
-        if like is None and (said := bench.types_refuse()):
+        reach = bench.prepare(module, tests) if tests else None
+        if reach is None and (said := bench.types_refuse()):
             raise RuntimeError(f"mypy refuses what was not changed:\n{said}")
         survivors = []
-        recent: deque[str] = deque(maxlen=MOST_FIRST)
+        kills: Counter[str] = Counter()
         for mutant in left:
             bench.write(module, mutant.text)
-            killer = _refused(bench) if like is None else _killer(bench, tests, recent, like)
+            killer = _refused(bench) if reach is None else _killer(bench, mutant, source, reach, kills, seconds)
             if killer:
                 yield Fate(module, mutant.name, mutant.line, stage, killer)
             elif stage is ways[-1][0]:
@@ -59,19 +63,21 @@ def _refused(bench: Bench) -> str:
     return bench.types_refuse().partition("\n")[0]
 
 
-def _killer(bench: Bench, tests: Sequence[str], recent: deque[str], like: Said) -> str:
-    """The test that fails now, or that there was no end. What fails once in two is no proof, and is tried again."""
-    said = bench.run(tests, first=recent, like=like)
-    if said.code == 0:
+def _killer(bench: Bench, mutant: Mutant, source: str, reach: Reach, kills: Counter[str], seconds: float) -> str:
+    """The test that fails now, or that there was no end. What fails once in two is no proof, and is tried again.
+
+    Only tests that come to the line are asked: those that have killed most first, then the cheapest.
+    """
+    tests = reach.within(sorted(reach.to(source, mutant.line), key=lambda name: -kills[name]), seconds)
+    took = reach.cost(tests)
+    if not tests or (said := bench.run(tests, took=took)).code == 0:
         return ""
     killer = bench.killer()
     if said.code is None or not killer:
         return "no end" if said.code is None else "nothing can be imported"
-    if "/unit/" not in killer and bench.run(tests, only=(killer,), like=like).code == 0:
-        return "" if bench.run(tests, like=like).code == 0 else killer
-    if killer in recent:
-        recent.remove(killer)
-    recent.appendleft(killer)
+    if "/unit/" not in killer and bench.run([killer], took=took).code == 0:
+        return "" if bench.run(tests, took=took).code == 0 else killer
+    kills[killer] += 1
     return killer
 
 
@@ -102,7 +108,7 @@ def main(words: Sequence[str]) -> int:
                 those = [mutant for name, mutant in chosen if name == module and is_python(mutant)]
                 begun = time.monotonic()
                 try:
-                    for fate in try_all(bench, module, sources[module], those, stages) if those else ():
+                    for fate in try_all(bench, module, sources[module], those, stages, asked.seconds) if those else ():
                         fates.append(fate)
                         if len(fates) % 100 == 0:
                             print(f"{module}: {len(fates)} are told", flush=True)
@@ -138,6 +144,7 @@ def _asked(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--sample", type=int, metavar="N", help="so many of their mutants, by lot")
     parser.add_argument("--rest", action="store_true", help="of the other modules: their rate is told, and no red")
     parser.add_argument("--seed", type=int, default=int(os.environ.get("MUTANTS_SEED", "0")) or random.randrange(10**6))
+    parser.add_argument("--seconds", type=float, default=inf, metavar="N", help="of tests, by stage, for each of them")
     parser.add_argument("--left", action="store_true", help="those that no earlier call has seen die")
     parser.add_argument(
         "--stages",

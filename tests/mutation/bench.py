@@ -19,6 +19,7 @@ from types import TracebackType
 
 import grimp
 import msgspec
+from tests.mutation.reaching import ASKED, Reach
 from tests.mutation.scope import SOURCE
 from tests.mutation.server import Ask, Said
 
@@ -33,8 +34,17 @@ COPIED = (
     "constraints.txt",
     "README.md",
 )
-MOST_FIRST = 12
-"""So many of the tests that have killed lately are tried before the others."""
+_FOLLOWS = """import sys
+from pathlib import Path
+tree = Path({tree!r})
+if (tree / {asked!r}).exists():
+    sys.path.append(str(tree))
+    from tests.reach import follow
+    sys.path.pop()
+    target, _, module = (tree / {asked!r}).read_text().partition(":")
+    follow(Path(target), [Path(module)])
+"""
+"""What each interpreter of the copy begins with."""
 
 
 class Bench:
@@ -74,6 +84,7 @@ class Bench:
         venv.create(home, symlinks=True)
         lib = home / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
         (lib / "mutated.pth").write_text(f"{self.tree / 'src'}\n{sysconfig.get_path('purelib')}\n")
+        (lib / "sitecustomize.py").write_text(_FOLLOWS.format(tree=str(self.tree), asked=ASKED))
         for name in ("agent-mailer", "amp"):
             ours = Path(sys.executable).parent / name
             if ours.exists():
@@ -82,21 +93,22 @@ class Bench:
                 (home / "bin" / name).chmod(0o755)
         return home / "bin" / "python"
 
-    def prepare(self, module: str, tests: Sequence[str]) -> Said:
-        """A server for tests of `module`, which has all loaded but what the module reaches. What they take unchanged.
+    def prepare(self, module: str, tests: Sequence[str]) -> Reach:
+        """A server for tests of `module`, which has all loaded but what the module reaches. Who comes where unchanged.
 
         Raises RuntimeError where a test fails without any change.
         """
         self._end_server()
-        listed = self._folder / "modules"
-        said = self.run(tests, modules=str(listed))
+        listed, reach = self._folder / "modules", self._folder / "reach"
+        shutil.rmtree(f"{reach}.lines", ignore_errors=True)
+        said = self.run(tests, modules=str(listed), reach=str(reach), followed=str(self.tree / SOURCE / module))
         if said.code != 0:
             raise RuntimeError(f"tests of {module} fail without any change:\n{self.output()[-3000:]}")
         changed = "agent_mailer." + module.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         touched = {changed, *_graph().find_downstream_modules(changed)}
         names = [name for name in listed.read_text().splitlines() if not _is_touched(name, touched)]
         self._ask(Ask((), "", "", preload=tuple(names)))
-        return self.run(tests)
+        return msgspec.json.decode(reach.read_bytes(), type=Reach)
 
     def write(self, module: str, text: str) -> None:
         path = self.tree / SOURCE / module
@@ -106,21 +118,13 @@ class Bench:
         os.utime(path, (moment, moment))
 
     def run(
-        self,
-        tests: Sequence[str],
-        *,
-        first: Sequence[str] = (),
-        only: Sequence[str] = (),
-        like: Said | None = None,
-        modules: str = "",
+        self, tests: Sequence[str], *, took: float | None = None, modules: str = "", reach: str = "", followed: str = ""
     ) -> Said:
-        """`like`: what they took unchanged; several times that is the limit."""
-        seconds, cpu = (60 + 8 * like.seconds, int(10 + 5 * like.cpu)) if like else (1800.0, 1800)
+        """In this order, until one fails. `took`: the seconds they took unchanged; several times that is the limit."""
+        seconds, cpu = (60 + 8 * took, int(10 + 5 * took)) if took is not None else (1800.0, 1800)
         scratch = self._scratch / str(next(self._numbers))
         self._scratch.mkdir(exist_ok=True)
-        ask = Ask(
-            tuple(tests), str(self._output), str(scratch), tuple(first)[:MOST_FIRST], tuple(only), seconds, cpu, modules
-        )
+        ask = Ask(tuple(tests), str(self._output), str(scratch), seconds, cpu, modules, reach, followed)
         try:
             return self._ask(ask)
         finally:

@@ -19,24 +19,25 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.mutation.reaching import Watches
 
 MEMORY = 6 * 2**30
 """Bytes of address space of a child: a loop that fills the memory ends."""
 
 
 class Ask(msgspec.Struct, frozen=True):
-    """`first`: node ids that are tried before the others; `seconds` of wall, `cpu` of a processor, for it and what it
-    starts; `output`, `scratch`: of this run alone. With `modules` it says there what it has imported in the end.
+    """`tests`: files or tests, in this order; `seconds` of wall, `cpu` of a processor, for it and what it starts;
+    `output`, `scratch`: of this run alone. With `modules` it says there what it has imported in the end.
     """
 
     tests: tuple[str, ...]
     output: str
     scratch: str
-    first: tuple[str, ...] = ()
-    only: tuple[str, ...] = ()
     seconds: float = 600.0
     cpu: int = 600
     modules: str = ""
+    reach: str = ""
+    followed: str = ""
     preload: tuple[str, ...] = ()
 
 
@@ -48,7 +49,7 @@ class Said(msgspec.Struct, frozen=True):
     cpu: float
 
 
-class _First:
+class _Order:
     def __init__(self, names: tuple[str, ...]) -> None:
         self._rank = {name: number for number, name in enumerate(names)}
 
@@ -102,9 +103,12 @@ def _be_a_run(ask: Ask) -> None:
             "ignore::pytest.PytestAssertRewriteWarning",
             "-m",
             "not long and not soak",
-            *(ask.only or ask.tests),
+            *ask.tests,
         ]
-        code = pytest.main(options, plugins=[_First(ask.first)])
+        watches = Watches(Path(ask.reach + ".lines"), Path(ask.followed)) if ask.reach else None
+        code = pytest.main(options, plugins=[_Order(ask.tests), *([watches] if watches else [])])
+        if watches:
+            Path(ask.reach).write_bytes(msgspec.json.encode(watches.told()))
         if ask.modules:
             Path(ask.modules).write_text("\n".join(sys.modules))
     except BaseException:

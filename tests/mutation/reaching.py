@@ -1,0 +1,84 @@
+"""Which tests come to which line of a module, in whatever process: only these have to look at what is changed there."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.reach import Trail, follow, reached, statements
+
+ASKED = ".followed"
+"""In the copy of the tree: whoever begins there follows, whatever environment it has. The file and the module."""
+
+
+class Reach(msgspec.Struct, frozen=True):
+    """By the names of tests, in the order of what they cost: lines that each came to, and seconds."""
+
+    lines: dict[str, tuple[int, ...]]
+    seconds: dict[str, float]
+
+    def to(self, source: str, line: int) -> list[str]:
+        """Tests that come to the statement that has `line`, the cheapest first; what every import runs all come to."""
+        around = [(first, last) for _, first, last in statements(ast.parse(source)) if first <= line <= last]
+        if not around:
+            return list(self.lines)
+        first, last = min(around, key=lambda one: one[1] - one[0])
+        return [name for name, lines in self.lines.items() if any(first <= one <= last for one in lines)]
+
+    def within(self, names: Sequence[str], seconds: float) -> list[str]:
+        """As many of the first as take so long together; one at least."""
+        spent = [*accumulate(self.seconds[name] for name in names)]
+        return [name for number, name in enumerate(names) if number == 0 or spent[number] <= seconds]
+
+    def cost(self, names: Sequence[str]) -> float:
+        return sum(self.seconds[name] for name in names)
+
+
+class Watches:
+    """A plugin of pytest. What the first test of a file comes to while it is set up, all of that file count as theirs:
+    it may be a fixture of them all.
+    """
+
+    def __init__(self, folder: Path, module: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self._folder, self._module = folder, module
+        self._trail: Trail | None = None
+        self._ways: list[tuple[str, Path, Path]] = []
+        self._seconds: dict[str, float] = {}
+
+    def _to(self, target: Path) -> None:
+        Path(ASKED).write_text(f"{target}:{self._module}")
+        if self._trail is None:
+            self._trail = follow(target, [self._module])
+        else:
+            self._trail.begin(target)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Iterator[None]:
+        number = len(self._ways)
+        setup, call = self._folder / f"{number}.setup", self._folder / f"{number}.call"
+        self._ways.append((item.nodeid, setup, call))
+        self._to(setup)
+        yield
+        self._to(call)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._seconds[report.nodeid] = self._seconds.get(report.nodeid, 0.0) + report.duration
+
+    def told(self) -> Reach:
+        Path(ASKED).unlink(missing_ok=True)
+        of_file: dict[str, set[int]] = {}
+        lines: dict[str, tuple[int, ...]] = {}
+        for name, setup, call in self._ways:
+            own = self._lines(setup)
+            shared = of_file.setdefault(name.partition("::")[0], own)
+            lines[name] = tuple(sorted(shared | own | self._lines(call)))
+        order = sorted(lines, key=lambda name: self._seconds.get(name, 0.0))
+        return Reach({name: lines[name] for name in order}, {name: self._seconds.get(name, 0.0) for name in order})
+
+    def _lines(self, target: Path) -> set[int]:
+        return reached(target).get(self._module, set())
