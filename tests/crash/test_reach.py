@@ -11,7 +11,57 @@ import pytest
 from tests.reach import SOURCE, VARIABLE, asked, missed, not_reached, reached
 
 PROJECT = Path(__file__).parents[2]
-MODULES = (SOURCE / "watch" / "recovery.py",)
+REPAIRS: dict[str, tuple[str, ...]] = {
+    "watch/recovery.py": (),
+    "watch/sending.py": (),
+    "watch/unsent.py": (),
+    "state/folder.py": (
+        "StateFolder.make_folder",
+        "StateFolder.clear_interrupted",
+        "StateFolder.keep_copy",
+        "StateFolder.read",
+        "StateFolder.watcher_id",
+        "StateFolder.bytes_of",
+        "StateFolder.clear_way",
+        "StateFolder.set_aside",
+        "StateFolder.check_format",
+        "StateFolder._",
+        "_content",
+        "_is_torn",
+    ),
+    "state/sessions.py": ("Sessions.fold_journal", "Sessions._load", "_change", "_harmless", "_last_used"),
+    "state/retries.py": ("Retries._load", "Retries.adopt", "remake_retries"),
+    "state/turns.py": (
+        "TurnStore.load",
+        "TurnStore.remake_index",
+        "TurnStore.vanished",
+        "TurnStore.index_is_damaged",
+        "TurnStore._rows_written",
+        "TurnStore.remove",
+        "TurnStore.sweep",
+        "TurnStore._index",
+    ),
+    "state/lifts.py": ("Lifts._read",),
+    "state/remote.py": ("RemoteBook._read",),
+    "state/approvals.py": ("Approvals._read", "Approvals._look"),
+    "state/pauses.py": ("AccountPause.read",),
+    "state/notes.py": ("Notes._replace", "Notes._seen"),
+    "state/stuck.py": ("Stuck._load", "Unsent._load", "split_key"),
+    "state/dead_letters.py": ("_parse", "_decoded", "DeadLetters.add", "DeadLetters.remove"),
+    "state/presence.py": ("Presence.there", "Presence.offers"),
+    "mailbox/maildir/consume.py": (),
+    "mailbox/maildir/layout.py": ("make_mailbox", "_make_folders", "missing_folders"),
+    "mailbox/maildir/remembered.py": ("Remembered.load", "Remembered.of", "Remembered.is_begun_anew"),
+    "process/holder.py": ("Supervised", "adopt", "read_exit", "GatedHolder"),
+    "process/tree.py": (),
+    "turn_tools/folder.py": ("TurnFolder.seal", "TurnFolder._put_away", "_drafts", "_draft", "_finish_note", "_notes"),
+    "approvals/turn.py": ("read", "used_in", "_calls", "_mark", "_asked"),
+    "live/sessions.py": ("LiveSessions.forget_old", "LiveSessions._lives", "LiveSessions._read"),
+}
+"""What puts right what a death, a failure or somebody's hand has left: of a module the functions whose names begin so,
+or all.
+"""
+MODULES = tuple(SOURCE / name for name in REPAIRS)
 TESTS = (
     "tests/integration/test_engine_recovery.py",
     "tests/integration/test_forged_records.py",

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 from tests.mutation.bench import Bench
 from tests.mutation.points import Mutant, is_python, mutants
-from tests.mutation.reaching import Reach
+from tests.mutation.reaching import Reach, function_of
 from tests.mutation.scope import NAMED, SOURCE, Stage, rest, scope_of
 from tests.mutation.verdict import Fate, judge, listed, rates
 
@@ -70,13 +70,14 @@ def _killer(bench: Bench, mutant: Mutant, source: str, reach: Reach, kills: Coun
     """
     tests = reach.within(sorted(reach.to(source, mutant.line), key=lambda name: -kills[name]), seconds)
     took = reach.cost(tests)
-    if not tests or (said := bench.run(tests, took=took)).code == 0:
+    function = function_of(source, mutant.line)
+    if not tests or (said := bench.run(tests, took, function)).code == 0:
         return ""
     killer = bench.killer()
     if said.code is None or not killer:
         return "no end" if said.code is None else "nothing can be imported"
-    if "/unit/" not in killer and bench.run([killer], took=took).code == 0:
-        return "" if bench.run(tests, took=took).code == 0 else killer
+    if "/unit/" not in killer and bench.run([killer], took, function).code == 0:
+        return "" if bench.run(tests, took, function).code == 0 else killer
     kills[killer] += 1
     return killer
 

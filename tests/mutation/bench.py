@@ -13,6 +13,7 @@ import sys
 import sysconfig
 import venv
 from collections.abc import Sequence
+from enum import Enum
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +22,7 @@ import grimp
 import msgspec
 from tests.mutation.reaching import ASKED, Reach
 from tests.mutation.scope import SOURCE
-from tests.mutation.server import Ask, Said
+from tests.mutation.server import NOT_PLANTED, Ask, Said
 
 COPIED = (
     "src",
@@ -47,6 +48,13 @@ if (tree / {asked!r}).exists():
 """What each interpreter of the copy begins with."""
 
 
+class _Kind(Enum):
+    """What a server has loaded."""
+
+    WARM = "all"
+    COLD = "all but what the module reaches"
+
+
 class Bench:
     """One at a time has the copy; it is gone at the end. `folder`: where it may be made."""
 
@@ -56,7 +64,9 @@ class Bench:
         self._output = folder / "output"
         self._scratch = folder / "scratch"
         self._numbers = count(1)
-        self._server: subprocess.Popen[bytes] | None = None
+        self._servers: dict[_Kind, subprocess.Popen[bytes]] = {}
+        self._module = self.tree
+        self._names: tuple[str, ...] = ()
         self._daemon = folder / "types.json"
         self._types_known = False
         ignored = shutil.ignore_patterns("__pycache__", ".git", "*.pyc", "survivors.toml")
@@ -74,7 +84,7 @@ class Bench:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end_server()
+        self._end_servers()
         if self._types_known:
             self._dmypy("stop")
 
@@ -94,20 +104,22 @@ class Bench:
         return home / "bin" / "python"
 
     def prepare(self, module: str, tests: Sequence[str]) -> Reach:
-        """A server for tests of `module`, which has all loaded but what the module reaches. Who comes where unchanged.
+        """Servers for tests of `module`: one has all loaded, one all but what the module reaches. Who comes where
+        unchanged.
 
         Raises RuntimeError where a test fails without any change.
         """
-        self._end_server()
+        self._end_servers()
+        self._module = self.tree / SOURCE / module
         listed, reach = self._folder / "modules", self._folder / "reach"
         shutil.rmtree(f"{reach}.lines", ignore_errors=True)
-        said = self.run(tests, modules=str(listed), reach=str(reach), followed=str(self.tree / SOURCE / module))
-        if said.code != 0:
+        self._ask(_Kind.WARM, Ask(tuple(tests), str(self._output), "", collect=True))
+        words = Ask(tuple(tests), str(self._output), "", 1800.0, 1800, str(listed), str(reach), str(self._module))
+        if self._in_scratch(_Kind.WARM, words).code != 0:
             raise RuntimeError(f"tests of {module} fail without any change:\n{self.output()[-3000:]}")
         changed = "agent_mailer." + module.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         touched = {changed, *_graph().find_downstream_modules(changed)}
-        names = [name for name in listed.read_text().splitlines() if not _is_touched(name, touched)]
-        self._ask(Ask((), "", "", preload=tuple(names)))
+        self._names = tuple(name for name in listed.read_text().splitlines() if not _is_touched(name, touched))
         return msgspec.json.decode(reach.read_bytes(), type=Reach)
 
     def write(self, module: str, text: str) -> None:
@@ -117,16 +129,25 @@ class Bench:
         moment = 1_000_000_000 + next(self._numbers)
         os.utime(path, (moment, moment))
 
-    def run(
-        self, tests: Sequence[str], *, took: float | None = None, modules: str = "", reach: str = "", followed: str = ""
-    ) -> Said:
-        """In this order, until one fails. `took`: the seconds they took unchanged; several times that is the limit."""
-        seconds, cpu = (60 + 8 * took, int(10 + 5 * took)) if took is not None else (1800.0, 1800)
+    def run(self, tests: Sequence[str], took: float, function: str = "") -> Said:
+        """In this order, until one fails. `took`: the seconds they took unchanged; several times that is the limit.
+        With `function` that alone of the module is another than when it was imported.
+        """
+        ask = Ask(tuple(tests), str(self._output), "", 60 + 8 * took, int(10 + 5 * took))
+        if function:
+            planted = msgspec.structs.replace(ask, planted=str(self._module), function=function)
+            said = self._in_scratch(_Kind.WARM, planted)
+            if said.code != NOT_PLANTED:
+                return said
+        if _Kind.COLD not in self._servers:
+            self._ask(_Kind.COLD, Ask((), "", "", preload=self._names))
+        return self._in_scratch(_Kind.COLD, ask)
+
+    def _in_scratch(self, kind: _Kind, ask: Ask) -> Said:
         scratch = self._scratch / str(next(self._numbers))
         self._scratch.mkdir(exist_ok=True)
-        ask = Ask(tuple(tests), str(self._output), str(scratch), seconds, cpu, modules, reach, followed)
         try:
-            return self._ask(ask)
+            return self._ask(kind, msgspec.structs.replace(ask, scratch=str(scratch)))
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -153,30 +174,30 @@ class Bench:
         done = subprocess.run(argv, cwd=self.tree, capture_output=True, text=True, check=False)
         return (done.stdout + done.stderr) if done.returncode else ""
 
-    def _ask(self, ask: Ask) -> Said:
-        if self._server is None:
+    def _ask(self, kind: _Kind, ask: Ask) -> Said:
+        server = self._servers.get(kind)
+        if server is None:
             env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
             env["TMPDIR"] = str(self._folder)
-            self._server = subprocess.Popen(
+            server = self._servers[kind] = subprocess.Popen(
                 [str(self.python), "-m", "tests.mutation.server"],
                 cwd=self.tree,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=env,
             )
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        self._server.stdin.write(msgspec.json.encode(ask) + b"\n")
-        self._server.stdin.flush()
-        answer = self._server.stdout.readline()
+        assert server.stdin is not None
+        assert server.stdout is not None
+        server.stdin.write(msgspec.json.encode(ask) + b"\n")
+        server.stdin.flush()
+        answer = server.stdout.readline()
         if not answer:
-            raise RuntimeError(f"the process that runs the tests has ended with {self._server.wait()}")
+            raise RuntimeError(f"the process that runs the tests has ended with {server.wait()}")
         return msgspec.json.decode(answer, type=Said)
 
-    def _end_server(self) -> None:
-        if self._server is not None:
-            self._server.communicate()
-            self._server = None
+    def _end_servers(self) -> None:
+        while self._servers:
+            self._servers.popitem()[1].communicate()
 
 
 def _graph() -> grimp.ImportGraph:

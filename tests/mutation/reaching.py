@@ -23,10 +23,10 @@ class Reach(msgspec.Struct, frozen=True):
 
     def to(self, source: str, line: int) -> list[str]:
         """Tests that come to the statement that has `line`, the cheapest first; what every import runs all come to."""
-        around = [(first, last) for _, first, last in statements(ast.parse(source)) if first <= line <= last]
-        if not around:
+        around = _around(source, line)
+        if around is None:
             return list(self.lines)
-        first, last = min(around, key=lambda one: one[1] - one[0])
+        first, last = around
         return [name for name, lines in self.lines.items() if any(first <= one <= last for one in lines)]
 
     def within(self, names: Sequence[str], seconds: float) -> list[str]:
@@ -36,6 +36,29 @@ class Reach(msgspec.Struct, frozen=True):
 
     def cost(self, names: Sequence[str]) -> float:
         return sum(self.seconds[name] for name in names)
+
+
+def _around(source: str, line: int) -> tuple[int, int] | None:
+    """First and last line of the statement of a function that has it."""
+    found = [(first, last) for _, first, last in statements(ast.parse(source)) if first <= line <= last]
+    return min(found, key=lambda one: one[1] - one[0]) if found else None
+
+
+def function_of(source: str, line: int) -> str:
+    """The outermost function whose statements have `line`, with the names of its classes; empty where none has."""
+    if _around(source, line) is None:
+        return ""
+    return _outermost(ast.parse(source), line, "")
+
+
+def _outermost(tree: ast.AST, line: int, name: str) -> str:
+    for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            continue
+        if node.lineno <= line <= (node.end_lineno or node.lineno):
+            whole = f"{name}.{node.name}".lstrip(".")
+            return _outermost(node, line, whole) if isinstance(node, ast.ClassDef) else whole
+    return ""
 
 
 class Watches:

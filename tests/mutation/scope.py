@@ -36,6 +36,16 @@ class Scope(msgspec.Struct, frozen=True):
 
 _CRASH = ("model", "every_call_fails", "kill_points", "power_loss", "kill_loop")
 _ENGINE = ("engine_turn", "engine_recovery")
+_GUARDS_UNIT = (
+    "guards_decisions",
+    "guards_bounds",
+    "guards_keys",
+    "approval_answers",
+    "watch_rules",
+    "watch_backlog",
+    "watch_notices",
+    "state_folder",
+)
 _GUARDS = ("guards_loops", "guards_held", "guards_budgets", "guards_calm", "guards_alarm")
 _APPROVALS = ("approvals", "approvals_by_force", "approval_commands", "approvals_by_mail")
 
@@ -64,17 +74,17 @@ NAMED: dict[str, Scope] = {
     "watch/recovery.py": Scope(
         (), ("engine_recovery", "forged_records", "bad_state", "stop_in_time", "degraded"), _CRASH
     ),
-    "watch/guards/rounds.py": Scope(("guards_decisions", "guards_bounds", "watch_rules"), _GUARDS),
-    "watch/guards/budgets.py": Scope(("guards_decisions", "guards_bounds"), _GUARDS),
-    "watch/guards/calm.py": Scope(("guards_decisions", "guards_bounds"), _GUARDS),
-    "watch/guards/who.py": Scope(("guards_bounds", "approval_answers"), _GUARDS),
-    "watch/guards/gate.py": Scope((), _GUARDS),
-    "watch/guards/holding.py": Scope((), _GUARDS),
-    "watch/guards/raising.py": Scope((), _GUARDS),
-    "watch/guards/alarm.py": Scope(("guards_decisions",), _GUARDS),
-    "approvals/calls.py": Scope(("approval_calls",), _APPROVALS),
-    "approvals/turn.py": Scope(("approval_calls",), _APPROVALS),
-    "approvals/hook.py": Scope(("approval_calls",), _APPROVALS),
+    "watch/guards/rounds.py": Scope(_GUARDS_UNIT, _GUARDS),
+    "watch/guards/budgets.py": Scope(_GUARDS_UNIT, _GUARDS),
+    "watch/guards/calm.py": Scope(_GUARDS_UNIT, _GUARDS),
+    "watch/guards/who.py": Scope(_GUARDS_UNIT, _GUARDS),
+    "watch/guards/gate.py": Scope(_GUARDS_UNIT, _GUARDS),
+    "watch/guards/holding.py": Scope(_GUARDS_UNIT, _GUARDS),
+    "watch/guards/raising.py": Scope(_GUARDS_UNIT, _GUARDS),
+    "watch/guards/alarm.py": Scope(_GUARDS_UNIT, _GUARDS),
+    "approvals/calls.py": Scope(("approval_calls", "approval_answers", "codex_asking"), _APPROVALS),
+    "approvals/turn.py": Scope(("approval_calls", "approval_answers", "codex_asking"), _APPROVALS),
+    "approvals/hook.py": Scope(("approval_calls", "approval_answers", "codex_asking"), _APPROVALS),
     "approvals/edits.py": Scope(("approval_calls",), ("reservations", *_APPROVALS)),
 }
 """Of these each mutant that nothing kills stands in tests/survivors.toml."""

@@ -5,6 +5,7 @@ It reads an `Ask` a line and answers with a `Said`. It stands in the copy of the
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import resource
@@ -13,21 +14,26 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
 import msgspec
 import pytest
 from tests.mutation.reaching import Watches
 
+NOT_PLANTED = 70
 MEMORY = 6 * 2**30
 """Bytes of address space of a child: a loop that fills the memory ends."""
 
 
 class Ask(msgspec.Struct, frozen=True):
     """`tests`: files or tests, in this order; `seconds` of wall, `cpu` of a processor, for it and what it starts;
-    `output`, `scratch`: of this run alone. With `modules` it says there what it has imported in the end.
+    `output`, `scratch`: of this run alone. With `modules` it says there what it has imported in the end, with `reach`
+    which test comes to which line of the module `followed`. `collect`: these are imported, for all that come after.
+    `planted`: this file's text of `function` is what runs; `NOT_PLANTED` is the code where that cannot be.
     """
 
     tests: tuple[str, ...]
@@ -39,6 +45,9 @@ class Ask(msgspec.Struct, frozen=True):
     reach: str = ""
     followed: str = ""
     preload: tuple[str, ...] = ()
+    collect: bool = False
+    planted: str = ""
+    function: str = ""
 
 
 class Said(msgspec.Struct, frozen=True):
@@ -47,6 +56,9 @@ class Said(msgspec.Struct, frozen=True):
     code: int | None
     seconds: float
     cpu: float
+
+
+_QUIET = ("-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore::pytest.PytestAssertRewriteWarning")
 
 
 class _Order:
@@ -64,9 +76,24 @@ def serve() -> None:
         for name in ask.preload:
             with suppress(Exception):
                 importlib.import_module(name)
-        said = _run(ask) if ask.tests else Said(0, 0.0, 0.0)
+        if ask.collect:
+            _collect(ask)
+        said = _run(ask) if ask.tests and not ask.collect else Said(0, 0.0, 0.0)
         sys.stdout.buffer.write(msgspec.json.encode(said) + b"\n")
         sys.stdout.buffer.flush()
+
+
+def _collect(ask: Ask) -> None:
+    """Import the tests and what they import, into this process."""
+    kept = os.dup(1)
+    try:
+        with open(ask.output, "wb") as output:
+            os.dup2(output.fileno(), 1)
+            pytest.main(["--collect-only", "-q", *_QUIET, *ask.tests])
+            sys.stdout.flush()
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _run(ask: Ask) -> Said:
@@ -97,14 +124,10 @@ def _be_a_run(ask: Ask) -> None:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         resource.setrlimit(resource.RLIMIT_CPU, (ask.cpu, ask.cpu))
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={ask.scratch}"]
-        options += [
-            "-W",
-            "ignore::pytest.PytestAssertRewriteWarning",
-            "-m",
-            "not long and not soak",
-            *ask.tests,
-        ]
+        if ask.planted and not plant(Path(ask.planted), ask.function):
+            code = NOT_PLANTED
+            return
+        options = ["-x", "-q", *_QUIET, f"--basetemp={ask.scratch}", "-m", "not long and not soak", *ask.tests]
         watches = Watches(Path(ask.reach + ".lines"), Path(ask.followed)) if ask.reach else None
         code = pytest.main(options, plugins=[_Order(ask.tests), *([watches] if watches else [])])
         if watches:
@@ -117,6 +140,33 @@ def _be_a_run(ask: Ask) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def plant(module: Path, function: str) -> bool:
+    """Whether the functions of that name, as they are imported, do from now on what the text of the module says."""
+    wanted = {code.co_qualname: code for code in _codes(compile(module.read_bytes(), str(module), "exec"))}
+    found = [
+        one
+        for one in gc.get_objects()
+        if isinstance(one, FunctionType)
+        and one.__code__.co_qualname == function
+        and one.__code__.co_filename == str(module)
+    ]
+    if function not in wanted or len(found) != 1:
+        return False
+    try:
+        found[0].__code__ = wanted[function]
+    except ValueError:
+        # It sees other names of what is around it.
+        return False
+    return True
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for one in code.co_consts:
+        if isinstance(one, CodeType):
+            yield from _codes(one)
 
 
 def end_those_of(scratch: str) -> None:
