@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,18 @@ def test_staged_mail_leaves_with_the_turn_and_stops_the_automatic_answer(desk: D
     assert forwarded.body.startswith("yours\n")
     assert "the task" in forwarded.body
     assert forwarded.envelope.hops == 1
+
+
+def test_an_agent_that_wrote_to_the_sender_past_our_tools_sends_no_automatic_answer_as_well(desk: Desk) -> None:
+    desk.send("the task", thread="t")
+    theirs = MaildirMailbox(desk.disk, desk.root, "coder")
+    draft = Draft("d1", Action.SEND, time.time() + 60, to=("user",), body="by amq", thread="t")
+    [item] = theirs.compose(draft, None, "t")  # type: ignore[misc]
+    (desk.base / "by-amq.md").write_text(item.payload)
+    target = desk.root / "agents/user/inbox/new" / f"{item.id}.md"
+    desk.shell(f"cat >/dev/null; cp '{desk.base}/by-amq.md' '{target}'; echo my last words")
+    assert outcomes(desk.once()) == ["done"]
+    assert [answer.body for answer in desk.inbox()] == ["by amq\n"]
 
 
 def test_a_failing_turn_is_retried_and_ends_in_a_dead_letter_with_one_notice(desk: Desk) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.mutation.points import is_python, mutants
+from tests.mutation.reaching import Reach, function_of
 from tests.mutation.scope import NAMED, SOURCE, Stage, rest, scope_of
 from tests.mutation.verdict import Fate, as_toml, judge, listed, rates
 
@@ -129,3 +130,21 @@ def test_each_module_and_its_tests_are_there() -> None:
         files = [name for stage in Stage for name in scope.tests(stage)]
         assert files, module
         assert [name for name in (str(SOURCE / module), *files) if not (PROJECT / name).is_file()] == []
+
+
+def test_of_the_tests_those_look_that_come_to_the_statement_the_cheapest_first() -> None:
+    found = Reach({"cheap": (16,), "other": (23,), "dear": (16, 19, 23)}, {"cheap": 0.1, "other": 0.2, "dear": 3.0})
+    line = {text: number for number, text in enumerate(MODULE.splitlines(), 1)}
+    assert found.to(MODULE, line['        return "some" if limit else "none"']) == ["other", "dear"]
+    # The condition begins two lines above.
+    assert found.to(MODULE, line["            and not limit"]) == ["dear"]
+    assert found.to(MODULE, line["MOST = 6"]) == ["cheap", "other", "dear"]
+    assert found.within(["cheap", "other", "dear"], 1.0) == ["cheap", "other"]
+    assert found.within(["dear", "cheap"], 1.0) == ["dear"]
+
+
+def test_what_a_function_does_is_planted_and_what_a_class_is_made_of_is_not() -> None:
+    line = {text.strip(): number for number, text in enumerate(MODULE.splitlines(), 1)}
+    assert function_of(MODULE, line["and not limit"]) == "Struct.first"
+    assert function_of(MODULE, line["def first(self, limit: float | None = None) -> str:"]) == ""
+    assert function_of(MODULE, line["size: int = 3"]) == ""

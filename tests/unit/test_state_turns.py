@@ -177,6 +177,18 @@ def test_pruning_leaves_what_is_open_needed_or_young(folder: StateFolder, clock:
     assert {needed.turn_id, still_open.turn_id, future.turn_id} == set(store.ids())
 
 
+def test_what_is_needed_keeps_its_output_too_however_much_there_is(
+    folder: StateFolder, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent_mailer.state.retention.MAX_TOTAL_BYTES", 0)
+    monkeypatch.setattr("agent_mailer.state.retention.COUNTED", clock.now())
+    needed, done = settled(folder, clock, 1, "needed"), settled(folder, clock, 1, "done")
+    for turn in (needed, done):
+        (folder.turns / turn.turn_id / "stdout").write_bytes(b"what it said")
+    assert prune(folder, "needed") == set()
+    assert [(folder.turns / turn.turn_id / "stdout").exists() for turn in (needed, done)] == [True, False]
+
+
 def test_what_is_wanted_again_while_others_are_looked_at_stays(folder: StateFolder, clock: FakeClock) -> None:
     for number in range(50):
         settled(folder, clock, 8, f"old-{number}")
