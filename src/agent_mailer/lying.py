@@ -11,6 +11,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Final, Generic, TypeVar
@@ -70,10 +71,10 @@ class Lying(ABC):
     def note(self, name: str) -> None:
         """Look at the file; where there is none any more, nothing is known of it. May raise."""
 
-    def recall(self, names: Collection[str]) -> Collection[str]:
-        """Those of which is known, without a look into them, what they are; from then on they are known so."""
-        del names
-        return ()
+    def recall(self, due: Collection[str]) -> Iterator[Collection[str]]:
+        """Step by step those of which is known what they are without a look into them: from then on they are known."""
+        del due
+        return iter(())
 
     @abstractmethod
     def forget(self, name: str) -> None:
@@ -96,7 +97,10 @@ class Lying(ABC):
 
     def refresh(self) -> Iterator[None]:
         """Look at what is due. Between two steps others may go on; without any it was of one moment. Raises OSError."""
-        if self._due is None:
+        if self._due is None and next(self.inodes(), None) is None:
+            self._due = set(filter(self.counts, self.names()))
+            self._rested = None if self._due else {}
+        elif self._due is None:
             listed = self._listed(self._rested or {})
             if listed != self._rested:
                 known = dict(self.inodes())
@@ -106,11 +110,12 @@ class Lying(ABC):
                 self._rested = None if self._due else listed
             else:
                 self._due = set()
+        for recalled in self.recall(self._due):
+            self._due.difference_update(recalled)
+            yield
         due = iter(list(self._due))
         while some := list(islice(due, AT_ONCE)):
-            recalled = self.recall(some)
-            self._due.difference_update(recalled)
-            for name in set(some).difference(recalled) if recalled else some:
+            for name in some:
                 self.forget(name)
                 self.note(name)
                 self._due.discard(name)
@@ -123,6 +128,12 @@ class Lying(ABC):
             return os.listdir(self.path)
         except FileNotFoundError:
             return []
+
+    def holds(self, count: int) -> bool:
+        """Whether so many names lie there now, without a look at more of them. Raises OSError."""
+        with suppress(FileNotFoundError), os.scandir(self.path) as lying:
+            return len(list(islice(lying, count))) == count
+        return count == 0
 
     def _listed(self, before: Mapping[str, int]) -> dict[str, int]:
         try:

@@ -486,21 +486,38 @@ def test_a_copy_that_is_mostly_of_no_use_is_made_anew(root: Root) -> None:
 
 
 def test_a_foreign_copy_counts_for_nothing(root: Root, tmp_path: Path) -> None:
-    """Of another machine, say, with the same names and numbers."""
+    """Of another machine, say, with the same names and numbers; of another folder; as earlier versions wrote it."""
     cur = root.folder("coder", "inbox/cur")
     for n in range(4):
         name, text = root.text("one", n)
         (cur / name).write_text(text)
     found = (cur / name).stat()
-    entry = (found.st_ino, found.st_ctime_ns, found.st_size, name, listing.thread_digest("two") + b"\0" * 12)
+    place = found.st_ino.to_bytes(remembered.INODE_BYTES) + listing.thread_digest("two") + b"\0" * 12
+    entry = (found.st_ino, found.st_ctime_ns, found.st_size, name, place)
+    changed = (entry[0], entry[1] - 1, *entry[2:])
+    folder = cur.stat().st_ino
     root.end()
-    for device, changed in ((found.st_dev + 1, entry), (found.st_dev, (entry[0], entry[1] - 1, *entry[2:]))):
-        data = msgspec.json.encode((device, [changed]))
+
+    def copied(line: tuple[object, ...]) -> bytes:
+        data = msgspec.json.encode(line)
         root.copy.write_bytes(b"%08x %b\n" % (crc32(data), data))
         root.begin()
+        return data
+
+    for line in (
+        (found.st_dev + 1, folder, [entry]),
+        (found.st_dev, folder + 1, [entry]),
+        (found.st_dev, folder, [changed]),
+        (found.st_dev, [entry]),
+    ):
+        data = copied(line)
         root.compare()
         root.end()
-    root.begin()
+    assert not root.copy.exists() or data not in root.copy.read_bytes(), "what nobody can read any more does not stay"
+    # But for that it would count.
+    copied((found.st_dev, folder, [entry]))
+    with pytest.raises(AssertionError):
+        root.compare()
 
 
 class Disturbed(SystemCalls):

@@ -10,7 +10,8 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Collection, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -30,7 +31,7 @@ from agent_mailer.mailbox.maildir.format import (
     too_large,
 )
 from agent_mailer.mailbox.maildir.layout import message_folders
-from agent_mailer.mailbox.maildir.remembered import WORTH_A_LINE, Remembered
+from agent_mailer.mailbox.maildir.remembered import INODE_BYTES, WORTH_A_LINE, Remembered
 from agent_mailer.mailbox.port import URGENCY, Envelope, Listing, MailboxUnavailable, Message, Unreadable
 from agent_mailer.ordered import Ordered, Place, insert, take_out
 
@@ -45,7 +46,8 @@ _SYSTEM_WIDE: Final = frozenset((errno.EIO, errno.EMFILE, errno.ENFILE, errno.EN
 
 WATCHED: Final = 500
 """A folder with fewer names is listed each time: that costs less than to hear of all that others do there."""
-_INODE_BYTES, _DIGEST_BYTES, _MOMENT_BYTES = 8, 12, 12
+_DIGEST_BYTES, _MOMENT_BYTES = 12, 12
+_PLACE: Final = INODE_BYTES + _DIGEST_BYTES
 _T = TypeVar("_T")
 _Signature = tuple[int, int, int, int]
 
@@ -239,7 +241,7 @@ class _Folder(Lying):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.known: dict[str, bytes] = {}
-        self.threads: dict[bytes, list[str]] = {}
+        self.threads: defaultdict[bytes, list[str]] = defaultdict(list)
         self.remembered: Remembered | None = None
         self._told = False
         self._fresh: set[str] = set()
@@ -247,29 +249,30 @@ class _Folder(Lying):
         self._sure = True  # that we are told of every change to all that is known
         self._enough = WORTH_A_LINE
 
-    def counts(self, name: str) -> bool:
-        return is_message_name(name)
+    counts = staticmethod(is_message_name)
 
     def inodes(self) -> Iterator[tuple[str, int]]:
-        return ((name, int.from_bytes(known[:_INODE_BYTES])) for name, known in self.known.items())
+        return ((name, int.from_bytes(known[:INODE_BYTES])) for name, known in self.known.items())
 
     def note(self, name: str) -> None:
         if (item := lies(self.path, name)) is None or (found := read_envelope(item)) is None:
             return
         self._fresh.add(name)
-        self._keep(name, item.found.st_ino, _entry(name, found) if isinstance(found, Envelope) else b"")
+        entry = _entry(name, found) if isinstance(found, Envelope) else b""
+        self._keep({name: item.found.st_ino.to_bytes(INODE_BYTES) + entry})
 
-    def recall(self, names: Collection[str]) -> Collection[str]:
-        recalled = self.remembered.of(self.path, names) if self.remembered is not None else []
-        for name, inode, entry in recalled:
+    def recall(self, due: Collection[str]) -> Iterator[Collection[str]]:
+        while self.remembered is not None and (same := self.remembered.of(self.path, due)) is not None:
+            self._keep(same)
+            yield same
+
+    def _keep(self, found: Mapping[str, bytes]) -> None:
+        for name in found.keys() & self.known.keys():
             self.forget(name)
-            self._keep(name, inode, entry)
-        return [name for name, _, _ in recalled]
-
-    def _keep(self, name: str, inode: int, entry: bytes) -> None:
-        self.known[name] = inode.to_bytes(_INODE_BYTES) + entry
-        if entry:
-            self.threads.setdefault(entry[:_DIGEST_BYTES], []).append(name)
+        self.known.update(found)
+        for name, known in found.items():
+            if digest := known[INODE_BYTES:_PLACE]:
+                self.threads[digest].append(name)
 
     def hear(self, touched: Collection[str] | None) -> None:
         super().hear(touched)
@@ -280,7 +283,7 @@ class _Folder(Lying):
 
     def is_large(self) -> bool:
         """Whether it is to be watched: the first time before the first file is read. Raises OSError."""
-        return len(self.known if self.known or self.is_listed else self.names()) >= WATCHED
+        return len(self.known) >= WATCHED if self.known or self.is_listed else self.holds(WATCHED)
 
     def remember(self, *, anew: bool) -> Iterator[None]:
         """For the next life; `anew`: nothing is remembered by now. Between two steps others may go on."""
@@ -290,16 +293,13 @@ class _Folder(Lying):
         fresh = iter(list(self._fresh))
         while some := list(islice(fresh, WORTH_A_LINE)):
             each = ((name, self.known[name]) for name in some if name in self.known)
-            entries = ((name, int.from_bytes(known[:_INODE_BYTES]), known[_INODE_BYTES:]) for name, known in each)
-            self._fresh -= self.remembered.add(self.path, entries)
+            self._fresh -= self.remembered.add(self.path, each)
             yield
         self._enough = len(self._fresh) + WORTH_A_LINE
 
     def forget(self, name: str) -> None:
         self._fresh.discard(name)
-        known = self.known.pop(name, b"")
-        digest = known[_INODE_BYTES:][:_DIGEST_BYTES]
-        if not digest:
+        if not (digest := self.known.pop(name, b"")[INODE_BYTES:_PLACE]):
             return
         names = self.threads[digest]
         names.remove(name)
@@ -309,7 +309,7 @@ class _Folder(Lying):
     def of(self, digest: bytes) -> Iterator[tuple[tuple[bytes, bytes], str]]:
         """Place in the thread, and name, of each of its messages that lies here."""
         for name in self.threads.get(digest, ()):
-            place = self.known[name][_INODE_BYTES + _DIGEST_BYTES :]
+            place = self.known[name][_PLACE:]
             named = place[_MOMENT_BYTES:] or name.removesuffix(".md").encode("utf-8", "surrogatepass")
             yield (place[:_MOMENT_BYTES], named), name
 
