@@ -17,6 +17,7 @@ from tests.typed import COMMAND, Typed, type_in
 
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state.records import DeadLetter, SessionEntry
+from agent_mailer.views.kept import sessions
 
 ODD_THREADS = ("../../x", "a/b", "x" * 300, "two\nlines", "..", "\x1b[2J", "/etc/passwd")
 
@@ -487,3 +488,7 @@ def test_of_very_many_a_list_shows_the_newest_and_says_that_there_are_more(desk:
     assert rows == [f"t-{number}" for number in range(30, 130)]
     assert "and 30 more, not used since: --limit 0" in listed.out + listed.err
     assert len(type_in(desk.workdir, "sessions", "list", "--json").json["sessions"]) == 130
+    # Two of one moment stand among the newest as they stand in the whole.
+    assert state.sessions.put("t-128", SessionEntry("s-128", last_used_at=stamp, generation=2))
+    whole = list(sessions(desk.place().state))
+    assert all(list(sessions(desk.place().state, some)) == whole[-some:] for some in (1, 2, 50))

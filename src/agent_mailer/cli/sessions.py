@@ -47,7 +47,7 @@ def list_sessions(limit: Limit = None, workdir: Workdir = None, as_json: Json = 
         ]
         head = ("thread", "runtime", "session", "turns", "last used")
         say(columns(rows, head, ids=("thread", "session"), whole=("runtime", "turns", "last used")))
-        if left := sum(bool(entry.session_id) for _, entry in state.sessions.all()) - len(found):
+        if left := len(state.sessions.bound()) - len(found):
             note(f"\nand {left} more, not used since: --limit 0")
 
 

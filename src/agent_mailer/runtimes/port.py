@@ -129,7 +129,7 @@ class ToolEnded(msgspec.Struct, frozen=True):
     tool_id: str
 
 
-class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
+class Usage(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Tokens and US dollars: the sum so far of the turn or, with `of_session`, of its whole session."""
 
     input_tokens: int = 0

@@ -93,7 +93,7 @@ class RetryEntry(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.history[-1].outcome if self.history else None
 
 
-class SessionEntry(msgspec.Struct, frozen=True, omit_defaults=True):
+class SessionEntry(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A thread's session. Without `session_id` it was invalidated; `generation` grows with every change.
 
     `spent` is the session's own sum of usage so far, where the runtime counts per session.

@@ -6,8 +6,6 @@ file when enough of them have gathered, so that a change costs the same with one
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import msgspec
 
 from agent_mailer.clock import from_iso, iso
@@ -39,8 +37,12 @@ class Sessions:
     def get(self, thread: str) -> SessionEntry | None:
         return self._load().get(thread)
 
-    def all(self) -> Iterator[tuple[str, SessionEntry]]:
-        yield from self._load().items()
+    def all(self) -> list[tuple[str, SessionEntry]]:
+        return list(self._load().items())
+
+    def bound(self) -> dict[str, SessionEntry]:
+        """Of the threads that have a session now."""
+        return {thread: entry for thread, entry in self._load().items() if entry.session_id}
 
     def put(self, thread: str, entry: SessionEntry) -> bool:
         """Write an entry unless a newer generation is there already; durable when it returns. True if written."""
@@ -105,8 +107,10 @@ class Sessions:
     def _load(self) -> dict[str, SessionEntry]:
         if self._entries is not None:
             return self._entries
-        found = self._folder.read(self._path, dict[str, SessionEntry], {})
-        entries = {thread: _harmless(entry) for thread, entry in found.items()}
+        entries = self._folder.read(self._path, dict[str, SessionEntry], {})
+        named = ((thread, entry.session_id) for thread, entry in entries.items())
+        for thread in [thread for thread, session in named if session and not is_session_id(session)]:
+            entries[thread] = _harmless(entries[thread])
         for line in (self._folder.bytes_of(self._journal) or b"").split(b"\n"):
             change = _change(line)
             if change is None:

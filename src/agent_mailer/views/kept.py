@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable
 from contextlib import suppress
+from heapq import nlargest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,8 +44,13 @@ STUCK = "agent-mailer stuck list"
 
 def sessions(state: State, newest: int = 0) -> dict[str, SessionView]:
     """Each thread's session, the one used last at the end; of many the `newest` alone (0 = all)."""
-    entries = [(thread, entry) for thread, entry in state.sessions.all() if entry.session_id]
-    entries.sort(key=lambda one: one[1].last_used_at)
+    bound = state.sessions.bound()
+
+    def used(thread: str) -> str:
+        return bound[thread].last_used_at
+
+    # All of a hundred thousand are not put in order for some lines; of the same moment the later one is newer.
+    threads = nlargest(newest, reversed(bound), key=used)[::-1] if newest else sorted(bound, key=used)
     found = [
         SessionView(
             thread=thread,
@@ -56,7 +62,7 @@ def sessions(state: State, newest: int = 0) -> dict[str, SessionView]:
             first_seen_at=entry.first_seen_at,
             last_used_at=entry.last_used_at,
         )
-        for thread, entry in entries[-newest:]
+        for thread, entry in ((thread, bound[thread]) for thread in threads)
     ]
     return {session.thread: session for session in found}
 

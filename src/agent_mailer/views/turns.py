@@ -87,7 +87,7 @@ def find_thread(state: State, typed: str) -> str:
     messages = {one.envelope.id: one.envelope.thread for record in _records(state) for one in shares(record)}
     messages |= {entry.envelope.id: entry.envelope.thread for entry in state.retries.all()}
     messages |= {letter.msg_id: letter.thread_id for letter in state.dead_letters.all()}
-    threads = [thread for thread, entry in state.sessions.all() if entry.session_id]
+    threads = list(state.sessions.bound())
     try:
         return pick(typed, [*threads, *filter(None, messages.values())], "thread", LIST)
     except MailerError as fault:

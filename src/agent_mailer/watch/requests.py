@@ -106,7 +106,7 @@ def told_of(results: list[tuple[bool, str]], more: int) -> Answer:
 
 
 def _invalidate_sessions(state: State, request: Request) -> Answer:
-    threads = request.targets or tuple(thread for thread, entry in state.sessions.all() if entry.session_id)
+    threads = request.targets or tuple(state.sessions.bound())
     lines: list[str] = []
     dropped = 0
     for thread in threads:
