@@ -40,7 +40,7 @@ from agent_mailer.config_tables import (
 )
 from agent_mailer.errors import ConfigFault
 from agent_mailer.outcomes import AutoReply
-from agent_mailer.remote.port import RemoteAccess
+from agent_mailer.remote.access import RemoteAccess
 from agent_mailer.reservations.port import OnConflict
 from agent_mailer.runtimes.port import CommandOutput, PermissionMode
 

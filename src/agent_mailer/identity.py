@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import stat
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault
-from agent_mailer.names import printable
+from agent_mailer.names import printable, sha256
 
 IDENTITY_FILES = ("AGENT.md", "SOUL.md")
 
@@ -196,5 +195,5 @@ def _mark(path: Path) -> str:
         content = read_regular(path, HASHED)
         if path.name == "config":
             content = b"\n".join(line for line in content.split(b"\n") if not _OF_A_BRANCH.fullmatch(line))
-        return hashlib.sha256(content).hexdigest()
+        return sha256(content).hexdigest()
     return f"{found.st_mode} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"

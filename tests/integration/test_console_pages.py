@@ -22,7 +22,7 @@ from agent_mailer.console.charts import Bar, bars
 from agent_mailer.console.mail.finding import Asked, find, read
 from agent_mailer.console.places.counting import Counting
 from agent_mailer.console.words_zh import ZH
-from agent_mailer.remote.port import RemoteVerb
+from agent_mailer.remote.access import RemoteVerb
 from agent_mailer.state.held import Guard
 from agent_mailer.state.records import PauseReason
 from agent_mailer.state.stuck import StuckKind

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shlex
@@ -12,7 +11,7 @@ from fnmatch import fnmatchcase
 import msgspec
 
 from agent_mailer.errors import ConfigFault
-from agent_mailer.names import printable
+from agent_mailer.names import printable, sha256
 
 MOST_INPUT = 1024 * 1024
 """Bytes of a call's input, as JSON, that a person is asked about: what is larger nobody reads."""
@@ -54,7 +53,7 @@ class Call(msgspec.Struct, frozen=True, omit_defaults=True):
         if isinstance(found, dict) and "command" in found and not self.tool.startswith(_OF_A_SERVER):
             found = {key: value for key, value in found.items() if key not in _SAID}
         text = f"{self.tool}\0{as_input(found)}"
-        return hashlib.sha256(text.encode()).hexdigest()
+        return sha256(text.encode()).hexdigest()
 
     @property
     def command(self) -> str | None:

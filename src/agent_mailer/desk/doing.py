@@ -8,7 +8,8 @@ from agent_mailer.desk.answering import answer, wake
 from agent_mailer.desk.asking import ask, order, watched
 from agent_mailer.errors import MailerError
 from agent_mailer.names import running_on
-from agent_mailer.remote.port import LONGEST_REASON, RemoteVerb, wrong_with
+from agent_mailer.remote.access import RemoteVerb, wrong_with
+from agent_mailer.remote.port import LONGEST_REASON
 from agent_mailer.state.records import AfterStop
 from agent_mailer.state.requests import Answer, Request, Verb
 

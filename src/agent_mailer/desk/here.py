@@ -43,7 +43,7 @@ from agent_mailer.views.values.needs import NeedKind, NeedView
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
-    from agent_mailer.remote.port import RemoteVerb
+    from agent_mailer.remote.access import RemoteVerb
     from agent_mailer.views.values.history import NoteView, TurnView
     from agent_mailer.views.values.status import FaultView
 

@@ -11,12 +11,12 @@ import msgspec
 from agent_mailer import __version__
 from agent_mailer.clock import iso
 from agent_mailer.names import printable, turn_began
+from agent_mailer.remote.access import RemoteAccess
 from agent_mailer.remote.port import (
     LONGEST_WORD,
     Counted,
     Ended,
     Question,
-    RemoteAccess,
     Report,
     Resting,
     Scheduled,

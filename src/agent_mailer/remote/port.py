@@ -13,6 +13,8 @@ from typing import Annotated, Final, Protocol
 import msgspec
 from msgspec import Meta
 
+from agent_mailer.remote.access import RemoteVerb
+
 MOST_LISTED: Final = 50
 """So many of a kind are named in a report; the counts are of all."""
 
@@ -34,48 +36,6 @@ Word = Annotated[str, Meta(max_length=LONGEST_WORD)]
 Name = Annotated[str, Meta(max_length=LONGEST_NAME)]
 Moment = Annotated[float, Meta(ge=0, le=1e11)]
 Number = Annotated[int, Meta(ge=0, le=2**53)]
-
-
-class RemoteAccess(StrEnum):
-    """How much may be asked from elsewhere. `operate`: what gives an agent no power that it did not have."""
-
-    NONE = "none"
-    OPERATE = "operate"
-    ALL = "all"
-
-
-class RemoteVerb(StrEnum):
-    """What is asked. `targets`: of `retry` what is stuck, `<kind> <key>`, none = all; of `stop` turns; of `deny` and
-    `approve` one question; of `raise` `key=value`; of `release` messages that are held. The others have none.
-    """
-
-    PAUSE = "pause"
-    RESUME = "resume"
-    RETRY = "retry"
-    STOP = "stop"
-    DENY = "deny"
-    APPROVE = "approve"
-    RAISE = "raise"
-    RELEASE = "release"
-
-
-NEEDS_ALL: Final = frozenset({RemoteVerb.APPROVE, RemoteVerb.RAISE, RemoteVerb.RELEASE})
-_WITHOUT_TARGETS: Final = frozenset({RemoteVerb.PAUSE, RemoteVerb.RESUME})
-
-
-def may_be_asked(verb: RemoteVerb, access: RemoteAccess) -> bool:
-    return access is RemoteAccess.ALL or (access is RemoteAccess.OPERATE and verb not in NEEDS_ALL)
-
-
-def wrong_with(verb: RemoteVerb, targets: Sequence[str]) -> str:
-    """Why nobody could do that; empty where it can be asked."""
-    if verb in _WITHOUT_TARGETS:
-        return f"{verb.value} is for the whole agent: it has no targets" if targets else ""
-    if verb is RemoteVerb.RETRY:
-        return ""
-    if verb in (RemoteVerb.APPROVE, RemoteVerb.DENY):
-        return "" if len(targets) == 1 else f"{verb.value} is for one question"
-    return "" if targets else f"{verb.value} needs targets"
 
 
 class Standing(StrEnum):

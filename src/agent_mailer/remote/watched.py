@@ -6,7 +6,8 @@ from enum import StrEnum
 
 import msgspec
 
-from agent_mailer.remote.port import Became, RemoteVerb, Report, Standing
+from agent_mailer.remote.access import RemoteVerb
+from agent_mailer.remote.port import Became, Report, Standing
 
 
 class Watcher(msgspec.Struct, frozen=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Collection
 from contextlib import suppress
@@ -10,6 +9,7 @@ from itertools import filterfalse
 
 from agent_mailer.beneath import is_file
 from agent_mailer.disk import Sync
+from agent_mailer.names import sha256
 from agent_mailer.state.folder import StateFolder
 
 FEW = 20
@@ -120,4 +120,4 @@ def _line(message_id: str) -> bytes:
     encoded = message_id.encode("utf-8", "surrogatepass")
     if message_id.isprintable() and message_id == message_id.strip() and 0 < len(encoded) <= 400:
         return encoded
-    return b"~" + hashlib.sha256(encoded).hexdigest().encode()
+    return b"~" + sha256(encoded).hexdigest().encode()

@@ -5,7 +5,6 @@ Beside them lies `before`: the workdirs that were there when this folder was mad
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import re
@@ -18,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer.disk import TEMPORARY_PREFIX, Disk, Sync, read_regular
-from agent_mailer.names import path_name, printable
+from agent_mailer.names import path_name, printable, sha256
 from agent_mailer.trust.ownership import Unsafe, unsafe
 from agent_mailer.trust.standing import Standing
 from agent_mailer.trust.verdict import COMMAND, Known
@@ -182,7 +181,7 @@ def machine_name() -> str:
     with suppress(OSError):
         text = read_regular(Path("/etc/machine-id"), 64, follow=True).decode("ascii", "replace").strip()
         if re.fullmatch(r"[0-9a-f]{32}", text):
-            return hashlib.sha256(f"agent-mailer {text}".encode()).hexdigest()[:16]
+            return sha256(f"agent-mailer {text}".encode()).hexdigest()[:16]
     return ""
 
 

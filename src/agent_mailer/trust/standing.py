@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from agent_mailer.config import Leaf, expand, keys, leaves, leaves_of
 from agent_mailer.config_tables import Widens
 from agent_mailer.config_values import SCHEDULE, plain
 from agent_mailer.errors import ConfigFault
+from agent_mailer.names import sha256
 
 T = TypeVar("T")
 
@@ -40,13 +40,13 @@ class Standing(msgspec.Struct, frozen=True):
     @property
     def digest(self) -> str:
         """The same on every machine: it says nothing of paths."""
-        texts = {name: hashlib.sha256(text).hexdigest() for name, text in self.templates.items()}
+        texts = {name: sha256(text).hexdigest() for name, text in self.templates.items()}
         parts: dict[str, object] = {"templates": texts, "values": self.values}
         if self.bodies:
             # Without any it is the digest that earlier versions have written.
             parts["bodies"] = self.bodies
         whole = json.dumps(parts, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(whole.encode()).hexdigest()
+        return sha256(whole.encode()).hexdigest()
 
     @property
     def is_empty(self) -> bool:

@@ -14,6 +14,7 @@ from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import MailboxUnavailable
 from agent_mailer.names import is_turn_id, prompt_word, running_on
+from agent_mailer.remote.access import RemoteVerb, may_be_asked, wrong_with
 from agent_mailer.remote.port import (
     LONGEST_LINE,
     MOST_LINES,
@@ -21,9 +22,6 @@ from agent_mailer.remote.port import (
     Asked,
     Became,
     Remote,
-    RemoteVerb,
-    may_be_asked,
-    wrong_with,
 )
 from agent_mailer.state import State
 from agent_mailer.state.approvals import Answer as PersonsAnswer

@@ -13,7 +13,7 @@ from agent_mailer.mailbox.port import URGENCY, Automatic, Envelope, Kind, Priori
 from agent_mailer.names import is_session_id
 from agent_mailer.outcomes import AutoReply, Outcome, StopReason
 from agent_mailer.prompts import PromptKind
-from agent_mailer.remote.port import RemoteAccess
+from agent_mailer.remote.access import RemoteAccess
 from agent_mailer.schedules.due import Schedule
 from agent_mailer.state.notices import Channel
 from agent_mailer.state.records import Pause, RetryEntry, SessionEntry, Sitter

@@ -17,6 +17,7 @@ from agent_mailer.broker.remote import rows
 from agent_mailer.broker.remote.watched import watched_by
 from agent_mailer.broker.streams import fence_of, streams_of
 from agent_mailer.broker.watchers import EPOCH_HEADER
+from agent_mailer.remote.access import RemoteVerb, wrong_with
 from agent_mailer.remote.port import (
     LARGEST_REPORT,
     LONGEST_NAME,
@@ -26,9 +27,7 @@ from agent_mailer.remote.port import (
     Answered,
     Asked,
     Became,
-    RemoteVerb,
     Report,
-    wrong_with,
 )
 from agent_mailer.remote.watched import RemoteRequest, Wanted, Watched
 

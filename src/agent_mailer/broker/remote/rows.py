@@ -16,7 +16,8 @@ from agent_mailer.broker.protocol import CLOCK, Fault, now_text
 from agent_mailer.broker.tables import agents
 from agent_mailer.broker.watch_tables import remote_requests, reports
 from agent_mailer.names import HOOK
-from agent_mailer.remote.port import Answered, Asked, RemoteVerb, Report
+from agent_mailer.remote.access import RemoteVerb
+from agent_mailer.remote.port import Answered, Asked, Report
 from agent_mailer.remote.watched import RemoteRequest, RequestState, Wanted
 
 MOST_WAITING = 100

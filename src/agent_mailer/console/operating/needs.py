@@ -6,14 +6,12 @@ import shlex
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 
+from agent_mailer.remote.access import RemoteAccess, RemoteVerb, may_be_asked
 from agent_mailer.remote.port import (
     Question,
-    RemoteAccess,
-    RemoteVerb,
     Report,
     Standing,
     Stuck,
-    may_be_asked,
 )
 from agent_mailer.remote.watched import Watched
 from agent_mailer.views.values.needs import NeedKind, NeedView

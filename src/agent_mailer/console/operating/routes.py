@@ -39,7 +39,7 @@ from agent_mailer.console.operating.pages import (
 from agent_mailer.console.operating.rows import acts_in, said_in, tags_by_agent, turns_of_agent
 from agent_mailer.console.rendering import leads_to, page
 from agent_mailer.console.routing import Page, form_of, own_address, text_of
-from agent_mailer.remote.port import RemoteVerb
+from agent_mailer.remote.access import RemoteVerb
 from agent_mailer.remote.watched import Wanted, Watched
 from agent_mailer.views.values.needs import NeedKind, NeedView
 

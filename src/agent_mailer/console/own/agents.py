@@ -14,7 +14,7 @@ from agent_mailer.console.operating.pages import A_PAGE, first_of, stamp, values
 from agent_mailer.console.own.pages import OwnPage, agents_of, looked, own_page
 from agent_mailer.console.rendering import leads_to
 from agent_mailer.console.routing import form_of, own_address, text_of
-from agent_mailer.remote.port import RemoteVerb
+from agent_mailer.remote.access import RemoteVerb
 
 router = APIRouter(prefix="/console", route_class=OwnPage, include_in_schema=False)
 

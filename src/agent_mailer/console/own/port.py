@@ -9,7 +9,7 @@ import msgspec
 
 from agent_mailer.console.mail.rows import Agent, ThreadRow, Turn
 from agent_mailer.console.operating.pages import AgentPage, AgentsPage, NeedsPage
-from agent_mailer.remote.port import RemoteVerb
+from agent_mailer.remote.access import RemoteVerb
 from agent_mailer.remote.watched import Watched
 from agent_mailer.views.values.history import LimitView, NoteView, SessionView, WholeTurnView
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
@@ -38,7 +37,7 @@ from agent_mailer.mailbox.port import (
     kind_of,
     subject_of,
 )
-from agent_mailer.names import printable
+from agent_mailer.names import printable, sha256
 
 DEDUPE_ID: Final = "dedupe-"
 
@@ -76,7 +75,7 @@ class Header(msgspec.Struct, frozen=True):
 
 def message_id_for(handle: str, turn_id: str, key: str, created: float) -> str:
     """The id of the message `key` of a turn, in AMQ's form. `created` is seconds since the epoch."""
-    digest = hashlib.sha256("\0".join((handle, turn_id, key)).encode("utf-8", "surrogatepass")).digest()
+    digest = sha256("\0".join((handle, turn_id, key)).encode("utf-8", "surrogatepass")).digest()
     moment = datetime.fromtimestamp(created, UTC)
     stamp = moment.strftime("%Y-%m-%dT%H-%M-%S") + f".{moment.microsecond // 1000:03d}Z"
     return f"{stamp}_pid{int.from_bytes(digest[:4], 'big') % _MAX_PID + 1}_{digest[4:8].hex()}"
@@ -84,7 +83,7 @@ def message_id_for(handle: str, turn_id: str, key: str, created: float) -> str:
 
 def dedupe_id_for(handle: str, key: str) -> str:
     """The id that every message of this sender with this dedupe key has, whenever it is sent."""
-    return DEDUPE_ID + hashlib.sha256("\0".join((handle, key)).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return DEDUPE_ID + sha256("\0".join((handle, key)).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 class _Recipient(msgspec.Struct, frozen=True):

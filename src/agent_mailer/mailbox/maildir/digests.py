@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from pathlib import Path
@@ -12,6 +11,7 @@ from agent_mailer.beneath import open_file
 from agent_mailer.disk import read_regular
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, TOO_LARGE, Malformed, to_locator
 from agent_mailer.mailbox.port import Unreadable
+from agent_mailer.names import sha256
 
 _END_BYTES: Final = 64 * 1024
 
@@ -41,7 +41,7 @@ def place_digest(path: Path) -> str:
 
 
 def bytes_digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+    return sha256(data).hexdigest()
 
 
 def unreadable(path: Path, why: Malformed) -> Unreadable:

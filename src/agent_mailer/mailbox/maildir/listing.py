@@ -7,7 +7,6 @@ is looked at; where it does not, or may have missed something, the folder is lis
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
 from collections import defaultdict
@@ -33,6 +32,7 @@ from agent_mailer.mailbox.maildir.format import (
 from agent_mailer.mailbox.maildir.layout import message_folders
 from agent_mailer.mailbox.maildir.remembered import INODE_BYTES, WORTH_A_LINE, Remembered
 from agent_mailer.mailbox.port import URGENCY, Envelope, Listing, MailboxUnavailable, Message, Unreadable
+from agent_mailer.names import sha256
 from agent_mailer.ordered import Ordered, Place, insert, take_out
 
 if TYPE_CHECKING:
@@ -383,7 +383,7 @@ class ThreadIndex:
 
 
 def thread_digest(thread_id: str) -> bytes:
-    return hashlib.sha256(thread_id.encode("utf-8", "surrogatepass")).digest()[:_DIGEST_BYTES]
+    return sha256(thread_id.encode("utf-8", "surrogatepass")).digest()[:_DIGEST_BYTES]
 
 
 def unavailable(what: object, fault: OSError) -> MailboxUnavailable:
