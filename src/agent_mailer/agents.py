@@ -47,7 +47,10 @@ def runtime_of(config: Config, around: Around) -> Runtime:
         case RuntimeKind.ACP:
             return _described(config, around)
         case None:
-            raise ConfigFault("no_runtime", "no agent program is chosen", "agent-mailer config set runtime claude")
+            from agent_mailer.config_faults import mend_missing
+
+            mend = mend_missing(config, [("runtime", "--runtime")])
+            raise ConfigFault("no_runtime", "no agent program is chosen", mend)
 
 
 def shelf_of(counted: Mapping[str, bytes]) -> Shelf:
@@ -103,7 +106,7 @@ def _described(config: Config, around: Around) -> Runtime:
 
 def _permission_mode(config: Config) -> PermissionMode:
     if config.permission_mode is None:
-        raise ConfigFault("incomplete", "permission_mode is missing", "agent-mailer config set permission_mode ...")
+        raise ConfigFault("incomplete", "permission_mode is missing", "agent-mailer config set permission_mode MODE")
     return config.permission_mode
 
 

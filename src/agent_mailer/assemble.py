@@ -23,7 +23,7 @@ from agent_mailer.errors import ConfigFault, MailerError
 from agent_mailer.identity import require_agreement
 from agent_mailer.mailbox.maildir.layout import USER, find_root, is_handle
 from agent_mailer.runtimes.port import Reach, ToolServer
-from agent_mailer.state.folder import STATE_DIRECTORY, Damaged, StateFolder
+from agent_mailer.state.folder import Damaged, StateFolder
 from agent_mailer.trust.workdir import Trust
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class Workplace:
 
     def missing(self) -> list[tuple[str, str]]:
         """The keys `watch` cannot do without, each with the flag that gives it."""
-        from agent_mailer.policies import missing_in
+        from agent_mailer.config_faults import missing_in
 
         return missing_in(self.config, self.handle)
 
@@ -143,9 +143,12 @@ class Workplace:
         self.trust.require()
         missing = self.missing()
         if missing:
-            named = ", ".join(f"{key} ({flag})" for key, flag in missing)
-            why = f"{self.workdir / STATE_DIRECTORY / 'config.toml'}: missing {named}"
-            raise ConfigFault("incomplete", why, "agent-mailer init, or give the flags")
+            from agent_mailer.config_faults import incomplete
+
+            if there := [key for key, _ in missing if key in self.trust.verdict.there.values]:
+                why = f"{self.folder.config}: nobody trusts what it says of {', '.join(there)}"
+                raise ConfigFault("untrusted", why, self.trust.command)
+            raise incomplete(self.folder.config, self.loaded, missing)
 
     def require_identity(self) -> None:
         values = {"agent_id": self.config.agent_id, "address": self.handle, "agent_name": self.config.agent_name}

@@ -6,16 +6,15 @@ import shlex
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
 from re import fullmatch
-from typing import Any, get_origin
+from typing import Any
 
 import msgspec
-from msgspec import Meta
 
 from agent_mailer.config import DOCS, ENV_PREFIX, HINTS, SECRET_KEYS, Config, Loaded, Source, keys, leaves, leaves_of
+from agent_mailer.config_faults import EDIT, choice_meant, example, in_line, in_plain_words, meant, no_key
 from agent_mailer.config_tables import SCHEDULE_NAME, Approve, Guards, SandboxKeys, ScheduleKeys, size_in_bytes
 from agent_mailer.confine.port import Kind
 from agent_mailer.disk import read_regular
@@ -194,18 +193,6 @@ def _field(key: str) -> tuple[Any, object]:
     raise UsageFault("unknown_key", f"there is no key {printable(key)!r}{meant(key)}", "agent-mailer config show")
 
 
-def meant(key: str) -> str:
-    """`; did you mean max_retries?` for a key that nobody knows, where one looks like it."""
-    from difflib import get_close_matches
-
-    known = dict.fromkeys([*keys(), *(leaf.name for leaf in leaves())])
-    close = get_close_matches(key, known, n=2)
-    if not close:
-        # A table's key without the table's name.
-        close = [name for name in known if name.rpartition(".")[2] == key][:2]
-    return f"; did you mean {' or '.join(close)}?" if close else ""
-
-
 def _convert(key: str, value: object) -> object:
     if key == "mailbox" and isinstance(value, str):
         value = value.replace("-", "_")  # as its server spells itself
@@ -288,34 +275,34 @@ def _checked(key: str, value: object, source: Source, path: Path) -> object:
     try:
         return _convert(key, value)
     except msgspec.ValidationError as error:
-        why, mend = _what_is_wrong(error, key, value)
+        name, why, mend = _what_is_wrong(error, key, value)
         where, fix = {
-            Source.FILE: (str(path), mend),
+            Source.FILE: (in_line(path, name) if source is Source.FILE else "", mend),
             Source.ENVIRONMENT: (ENV_PREFIX + key.upper(), f"unset {ENV_PREFIX}{key.upper()}"),
             Source.FLAG: ("--" + key.replace("_", "-"), ""),
         }.get(source, ("AGENT.md", "edit AGENT.md"))
-        raise ConfigFault("bad_value", f"{where}: {why}", fix) from None
+        raise ConfigFault("bad_value", f"{where}: {name}: {why}", fix) from None
 
 
-def _what_is_wrong(error: msgspec.ValidationError, key: str, value: object) -> tuple[str, str]:
+def _what_is_wrong(error: msgspec.ValidationError, key: str, value: object) -> tuple[str, str, str]:
     """The key, of a table the first of its own that is wrong, with why; and the command that mends it."""
-    table, edit = getattr(Config(), key), "agent-mailer config edit"
+    table = getattr(Config(), key)
     if key == SCHEDULE:
-        return f"{key}: {_wrong_schedule(value) or _plain(error, key, value)}", edit
+        return key, _wrong_schedule(value) or _plain(error, key, value), EDIT
     if not isinstance(table, msgspec.Struct):
-        return f"{key}: {_plain(error, key, value)}", f"agent-mailer config set {key} {_example(table)}"
+        return key, _plain(error, key, value), f"agent-mailer config set {key} {_value_for(key, value, table)}"
     if not isinstance(value, dict):
-        return f"{key}: it is a table: [{key}], and below it a key a line", edit
+        return key, f"it is a table: [{key}], and below it a key a line", EDIT
     for name, own in value.items():
         inner = f"{key}.{printable(name, 60)}"
         if name not in table.__struct_encode_fields__:
-            return f"{inner}: {_no_key(name, table.__struct_encode_fields__)}", edit
+            return inner, no_key(name, table.__struct_encode_fields__), EDIT
         try:
             _convert(inner, own)
         except msgspec.ValidationError as found:
-            example = _example(_field(inner)[1])
-            return f"{inner}: {_plain(found, inner, own)}", f"agent-mailer config set {inner} {example}"
-    return f"{key}: {_plain(error, key, value)}", edit
+            fix = f"agent-mailer config set {inner} {_value_for(inner, own, _field(inner)[1])}"
+            return inner, _plain(found, inner, own), fix
+    return key, _plain(error, key, value), EDIT
 
 
 def _wrong_schedule(value: object) -> str:
@@ -328,7 +315,7 @@ def _wrong_schedule(value: object) -> str:
             continue
         called = printable(str(one.get("name") or f"the {number}."), 60)
         if strange := [name for name in one if name not in known]:
-            return f"{called}: {printable(strange[0], 60)}: {_no_key(strange[0], known)}"
+            return f"{called}: {printable(strange[0], 60)}: {no_key(strange[0], known)}"
         if missing := [name for name in needed if name not in one]:
             return f"{called}: it lacks {', '.join(missing)}"
         if wrong := [name for name, text in one.items() if not isinstance(text, str)]:
@@ -338,11 +325,8 @@ def _wrong_schedule(value: object) -> str:
     return ""
 
 
-def _no_key(name: str, known: Sequence[str]) -> str:
-    from difflib import get_close_matches
-
-    meant = get_close_matches(name, known, 1)
-    return f"there is no such key; {meant[0]} was meant?" if meant else f"there is no such key: {', '.join(known)}"
+def _value_for(key: str, value: object, default: object) -> str:
+    return choice_meant(_field(key)[0], value) or example(default)
 
 
 def _sentence(key: str) -> str:
@@ -350,36 +334,8 @@ def _sentence(key: str) -> str:
 
 
 def _plain(error: msgspec.ValidationError, key: str, value: object) -> str:
-    text, shown = str(error).replace("`", ""), _as_toml(value)
     hint = _field(key)[0]
-    kind = hint.__origin__
-    for member in (kind, *getattr(kind, "__args__", ())):
-        if isinstance(member, type) and issubclass(member, StrEnum):
-            return f"{text} (one of: {', '.join(m.value for m in member)})"
-    if kind is bool:
-        return f"must be true or false, not {shown}"
-    bounds = next((part for part in hint.__metadata__ if isinstance(part, Meta)), None)
-    if bounds is not None and kind in (int, float):
-        what = "a whole number" if kind is int else "a number"
-        return f"must be {what} from {bounds.ge} to {bounds.le}, not {shown}"
-    if kind is str and not isinstance(value, str):
-        return "must be a text in quotes"  # which may be a key: it is not shown
-    if get_origin(kind) is tuple and key != SCHEDULE and not isinstance(value, list | tuple):
-        return 'must be a list of words, as ["one", "two"]'
-    return text
-
-
-def _example(default: object) -> str:
-    """A value that would do, for the command that mends a wrong one."""
-    if isinstance(default, bool):
-        return str(default).lower()
-    return str(default) if isinstance(default, int) and default else "VALUE"
-
-
-def _as_toml(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return printable(repr(value), 60)
+    return str(error).replace("`", "") if key == SCHEDULE else in_plain_words(error, hint, value)
 
 
 def _from_environment(environ: Mapping[str, str]) -> Iterable[tuple[str, object]]:

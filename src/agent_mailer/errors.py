@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from enum import IntEnum
+
+_ABOUT_ONE = (
+    "init|config|verify|doctor|test-runtime|test-claude|test-notify|watch|status|logs|send|inbox|mail|turns|sessions|"
+    "memory|stuck|held|approvals|approve|deny|limits|schedules|dead-letter|fetch|pause|resume|take"
+)
+_COMMAND = re.compile(rf"agent-mailer (?:{_ABOUT_ONE})\b(?: (?!(?:or|then|and|with|as)\b)(?:'[^']*'|[^\s,;:()])+)*")
+_NAMES_A_FOLDER = re.compile(r"(?:^| )(?:-C|--workdir|--maildir-root|--all|--help)\b")
 
 
 class ExitCode(IntEnum):
@@ -15,6 +24,17 @@ class ExitCode(IntEnum):
     BUSY = 75
     REFUSED = 77
     CONFIG = 78
+
+
+def said_of(fix: str, workdir: str) -> str:
+    """A command that mends something in a workdir, for whoever reads it in another folder.
+
+    What names its folder already, is about more than one, or is no command of ours stays as it is.
+    """
+    found = _COMMAND.match(fix)
+    if found is None or not workdir or _NAMES_A_FOLDER.search(fix):
+        return fix
+    return f"{found[0]} -C {shlex.quote(workdir)}{fix[found.end() :]}"
 
 
 class MailerError(Exception):

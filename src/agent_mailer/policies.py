@@ -1,4 +1,4 @@
-"""From a configuration to the rules by which a watcher works, and what is missing in it."""
+"""From a configuration to the rules by which a watcher works."""
 
 from __future__ import annotations
 
@@ -151,29 +151,3 @@ def _who(config: Config, where: Where) -> WhoPolicy:
     named = config.people or (config.notify.address and _hides_mail(config)) or config.approve.by is AskedBy.SENDER
     known, vouched = where.agents() if named else (), {person} if at_broker else ()
     return WhoPolicy(config.allow_from, config.deny_from, people, where.own, frozenset(known), frozenset(vouched))
-
-
-def _lacking(config: Config, *needed: str) -> list[tuple[str, str]]:
-    return [(key, "--" + key.replace("_", "-")) for key in needed if not getattr(config, key)]
-
-
-def missing_in(config: Config, handle: str) -> list[tuple[str, str]]:
-    """The keys `watch` cannot do without, each with the flag that gives it."""
-    found: list[tuple[str, str]] = []
-    if config.mailbox_kind is MailboxKind.AMP:
-        found += _lacking(config, "broker_url", "api_key", "agent_id", "address")
-    elif config.mailbox_kind is MailboxKind.MCP_AGENT_MAIL:
-        found += _lacking(config, "broker_url", "address")
-    elif config.mailbox_kind is MailboxKind.RELAY:
-        found += _lacking(config, "address")
-    elif not handle:
-        found.append(("address", "--address"))
-    if config.runtime is None:
-        found.append(("runtime", "--runtime"))
-    if config.runtime is RuntimeKind.COMMAND and not config.command:
-        found.append(("command", "--command"))
-    if config.runtime is RuntimeKind.ACP and not config.agent:
-        found.append(("agent", "--agent"))
-    if config.permission_mode is None:
-        found.append(("permission_mode", "--permission-mode"))
-    return found

@@ -12,6 +12,7 @@ import msgspec
 
 from agent_mailer.assemble import Workplace
 from agent_mailer.config import Config, Loaded, leaves
+from agent_mailer.config_faults import mistyped, told
 from agent_mailer.config_tables import Takes
 from agent_mailer.prompts import PromptKind
 from agent_mailer.trust.standing import found_at, in_place
@@ -71,12 +72,14 @@ class ConfigFiles:
     def trusted(self) -> Trusted:
         verdict = self._place.trust.verdict
         names, counts = " ".join(verdict.changed), verdict.counts.digest
+        wrong = mistyped(self._place.loaded.unknown, verdict.gone) if verdict.gone else []
         return Trusted(
             basis=verdict.basis.value,
             recorded=verdict is self._started and verdict.basis in UNRECORDED,
             others=verdict.changed,
             digest=_hash(f"{verdict.there.digest} {counts}"),
             subject=_hash(f"{names} {counts}"),
+            mistyped=told(self._place.folder.config, wrong) if wrong else "",
         )
 
 

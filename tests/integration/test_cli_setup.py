@@ -91,11 +91,13 @@ def test_init_says_what_it_changes_and_keeps_what_it_does_not_know(agent: Path) 
 def test_init_without_a_terminal_names_every_missing_key_and_leaves_nothing(workdir: Path) -> None:
     done = type_in(workdir, "init", "--runtime", "command")
     assert done.status == 78
-    for named in ("address (--address)", "command (--command)", "permission_mode (--permission-mode)"):
+    for named in ("address (--address)", "command (--command)", "permission_mode (--permission-mode:"):
         assert named in done.err
+    # The command that mends it is another than the one that failed, and says again what was said.
+    assert "fix: agent-mailer init --address NAME --runtime command --command 'PROGRAM ARGUMENTS'" in done.err
     watch = type_in(workdir, "watch", "--no-interactive")
     assert watch.status == 78
-    assert "runtime (--runtime)" in watch.err
+    assert "runtime (--runtime:" in watch.err
     assert list(workdir.iterdir()) == []
 
 

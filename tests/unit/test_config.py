@@ -86,7 +86,8 @@ WRONG: list[tuple[str, str]] = [
 @pytest.mark.parametrize(("key", "value"), WRONG)
 def test_a_wrong_value_is_refused_naming_file_and_key(path: Path, key: str, value: str) -> None:
     fault = refused(path, f"api_key = '{KEY}'\n{key} = {value}\n" if key != "api_key" else f"{key} = {value}\n")
-    assert fault.message.startswith((f"{path}: {key}: ", f"{path}: {key}."))
+    line = 1 if key == "api_key" else 2
+    assert fault.message.startswith((f"{path}, line {line}: {key}: ", f"{path}, line {line}: {key}."))
     assert "agent-mailer config" in fault.fix
 
 

@@ -79,5 +79,5 @@ def test_a_table_that_nobody_knows_is_shown_where_one_looks(tmp_path: Path) -> N
     (state / "config.toml").write_text('address = "coder"\nruntime = "command"\n[limit]\nturns_per_day = 3\n')
     (state / "config.toml").chmod(0o600)
     shown = type_in(tmp_path, "status")
-    assert "nothing here knows limit (agent-mailer config edit)" in shown.out
+    assert "nothing here knows limit; did you mean limits? (agent-mailer config edit)" in shown.out
     assert type_in(tmp_path, "status", "--json").json["unknown"] == ["limit"]

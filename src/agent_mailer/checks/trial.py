@@ -15,7 +15,7 @@ import msgspec
 from agent_mailer.assemble import Workplace
 from agent_mailer.checks.agent import first_complaint, program_of
 from agent_mailer.config import Config, expand
-from agent_mailer.errors import ConfigFault, ExitCode, MailerError
+from agent_mailer.errors import ExitCode, MailerError
 from agent_mailer.events import EventName, LogRecord
 from agent_mailer.mailbox.maildir.layout import USER, make_root
 from agent_mailer.mailbox.port import Action, Automatic, Draft, Message
@@ -174,9 +174,9 @@ def try_turn(place: Workplace, seconds: int, listen: Callable[[LogRecord], None]
         place.folder.check()
     lacking = [(key, flag) for key, flag in place.missing() if key != "address"]
     if lacking:
-        named = ", ".join(key for key, _ in lacking)
-        fix = "agent-mailer init " + " ".join(f"{flag} ..." for _, flag in lacking)
-        raise ConfigFault("incomplete", f"{place.folder.config}: missing {named}", fix)
+        from agent_mailer.config_faults import incomplete
+
+        raise incomplete(place.folder.config, place.loaded, lacking)
     scratch = Path(tempfile.mkdtemp(prefix="agent-mailer-test-")).resolve()
     kept = keep
     try:

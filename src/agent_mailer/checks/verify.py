@@ -49,12 +49,13 @@ def _report(place: Workplace, results: Sequence[CheckResult], exit_code: int) ->
 
 def verify_checks(place: Workplace, tell: Tell = untold) -> list[CheckResult]:
     """What a watcher needs, as far as it can be looked at, in the order in which one needs the other."""
-    results = [
-        check_folder(place.folder),
-        check_trust(place.folder.config, place.trust),
-        check_config(place.folder.config, lambda: place.loaded, place.missing),
-    ]
-    if not _loads(place):
+    results = [check_folder(place.folder)]
+    loads = _loads(place)
+    if loads:
+        # What cannot be read is neither trusted nor not.
+        results.append(check_trust(place.folder.config, place.trust, lambda: place.loaded))
+    results.append(check_config(place.folder.config, lambda: place.loaded, lambda: _missing(place)))
+    if not loads:
         return results
     config = place.config
     values = {"agent_id": config.agent_id, "address": place.handle, "agent_name": config.agent_name}
@@ -94,6 +95,11 @@ def _check_reserve(place: Workplace) -> CheckResult:
         return ok("reserve", place.folder.config, f"reserved before a turn, in {project_of(place)}: {named}")
 
     return guarded("reserve", place.folder.config, look)
+
+
+def _missing(place: Workplace) -> list[tuple[str, str]]:
+    """What is there and does not count, as nobody trusts it, is not missing."""
+    return [one for one in place.missing() if one[0] not in place.trust.verdict.there.values]
 
 
 def _loads(place: Workplace) -> bool:

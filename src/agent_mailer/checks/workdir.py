@@ -9,6 +9,7 @@ from string import Template
 
 from agent_mailer.checks import CheckResult, failed, guarded, ok, warning
 from agent_mailer.config import Config, Loaded, RuntimeKind
+from agent_mailer.config_faults import EDIT, gone_by_mistake, incomplete, mistyped, told
 from agent_mailer.disk import read_regular
 from agent_mailer.identity import IDENTITY_FILES, MOST_BYTES, parse_identity, read_identity, require_agreement
 from agent_mailer.names import printable
@@ -36,12 +37,11 @@ def check_config(
     def look() -> CheckResult:
         loaded, lacking = load(), missing()
         if lacking:
-            flags = " ".join(f"{flag} ..." for _, flag in lacking)
-            named = ", ".join(key for key, _ in lacking)
-            return failed("config", path, f"missing: {named}", f"agent-mailer init {flags}")
+            raise incomplete(path, loaded, lacking)
+        if wrong := mistyped(loaded.unknown):
+            return warning("config", path, told(path, wrong), EDIT)
         if loaded.unknown:
-            named = ", ".join(loaded.unknown)
-            return warning("config", path, f"keys that mean nothing here: {named}", "agent-mailer config edit")
+            return warning("config", path, f"keys that mean nothing here: {', '.join(loaded.unknown)}", EDIT)
         config = loaded.config
         runtime, mode = config.runtime, config.permission_mode
         return ok("config", path, f"complete: runtime {runtime}, permission mode {mode}, mailbox {config.mailbox_kind}")
@@ -49,14 +49,15 @@ def check_config(
     return guarded("config", path, look)
 
 
-def check_trust(path: Path, trust: Trust) -> CheckResult:
+def check_trust(path: Path, trust: Trust, load: Callable[[], Loaded]) -> CheckResult:
     """A person trusts what widens power there; what he does not trust does not count."""
 
     def look() -> CheckResult:
         trust.require()
         verdict = trust.verdict
-        if verdict.changed:
-            return warning("trust", path, f"not as it was trusted: {', '.join(verdict.changed)}", trust.command)
+        # That a key of them was mistyped is told by the configuration's own check.
+        if changed := [name for name in verdict.changed if name not in gone_by_mistake(load(), verdict.gone)]:
+            return warning("trust", path, f"not as it was trusted: {', '.join(changed)}", trust.command)
         return ok("trust", path, "as trusted; without a proved sandbox the agent may trust for itself")
 
     return guarded("trust", path, look)

@@ -29,7 +29,7 @@ app = group("config", "Show and change the agent's configuration.")
 def show(workdir: Workdir = None, as_json: Json = False) -> None:
     """Print every key, its value and where that comes from."""
     from agent_mailer.config import keys
-    from agent_mailer.config_values import meant
+    from agent_mailer.config_faults import EDIT, meant
     from agent_mailer.names import printable
     from agent_mailer.setup.config_file import shown, visible
 
@@ -57,7 +57,7 @@ def show(workdir: Workdir = None, as_json: Json = False) -> None:
     rows = [(key, shown(key, values[key]), loaded.source(key).value) for key in keys()]
     say(columns(rows, ("key", "value", "from"), whole=("key", "from")))
     for key in loaded.unknown:
-        note(f"nothing here knows the key {printable(key, 60)}{meant(key)}")
+        note(f"nothing here knows the key {printable(key, 60)}{meant(key)} ({EDIT})")
 
 
 @app.command("set", cls=FastCommand, context_settings={"ignore_unknown_options": True})
@@ -221,7 +221,7 @@ def trust(
 
     It is about the keys that widen what the agent may do, and about templates in place of ours.
     """
-    from agent_mailer.cli.trusting import NO_WALL, give, tell
+    from agent_mailer.cli.trusting import NO_WALL, give, require_trustable, tell
     from agent_mailer.trust.workdir import refuse_in_a_turn
     from agent_mailer.views.trusted import trust_view
 
@@ -237,6 +237,7 @@ def trust(
         json_out(view)
         return
     refuse_in_a_turn("config trust", os.environ)
+    require_trustable(place, verdict)
     if view.why:
         note(view.why)
     if yes:
@@ -324,8 +325,17 @@ def _tell_when(place: Workplace, names: Iterable[str]) -> None:
 
 def _tell_untrusted(place: Workplace) -> None:
     """What else in the files does not count as it is there."""
-    changed = place.trust.verdict.changed
-    if changed:
+    from agent_mailer.config_faults import is_mistyped
+
+    verdict = place.trust.reload()
+    try:
+        there = place.trust.as_it_is()
+    except ConfigFault:
+        return  # it is said by whoever reads it next, and nothing of it counts
+    changed = verdict.changed
+    if fault := is_mistyped(place.folder.config, there, verdict.gone):
+        note(f"warning: {fault.message} ({fault.fix})")
+    elif changed:
         note(f"warning: not trusted, so it does not count: {', '.join(changed)} (agent-mailer config trust)")
 
 

@@ -12,6 +12,7 @@ from agent_mailer.cli.status.many import state_of, taker_of
 from agent_mailer.cli.terminal.printing import duration, say
 from agent_mailer.cli.terminal.screen import Ink, Part, Row, fit, laid_out, paint, width
 from agent_mailer.names import printable, running_on
+from agent_mailer.views.configured import doubtful
 from agent_mailer.views.values.status import AllView, FaultView, Problem, StatusView
 
 LEAST_LISTED, BESIDES = 8, 28
@@ -102,6 +103,7 @@ def _needs(every: AllView) -> Iterator[Row]:
             else:
                 yield row
         if isinstance(one, StatusView):
+            questions += _beside_problems(one, there)
             for asked in one.blocked[:2]:
                 reply = f"agent-mailer inbox{there}"
                 questions.append(
@@ -125,6 +127,17 @@ def _needs(every: AllView) -> Iterator[Row]:
                 )
     yield from questions
     yield from last
+
+
+def _beside_problems(one: StatusView, there: str) -> Iterator[Row]:
+    """What is no problem, and yet waits for a person: a pause of his own, a key that he meant otherwise."""
+    told = {problem.code for problem in one.problems}
+    if one.pause is not None and one.pause.until is None and not told & {Problem.PAUSED, Problem.SIGNED_OUT}:
+        text = f"is paused: {printable(one.pause.reason.replace('_', ' '), 40)}"
+        yield Row(_name(one), (Part(f"agent-mailer resume{there}", Ink.BOLD), Part(text)))
+    if Problem.CONFIG not in told and (meant := doubtful(one.unknown)):
+        text = f"nothing here knows {printable(', '.join(one.unknown), 100)}{meant}"
+        yield Row(_name(one), (Part(f"agent-mailer config edit{there}", Ink.BOLD), Part(text, cut=True)))
 
 
 def _steps(every: AllView, at: StatusView | FaultView | None) -> list[tuple[str, str]]:

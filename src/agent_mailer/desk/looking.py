@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent_mailer.desk.reported import Looked
-from agent_mailer.errors import MailerError
+from agent_mailer.errors import MailerError, said_of
 from agent_mailer.remote.port import MOST_LISTED, Ended
 from agent_mailer.views.kept import approval, held, stuck
 from agent_mailer.views.local import look, look_without_asking, place_at
@@ -46,7 +46,7 @@ class Looking:
         try:
             return self._look(place_at(workdir))
         except MailerError as fault:
-            problem = ProblemView(Problem.UNREADABLE, fault.message, fault.fix)
+            problem = ProblemView(Problem.UNREADABLE, fault.message, said_of(fault.fix, str(workdir)))
         except OSError as error:
             text = f"{error.filename or workdir}: {error.strerror or error}"
             problem = ProblemView(Problem.UNREADABLE, text, f"ls -la {workdir}")

@@ -33,6 +33,7 @@ from agent_mailer.views.values.status import FaultView, Problem, ScheduleView, S
 STOPPED = "stopped"
 _BESIDE = frozenset(
     (
+        Problem.CONFIG,
         Problem.WATCHER_HALTED,
         Problem.WATCHER_SILENT,
         Problem.MAILBOX,

@@ -68,6 +68,11 @@ class Verdict(msgspec.Struct, frozen=True):
         return self.there.differs(self.counts)
 
     @property
+    def gone(self) -> tuple[str, ...]:
+        """The keys that are trusted to be there, and are not."""
+        return tuple(name for name in self.changed if name in self.counts.values and name not in self.there.values)
+
+    @property
     def stopping(self) -> tuple[str, ...]:
         """What nothing may start without: nobody has trusted it, and it has no narrow value."""
         return tuple(name for name in self.changed if self.basis is Basis.NOBODY and stops_without(name))

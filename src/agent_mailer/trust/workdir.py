@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer.config import Config, Loaded, Source
-from agent_mailer.config_values import load
+from agent_mailer.config_values import load, read_file
 from agent_mailer.disk import Sync
 from agent_mailer.errors import ConfigFault, MailerError
 from agent_mailer.identity import read_identity
@@ -60,12 +60,20 @@ class Trust:
         if self._verdict is None:
             with suppress(ConfigFault):
                 self.load()
+        if self._verdict is None:
+            # A value that cannot be one is another than the trusted one; the rest of the file is as it is.
+            with suppress(ConfigFault):
+                self._counting(read_file(self._folder.config), read_identity(self._folder.workdir))
         return self._verdict or self._judge(standing_in({}, {}, templates_in(self._folder.templates)))
 
     def load(self) -> Loaded:
         """The configuration, of the files what counts. Raises as `config_values.load`."""
         identity = read_identity(self._folder.workdir)
         return load(self._folder.config, self._environ, self._flags, identity, self._counting)
+
+    def as_it_is(self) -> Loaded:
+        """What would count if all that is there were trusted. Raises as `load`."""
+        return load(self._folder.config, self._environ, self._flags, read_identity(self._folder.workdir))
 
     def remembered(self) -> Loaded | None:
         """The configuration that a person trusts, whatever the files say; None where none is remembered.

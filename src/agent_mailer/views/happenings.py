@@ -311,9 +311,8 @@ def _of_watcher(record: LogRecord) -> Happening | None:
         case EventName.SURVIVORS:
             return Happening(record.ts, "STILL RUNNING", Tone.BAD, f"kill -9 {_text(fields, 'pids')}", "left by a turn")
         case EventName.UNTRUSTED:
-            return Happening(
-                record.ts, "NOT TRUSTED", Tone.BAD, fix or "agent-mailer config trust", _text(fields, "names")
-            )
+            head = "CONFIGURATION" if why else "NOT TRUSTED"
+            return Happening(record.ts, head, Tone.BAD, fix, why or _text(fields, "names"))
         case EventName.CONFIG_TAKEN:
             return _of(record, "configuration taken", Tone.NEWS, _taken(fields))
         case EventName.TRUSTED:

@@ -9,9 +9,11 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer.config import RuntimeKind
+from agent_mailer.errors import said_of
 from agent_mailer.state.pauses import SignedOut
 from agent_mailer.state.records import PauseReason
 from agent_mailer.state.stuck import StuckKind
+from agent_mailer.views.configured import Configured
 from agent_mailer.views.pulse import Heard
 from agent_mailer.views.values.status import (
     FaultView,
@@ -34,6 +36,7 @@ class Learned(msgspec.Struct, frozen=True):
     """
 
     heard: Heard = Heard()
+    config: Configured = Configured()
     signed_out: SignedOut | None = None
     outage_after: float = 300.0
 
@@ -58,6 +61,9 @@ def _problems(
 ) -> Iterator[ProblemView]:
     here = f" -C {shlex.quote(view.workdir)}"
     watcher, mailbox, pause, trouble = view.watcher, view.mailbox, view.pause, view.trouble
+    if learned.config.wrong:
+        # First: most of what follows may come of it.
+        yield ProblemView(Problem.CONFIG, learned.config.wrong, said_of(learned.config.fix, view.workdir))
     if not watcher.running:
         yield ProblemView(Problem.NO_WATCHER, "no watcher runs", f"agent-mailer watch{here}")
     elif watcher.halted:
@@ -68,7 +74,8 @@ def _problems(
         text = f"the watcher (process {watcher.pid}) does not answer: its loop stands still"
         yield ProblemView(Problem.WATCHER_SILENT, text, f"agent-mailer logs{here}, then start it again")
     if trouble is not None:
-        yield ProblemView(Problem.TROUBLE, f"{trouble.what}: {trouble.why}", trouble.fix)
+        text = f"{trouble.what}: {trouble.why}"
+        yield ProblemView(Problem.TROUBLE, text, said_of(trouble.fix, view.workdir))
     if mailbox.problem is not None and (trouble is None or trouble.what == "disk"):
         yield ProblemView(
             Problem.MAILBOX, f"the mailbox cannot be read: {mailbox.problem}", f"agent-mailer doctor{here}"
@@ -76,12 +83,12 @@ def _problems(
     elif learned.heard.waits and trouble is None:
         text = f"the watcher waits for its mailbox: {learned.heard.waits}"
         yield ProblemView(Problem.MAILBOX, text, f"agent-mailer doctor{here}")
-    if view.untrusted:
-        text = f"not as it was trusted, so it does not count: {', '.join(view.untrusted)}"
+    if untrusted := [name for name in view.untrusted if name not in learned.config.gone]:
+        text = f"not as it was trusted, so it does not count: {', '.join(untrusted)}"
         yield ProblemView(Problem.UNTRUSTED, text, f"agent-mailer config trust{here}")
-    if learned.heard.missing:
+    if learned.heard.missing and not learned.config.stops:
         text = f"no turn can be started: {learned.heard.missing}"
-        yield ProblemView(Problem.PROGRAM, text, learned.heard.fix)
+        yield ProblemView(Problem.PROGRAM, text, said_of(learned.heard.fix, view.workdir))
     resume = f"agent-mailer resume{here}"
     login = LOGINS.get(runtime) if runtime is not None else None
     if pause is not None and pause.reason == PauseReason.SIGNED_OUT:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from agent_mailer.errors import MailerError
+from agent_mailer.errors import MailerError, said_of
+from agent_mailer.views.configured import configured
 from agent_mailer.views.health import Learned, next_wake, problems_of, urgency
 from agent_mailer.views.kept import asked_of, held_counts, offered_in, stuck_counts, tried_again, without_asked
 from agent_mailer.views.log import tail
@@ -219,6 +220,7 @@ def look(
         found = _read(place, mailbox_of, now, past=past)
         learned = Learned(
             heard=listening(place, found.watcher),
+            config=configured(place, watched=found.watcher.running),
             signed_out=place.state.login.read(),
             outage_after=float(place.config.notify.trouble_after),
         )
@@ -366,7 +368,7 @@ def places() -> list[Workplace]:
 
 def _fault(workdir: Path, fault: MailerError | OSError) -> view.FaultView:
     if isinstance(fault, MailerError):
-        problem = view.ProblemView(view.Problem.UNREADABLE, fault.message, fault.fix)
+        problem = view.ProblemView(view.Problem.UNREADABLE, fault.message, said_of(fault.fix, str(workdir)))
     else:
         text = f"{fault.filename or workdir}: {fault.strerror or fault}"
         problem = view.ProblemView(view.Problem.UNREADABLE, text, f"ls -la {workdir}")

@@ -26,7 +26,7 @@ class Trusted(msgspec.Struct, frozen=True):
     """`basis`: why what counts does. `recorded`: it has been remembered just now, and is no older word of a person's.
 
     `others` names what stands in the workdir otherwise than it counts; `digest` tells such a state from another, and
-    `subject` what is named and what counts in its place.
+    `subject` what is named and what counts in its place; `mistyped`: that a key of them is there under another name.
     """
 
     basis: str
@@ -34,6 +34,7 @@ class Trusted(msgspec.Struct, frozen=True):
     others: tuple[str, ...]
     digest: str
     subject: str
+    mistyped: str = ""
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -134,8 +135,10 @@ class Settings:
             self._told = ""
         elif trusted.digest != self._told:
             names = " ".join(trusted.others)
-            self._notice(NoticeKind.UNTRUSTED, trusted, f"not as it was trusted: {names}")
-            self._room.log.emit(EventName.UNTRUSTED, names=names, fix="agent-mailer config trust")
+            wrong = trusted.mistyped
+            self._notice(NoticeKind.UNTRUSTED, trusted, wrong or f"not as it was trusted: {names}")
+            fix = "agent-mailer config edit" if wrong else "agent-mailer config trust"
+            self._room.log.emit(EventName.UNTRUSTED, names=names, why=wrong or None, fix=fix)
             self._told = trusted.digest
 
     def _notice(self, kind: NoticeKind, trusted: Trusted, why: str) -> None:

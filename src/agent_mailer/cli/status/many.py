@@ -16,6 +16,7 @@ EXPLAINED = 10
 """What is wrong is told of so many below the table."""
 
 _SHORT = {
+    Problem.CONFIG: "configuration",
     Problem.NO_WATCHER: "no watcher",
     Problem.WATCHER_HALTED: "halted",
     Problem.WATCHER_SILENT: "silent",
@@ -84,12 +85,19 @@ def cells_of(view: StatusView | FaultView) -> tuple[str, ...]:
 
 def state_of(view: StatusView) -> str:
     if view.problems:
-        return paint(", ".join(_SHORT[problem.code] for problem in view.problems), Ink.RED)
+        told = [_SHORT[problem.code] for problem in view.problems]
+        if view.pause is not None and not {Problem.PAUSED, Problem.SIGNED_OUT, Problem.OUTAGE} & _codes(view):
+            told.append("paused" if view.pause.until is None else f"waiting: {view.pause.reason.replace('_', ' ')}")
+        return paint(", ".join(told), Ink.RED)
     if view.blocked:
         return paint("asks", Ink.YELLOW)
     if view.pause is not None:
         return paint(f"waiting: {view.pause.reason.replace('_', ' ')}", Ink.YELLOW)
     return "works" if view.running else "settles" if view.settling else "offered" if view.offered else "idle"
+
+
+def _codes(view: StatusView) -> set[Problem]:
+    return {problem.code for problem in view.problems}
 
 
 def _now(view: StatusView) -> str:

@@ -8,6 +8,7 @@ from datetime import datetime
 from agent_mailer.cli.terminal.printing import dollars, duration, ink_of, local_time
 from agent_mailer.cli.terminal.screen import Ink, Part, Row, laid_out, side_by_side
 from agent_mailer.names import printable, running_on
+from agent_mailer.views.configured import doubtful
 from agent_mailer.views.values.status import (
     OfferedView,
     Problem,
@@ -50,8 +51,7 @@ def _rows(view: StatusView, now: float) -> Iterator[tuple[str, Sequence[Part]]]:
     yield "mailbox", _mailbox(view)
     yield "sandbox", [Part(view.sandbox)]
     yield "trust", [_trust(view)]
-    named = printable(", ".join(view.unknown), 300)
-    yield "config", [Part(f"nothing here knows {named} (agent-mailer config edit)", Ink.YELLOW)] if named else []
+    yield "config", list(_config(view))
     yield "paused", _pause(view, now)
     yield "problem", list(_other_problems(view))
     yield "trouble", _trouble(view, now)
@@ -115,7 +115,22 @@ def _mailbox(view: StatusView) -> list[Part]:
     return parts
 
 
+def _config(view: StatusView) -> Iterator[Part]:
+    """What is wrong with it, else what of it nobody knows."""
+    wrong = [problem for problem in view.problems if problem.code is Problem.CONFIG]
+    for problem in wrong:
+        yield Part(printable(problem.text, 600), Ink.RED)
+        yield Part(f"fix: {printable(problem.fix, 4096)}")
+    told = "".join(problem.text for problem in wrong)
+    if any(f"the key {name}" not in told for name in view.unknown):
+        meant = doubtful(view.unknown)
+        named = printable(", ".join(view.unknown), 300)
+        yield Part(f"nothing here knows {named}{meant} (agent-mailer config edit)", Ink.YELLOW)
+
+
 def _trust(view: StatusView) -> Part:
+    if view.untrusted and not any(problem.code is Problem.UNTRUSTED for problem in view.problems):
+        return Part(f"what was trusted counts, not what is there: {', '.join(view.untrusted)}", Ink.YELLOW)
     if view.untrusted:
         return Part(f"not as it was trusted: {', '.join(view.untrusted)} (agent-mailer config trust)", Ink.RED)
     alone = "; without a proved sandbox the agent may trust for itself" if view.sandbox == "off" else ""

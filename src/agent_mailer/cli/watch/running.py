@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from agent_mailer.cli import stays
 from agent_mailer.errors import ExitCode
-from agent_mailer.names import printable
 
 if TYPE_CHECKING:
     from asyncio import Task
@@ -89,10 +88,10 @@ def watch_at(
 def _tell_unknown(place: Workplace) -> None:
     """A key with a typing error counts for nothing, which nobody would find."""
     from agent_mailer.cli.terminal.printing import note
-    from agent_mailer.config_values import meant
+    from agent_mailer.config_faults import EDIT, Mistyped, look_alikes, told
 
     for key in place.loaded.unknown:
-        note(f"warning: nothing here knows the key {printable(key, 60)}{meant(key)} (agent-mailer config edit)")
+        note(f"warning: {told(place.folder.config, [Mistyped(key, look_alikes(key))])} ({EDIT})")
 
 
 async def _run(

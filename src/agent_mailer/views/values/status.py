@@ -11,6 +11,7 @@ from agent_mailer.views.values.history import SpentView
 class Problem(StrEnum):
     """What makes a workdir unhealthy: somebody has to do something, or its mail lies."""
 
+    CONFIG = "config"
     NO_WATCHER = "no_watcher"
     WATCHER_HALTED = "watcher_halted"
     WATCHER_SILENT = "watcher_silent"

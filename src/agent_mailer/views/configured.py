@@ -1,0 +1,44 @@
+"""Does the configuration of a workdir say what a turn needs, and what of it was mistyped? Reads only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from agent_mailer.config_faults import STARTS, gone_by_mistake, incomplete, is_mistyped, mistyped
+
+if TYPE_CHECKING:
+    from agent_mailer.assemble import Workplace
+
+
+class Configured(msgspec.Struct, frozen=True):
+    """`wrong`: why it does not say what a watcher needs, or no longer says what is trusted; `fix` mends that.
+
+    `gone` are the keys that are not as they were trusted because they were mistyped, `stops` whether no turn can start.
+    """
+
+    wrong: str = ""
+    fix: str = ""
+    gone: tuple[str, ...] = ()
+    stops: bool = False
+
+
+def configured(place: Workplace, *, watched: bool) -> Configured:
+    """`watched`: a watcher runs, which may have been told more than the file says. Raises as `Workplace.loaded`."""
+    loaded, gone = place.loaded, place.trust.verdict.gone
+    # What is there and not trusted is not missing.
+    there = place.trust.verdict.there.values
+    lacking = [one for one in place.missing() if one[0] in STARTS and one[0] not in there]
+    if gone and (fault := is_mistyped(place.folder.config, loaded, gone)) is not None:
+        return Configured(fault.message, fault.fix, gone_by_mistake(loaded, gone))
+    if lacking and (not watched or mistyped(loaded.unknown, [key for key, _ in lacking])):
+        fault = incomplete(place.folder.config, loaded, lacking)
+        return Configured(fault.message, fault.fix, stops=not watched)
+    return Configured()
+
+
+def doubtful(unknown: tuple[str, ...]) -> str:
+    """`; did you mean max_retries?` behind keys that nothing knows; empty where none looks like one."""
+    meant = dict.fromkeys(name for one in mistyped(unknown) for name in one.meant)
+    return f"; did you mean {' or '.join(meant)}?" if meant else ""
