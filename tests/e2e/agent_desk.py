@@ -33,7 +33,7 @@ class AgentDesk(Desk):
         base.mkdir(exist_ok=True)
         super().__init__(base)
         self.models = models
-        self.program = described_binary(name)
+        self.program = described_binary(name.removesuffix("-headless"))
         self.home = base / "home"
         check = Shelf({}, base / "none").find(name).descriptor.check
         for file, text in check.files.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -100,7 +101,33 @@ def test_two_mails_of_a_thread_are_answered_whatever_a_project_says(
     assert any("It is sent." in asked.text for asked in models.asked) is (name == "opencode")
 
 
-@pytest.mark.parametrize("name", ["opencode", "gemini"])
+def test_gemini_headless_goes_on_in_its_session_and_may_run_the_commands_of_mail_alone(
+    tmp_path: Path, models: ModelServer
+) -> None:
+    """In mode plan: by what its description allows no other command comes along, and a project allows nothing."""
+    desk, marks = AgentDesk(tmp_path, "gemini-headless", models), tmp_path / "marks"
+    settings_of_a_stranger(desk, marks)
+    desk.send("what is seven times six?", thread="t")
+    read, mark = "agent-mailer mail read", marks / "ran"
+    tricks = [f"{read}; touch {mark}", f"{read} > {mark}", f"{read}\ntouch {mark}", f'{read} "$(touch {mark})"']
+    models.follow([shell(read), *map(shell, tricks), shell("agent-mailer mail reply --body first"), Say("It is sent.")])
+    assert desk.run() == ["done"]
+    assert desk.answered() == ["first"]
+    assert list(marks.iterdir()) == []
+    assert "what is seven times six?" in "\n".join(asked.text for asked in models.asked)
+    models.asked.clear()
+    models.follow([Say("the second answer")])
+    desk.send("and times two?", thread="t")
+    assert desk.run() == ["done"]
+    assert desk.answered() == ["first", "the second answer"]
+    assert any("It is sent." in asked.text for asked in models.asked)
+    # A session that it does not know any more.
+    shutil.rmtree(desk.home / ".gemini" / "tmp")
+    desk.send("and again?", thread="t")
+    assert [*desk.run(), *desk.run()] == ["session_lost", "done"]
+
+
+@pytest.mark.parametrize("name", ["opencode", "gemini", "gemini-headless"])
 def test_a_providers_failure_is_never_done(tmp_path: Path, name: str) -> None:
     """All at once: most are tried again for minutes, without a word, and that is what ends them here."""
     cases = {

@@ -52,12 +52,18 @@ class Talking:
         self._unsent = bytearray()
         self._rest = bytearray()
         self._dropping = False
+        self._hung_up = False
         self.listening = True
         """It may still say something."""
 
     def say(self, line: bytes) -> None:
         """Sent as far as it is taken; the rest with the next `wait`."""
         self._unsent += line
+        self._send()
+
+    def hang_up(self) -> None:
+        """Its input ends once what was said has been taken."""
+        self._hung_up = True
         self._send()
 
     def wait(self, seconds: float | None, woken_by: int) -> list[bytes]:
@@ -82,6 +88,9 @@ class Talking:
         except OSError:
             # It does not listen any more; that it leaves is seen by its output.
             self._unsent.clear()
+        if self._hung_up and not self._unsent and self._process.stdin is not None:
+            with suppress(OSError):
+                self._process.stdin.close()
 
     def _lines(self) -> Iterator[bytes]:
         try:

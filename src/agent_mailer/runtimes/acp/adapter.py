@@ -15,9 +15,10 @@ import msgspec
 from agent_mailer.errors import ConfigFault
 from agent_mailer.names import printable
 from agent_mailer.outcomes import NOT_EXECUTED, Judgement, Outcome
-from agent_mailer.runtimes.acp.descriptor import ANY_KIND, Descriptor, Mode
-from agent_mailer.runtimes.acp.orders import Orders
+from agent_mailer.runtimes.acp.descriptor import ANY_KIND, SERVER, Descriptor, MailBy, Mode
+from agent_mailer.runtimes.acp.orders import Failure, Orders
 from agent_mailer.runtimes.acp.shelf import Known
+from agent_mailer.runtimes.acp.verdict import of_failure
 from agent_mailer.runtimes.own_lines import events_of
 from agent_mailer.runtimes.port import (
     Event,
@@ -33,6 +34,7 @@ from agent_mailer.runtimes.port import (
     TurnRequest,
 )
 from agent_mailer.runtimes.programs import (
+    as_uuid,
     find_program,
     how_it_crashed,
     last_words,
@@ -99,6 +101,16 @@ class AgentRuntime:
 
     def _bridged(self, request: TurnRequest, env: Mapping[str, str]) -> Launch:
         descriptor, mode, reach = self.descriptor, self._mode, self._options.reach
+        headless = descriptor.headless
+        if headless is not None and request.asking is not None:
+            raise RuntimeMissing(
+                "asks_nobody",
+                f"{self.title} asks nobody in its headless mode, and here a person is to be asked (approve)",
+                "agent-mailer config edit",
+            )
+        if headless is not None:
+            servers = _servers(request) if descriptor.mail is MailBy.MCP else ""
+            env = {**env, **{name: _filled(word, servers=servers) for name, word in headless.server_env.items()}}
         roots = [request.workdir, *([] if request.project_dir is None else [request.project_dir])]
         orders = Orders(
             argv=tuple(self._words(request)),
@@ -122,6 +134,7 @@ class AgentRuntime:
             leaves_in=descriptor.leaves_in,
             # Python sets it by itself where the locale is none.
             drop=() if "LC_CTYPE" in env else ("LC_CTYPE",),
+            lines=headless.lines if headless is not None else (),
         )
         argv = (sys.executable, ISOLATED, "-m", BRIDGE, msgspec.json.encode(orders).decode())
         return Launch(argv=argv, env=env, cwd=request.workdir, program=orders.argv[0])
@@ -149,8 +162,14 @@ class AgentRuntime:
         yield from descriptor.argv[1:]
         yield from self._mode.args
         if options.model:
-            yield from (Template(word).safe_substitute(model=options.model) for word in descriptor.model)
+            yield from (_filled(word, model=options.model) for word in descriptor.model)
         yield from options.extra_args
+        if descriptor.headless is not None:
+            servers = _servers(request)
+            yield from (_filled(word, servers=servers) for word in descriptor.headless.server)
+            if request.session_id is not None:
+                session = as_uuid(request.session_id)
+                yield from (_filled(word, session=session) for word in descriptor.headless.resume)
 
     def _find(self, workdir: Path) -> Path:
         """Raises RuntimeMissing that names how the agent is installed."""
@@ -220,6 +239,11 @@ class AgentRuntime:
         words = last_words(evidence.stderr)
         if evidence.exit.status in NOT_EXECUTED:
             return Judgement(Outcome.UNAVAILABLE, words or f"{self.title} cannot be executed")
+        if self.descriptor.headless is not None and evidence.exit.status:
+            failure = Failure(words, evidence.exit.status)
+            verdict = of_failure(failure, self.descriptor.errors, resumed=evidence.resume is not None)
+            if verdict.outcome is not Outcome.FAILED:
+                return Judgement(verdict.outcome, verdict.detail)
         text = f"{self.title} ended with status {evidence.exit.status} and no answer"
         return Judgement(Outcome.FAILED, printable(f"{text}: {words}" if words else text, 300))
 
@@ -232,6 +256,17 @@ class AgentRuntime:
         parts = [self._known.name, self._env.get("HOME", "")]
         parts += [f"{name}={self._env.get(name, '')}" for name in self.descriptor.keys]
         return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _filled(word: str, **given: str) -> str:
+    return Template(word).safe_substitute(given)
+
+
+def _servers(request: TurnRequest) -> str:
+    """Our tools, as the JSON object that names MCP servers."""
+    program, *words = request.tools.argv
+    server = {"command": program, "args": words, "env": dict(request.tools.env), "trust": True}
+    return msgspec.json.encode({"mcpServers": {SERVER: server}}).decode()
 
 
 def _mode(known: Known, mode: PermissionMode) -> Mode:

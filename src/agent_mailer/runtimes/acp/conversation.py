@@ -13,11 +13,10 @@ import msgspec
 from agent_mailer.names import is_session_id, printable
 from agent_mailer.outcomes import FINAL_TEXT_LIMIT, PROGRESS_LIMIT, Outcome
 from agent_mailer.runtimes.acp import wire
-from agent_mailer.runtimes.acp.descriptor import MailBy, UsageOf
+from agent_mailer.runtimes.acp.descriptor import SERVER, MailBy, UsageOf
 from agent_mailer.runtimes.acp.orders import Ended, Failure, Orders, Verdict
 from agent_mailer.runtimes.acp.wire import Answer, Fields, Message, Notice, Refusal, Request
 
-SERVER = "agent_mailer"
 _MOST_TOOLS = 2000
 _SHOW_EVERY = 1.0
 _NAME = 200
@@ -36,6 +35,10 @@ class Send(msgspec.Struct, frozen=True):
     line: bytes
 
 
+class HangUp(msgspec.Struct, frozen=True):
+    """To the agent: nothing more is said to it."""
+
+
 class Say(msgspec.Struct, frozen=True):
     """In our own lines, to whoever follows the turn."""
 
@@ -49,13 +52,16 @@ class Decide(msgspec.Struct, frozen=True):
     params: Fields
 
 
-Step = Send | Say | Decide
+Step = Send | HangUp | Say | Decide
 
 
 class Conversation:
     """`steps` are to be done in order, after each call. `judged` is set where the turn was over before its prompt was
     answered, `ended` where the agent answered it.
     """
+
+    cancels = True
+    """The agent can be told to end its turn."""
 
     def __init__(self, orders: Orders, prompt: str) -> None:
         self._orders = orders
@@ -85,6 +91,10 @@ class Conversation:
     @property
     def in_a_tool(self) -> bool:
         return bool(self._open)
+
+    def read(self, line: bytes) -> Message | None:
+        """None for what is no message of the protocol. Never raises."""
+        return wire.read(line)
 
     def begin(self) -> None:
         # The two adapters that know this word answer a failed prompt with a typed failure, not with its text.

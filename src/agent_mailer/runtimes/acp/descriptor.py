@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 LARGEST = 64 * 1024
 NAME = re.compile(r"[a-z][a-z0-9-]{0,40}")
 ANY_KIND = "*"
+SERVER = "agent_mailer"
+"""The name of our tools' server, as an agent sees it."""
 
 
 class UsageOf(StrEnum):
@@ -85,6 +87,44 @@ class Meaning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Outcome(self.outcome)
 
 
+class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a line of its headless mode means: one in which `when` stands, a value by its path (`message.role`).
+
+    The other fields are paths: of the line, or, where `each` is one to a list in it, of each part in which `part`
+    stands. `session` is an id, `text` words to whoever asked, `tool` and `tool_end` ids of a call with its `name`.
+    `error`, with an HTTP `status` and its own word (`kind`), tells that it has failed; `ends`: nothing follows.
+    """
+
+    when: dict[str, str | int | bool]
+    each: str = ""
+    part: dict[str, str | int | bool] = {}
+    session: str = ""
+    model: str = ""
+    text: str = ""
+    tool: str = ""
+    name: str = ""
+    tool_end: str = ""
+    input_tokens: str = ""
+    output_tokens: str = ""
+    error: str = ""
+    status: str = ""
+    kind: str = ""
+    ends: bool = False
+
+
+class Headless(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How it does a turn without a protocol: the prompt on its input, JSON lines on its output, and it leaves.
+
+    `resume` are words that go on in a session, $session. `server` are words that name our tools' server to it, as the
+    JSON object `mcpServers` that many know ($servers), and `server_env` variables for the same.
+    """
+
+    lines: tuple[Line, ...]
+    resume: tuple[str, ...] = ()
+    server: tuple[str, ...] = ()
+    server_env: dict[str, str] = {}
+
+
 class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How it is pointed at a model server of our own: words that are added, variables, and files below its home.
     `$URL` stands for the server's address.
@@ -133,6 +173,8 @@ class Descriptor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     executes: tuple[str, ...] = ()
     """Of a project, in the folder it works in or above it: what its program runs by itself, in every mode."""
     check: Check = Check()
+    headless: Headless | None = None
+    """None = it speaks the Agent Client Protocol."""
 
 
 def read(data: bytes, where: str) -> Descriptor:
@@ -171,4 +213,24 @@ def _fault(found: Descriptor) -> str:
     for name in (*found.home, *found.check.files, *found.executes):
         if not stays_inside(name):
             return f"{printable(name, 100)!r} leads out of the home folder, or is all of it"
+    return "" if found.headless is None else _fault_of_lines(found)
+
+
+def _fault_of_lines(found: Descriptor) -> str:
+    assert found.headless is not None
+    lines, named = found.headless.lines, found.headless.resume
+    if not any(line.ends for line in lines):
+        return "headless.lines has none that ends a turn"
+    if any(not line.when for line in lines):
+        return "a line of headless.lines is known by nothing"
+    if found.resume != "never" and not any(line.session for line in lines):
+        return "resume is not never, and no line of headless.lines tells a session"
+    if found.resume != "never" and not any("$session" in word for word in named):
+        return "resume is not never, and headless.resume does not name $session"
+    if found.mail is MailBy.MCP and not any("$servers" in word for word in _of_servers(found.headless)):
+        return "mail is mcp, and neither headless.server nor headless.server_env names $servers"
     return ""
+
+
+def _of_servers(headless: Headless) -> tuple[str, ...]:
+    return (*headless.server, *headless.server_env.values())

@@ -7,17 +7,19 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from agent_mailer.outcomes import Outcome
 from agent_mailer.process.talking import Stop, Talking
-from agent_mailer.runtimes.acp import wire
-from agent_mailer.runtimes.acp.conversation import Conversation, Decide, Say, Send
-from agent_mailer.runtimes.acp.orders import Orders, Verdict
+from agent_mailer.runtimes.acp.conversation import Conversation, Decide, HangUp, Say, Send, Step
+from agent_mailer.runtimes.acp.orders import Ended, Orders, Verdict
 from agent_mailer.runtimes.acp.staged import staged_in
 from agent_mailer.runtimes.acp.verdict import judge
 from agent_mailer.turn_tools import anchor_turn
+
+Heard = TypeVar("Heard")
 
 STOPPED = 143
 """As a shell says that SIGTERM has ended a program."""
@@ -25,12 +27,32 @@ _CANCELLED_IN = 3.0
 _LARGEST_PROMPT = 16 * 1024 * 1024
 
 
+class Talk(Protocol[Heard]):
+    """What is said to an agent and what of its words counts: in the protocol, or in its headless mode."""
+
+    cancels: bool
+    steps: list[Step]
+    judged: Verdict | None
+    ended: Ended | None
+    prompted: bool
+
+    @property
+    def over(self) -> bool: ...
+    @property
+    def in_a_tool(self) -> bool: ...
+    def begin(self) -> None: ...
+    def cancel(self) -> None: ...
+    def read(self, line: bytes) -> Heard | None: ...
+    def hear(self, message: Heard, now: float) -> None: ...
+    def decided(self, request: Decide, option: str | None, tool: str, *, allowed: bool) -> None: ...
+
+
 class Exchange:
     """One turn with an agent that runs."""
 
-    def __init__(self, orders: Orders, prompt: str, agent: Talking, stop: Stop) -> None:
+    def __init__(self, orders: Orders, talk: Talk[Any], agent: Talking, stop: Stop) -> None:
         self._orders = orders
-        self._talk = Conversation(orders, prompt)
+        self._talk = talk
         self._agent = agent
         self._stop = stop
         self._heard = time.monotonic()
@@ -41,7 +63,7 @@ class Exchange:
         self._do()
         while not self._talk.over and self._agent.listening and not self._gives_up():
             for line in self._agent.wait(self._patience(), self._stop.woken):
-                message = wire.read(line)
+                message = self._talk.read(line)
                 if message is not None:
                     self._heard = time.monotonic()
                     self._talk.hear(message, self._heard)
@@ -81,6 +103,8 @@ class Exchange:
                 match step:
                     case Send(line=line):
                         self._agent.say(line)
+                    case HangUp():
+                        self._agent.hang_up()
                     case Say(fields=fields):
                         _print(fields)
                     case Decide(params=params):
@@ -100,7 +124,8 @@ class Exchange:
     def _gives_up(self) -> bool:
         now = time.monotonic()
         if self._stop.since is not None:
-            return now >= self._stop.since + _CANCELLED_IN or not self._talk.prompted
+            told = self._talk.prompted and self._talk.cancels
+            return not told or now >= self._stop.since + _CANCELLED_IN
         silent = now - self._heard >= self._orders.silent_for
         return silent and self._talk.prompted and not self._talk.in_a_tool
 
@@ -125,4 +150,12 @@ def exchange(said: str, agent: Talking | str, stop: Stop) -> int:
         _print({"type": "result", "outcome": Outcome.UNAVAILABLE, "detail": agent})
         return 0
     prompt = sys.stdin.buffer.read(_LARGEST_PROMPT).decode("utf-8", "replace")
-    return Exchange(orders, prompt, agent, stop).run()
+    return Exchange(orders, _talk(orders, prompt), agent, stop).run()
+
+
+def _talk(orders: Orders, prompt: str) -> Talk[Any]:
+    if orders.lines:
+        from agent_mailer.runtimes.acp.lines import Listening
+
+        return Listening(orders, prompt)
+    return Conversation(orders, prompt)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from agent_mailer.outcomes import Outcome
-from agent_mailer.runtimes.acp.descriptor import MailBy, Meaning, Named, UsageOf
+from agent_mailer.runtimes.acp.descriptor import Line, MailBy, Meaning, Named, UsageOf
 
 
 class Orders(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -38,6 +38,8 @@ class Orders(msgspec.Struct, frozen=True, omit_defaults=True):
     silent_for: float = 300.0
     leaves_in: float = 2.0
     drop: tuple[str, ...] = ()
+    lines: tuple[Line, ...] = ()
+    """What its own lines mean, where it does not speak the protocol."""
 
 
 class Failure(msgspec.Struct, frozen=True):
