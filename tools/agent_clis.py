@@ -19,8 +19,8 @@ from agent_mailer.process.commands import run_command
 
 VERSIONS = {"claude": "2.1.332", "codex": "0.171.0"}
 """The only place where they stand: tests ask here, and compare what the documents say they were tested with."""
-DESCRIBED = {"opencode": "1.18.33", "gemini": "0.61.0"}
-"""Agents that `runtime = "acp"` starts, of those that run on the Node which Debian has; the same holds for them."""
+DESCRIBED = {"opencode": "1.18.33", "gemini": "0.61.0", "qwen": "0.15.10"}
+"""Agents that `runtime = "acp"` starts, in versions that run on the Node which Debian has; the same holds for them."""
 SRT = "0.0.78"
 """Of Anthropic's sandbox-runtime, too."""
 
@@ -29,11 +29,12 @@ PACKAGES = {
     "codex": f"@openai/codex@{VERSIONS['codex']}",
     "opencode": f"opencode-ai@{DESCRIBED['opencode']}",
     "gemini": f"@google/gemini-cli@{DESCRIBED['gemini']}",
+    "qwen": f"@qwen-code/qwen-code@{DESCRIBED['qwen']}",
     "srt": f"@anthropic-ai/sandbox-runtime@{SRT}",
 }
 
 TOOLS = Path(__file__).resolve().parents[1] / ".tools"
-FOLDERS = {"clis": ("claude", "codex"), "sandbox": ("srt",), "described": ("opencode", "gemini")}
+FOLDERS = {"clis": ("claude", "codex"), "sandbox": ("srt",), "described": ("opencode", "gemini"), "qwen": ("qwen",)}
 """Below it, each with what one call of npm puts there: what is large is not fetched again for what is not."""
 _STAMP = "installed"
 

@@ -1,4 +1,4 @@
-"""OpenCode and Gemini CLI as they are described: their mail, sessions, failures, ends, and a project's settings."""
+"""OpenCode, Gemini CLI and Qwen Code as they are described: their mail, sessions, failures, ends, and a project's settings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,15 @@ from agent_mailer.testing.model_server import Call, ModelServer, Say, Step
 pytestmark = LONG
 SOON = {"401": "signed_out", "context full": "failed"}
 """What is told at once, and as what; the rest is tried again for minutes."""
+ALL_TRIED = ("401", "429", "quota", "500", "context full", "cut stream")
+TRIED = {"gemini-headless": ("401", "429", "cut stream"), "qwen": ("401", "cut stream")}
+"""Where the ways of failing are few and each start is dear."""
 SHELL = "bash|run_shell_command"
+RUN_BY_ITSELF = {
+    "opencode": ("opencode.json", ".opencode/opencode.json", ".opencode/plugin"),
+    "qwen": (".qwen/settings.json",),
+}
+"""Of the settings of a stranger: no turn begins beside them."""
 NOTE = "The word of this project is heliotrope."
 
 
@@ -58,6 +66,8 @@ def settings_of_a_stranger(desk: AgentDesk, marks: Path) -> None:
         ".opencode/plugin/x.js": f"{told}plugin', 'x'); export const X = async () => ({{}});",
         ".opencode/tool/x.ts": f"{told}tool', 'x'); export default {{description: 'x', args: {{}}, execute() {{}}}};",
         ".gemini/settings.json": json.dumps(gemini),
+        ".qwen/settings.json": json.dumps(gemini),
+        "QWEN.md": f"{NOTE}\n",
         "AGENTS.md": f"{NOTE}\n",
         "GEMINI.md": f"{NOTE}\n",
     }
@@ -71,7 +81,7 @@ def settings_of_a_stranger(desk: AgentDesk, marks: Path) -> None:
     trusted.write_text(json.dumps({str(desk.workdir): "TRUST_FOLDER"}))
 
 
-@pytest.mark.parametrize("name", ["opencode", "gemini"])
+@pytest.mark.parametrize("name", ["opencode", "gemini", "qwen"])
 def test_two_mails_of_a_thread_are_answered_whatever_a_project_says(
     tmp_path: Path, models: ModelServer, name: str
 ) -> None:
@@ -79,12 +89,13 @@ def test_two_mails_of_a_thread_are_answered_whatever_a_project_says(
     desk, marks = AgentDesk(tmp_path, name, models), tmp_path / "marks"
     settings_of_a_stranger(desk, marks)
     desk.send("what is seven times six?", thread="t")
-    if name == "opencode":
+    if name in RUN_BY_ITSELF:
         assert desk.run() == ["unavailable"]
-        assert str(desk.workdir / "opencode.json") in str(desk.log(EventName.TURN_ENDED)[-1]["detail"])
-        for settings in ("opencode.json", ".opencode/opencode.json", ".opencode/plugin/x.js"):
-            (desk.workdir / settings).unlink()
-        (desk.workdir / ".opencode" / "plugin").rmdir()
+        first, *_ = RUN_BY_ITSELF[name]
+        assert str(desk.workdir / first) in str(desk.log(EventName.TURN_ENDED)[-1]["detail"])
+        for settings in RUN_BY_ITSELF[name]:
+            path = desk.workdir / settings
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         desk.resume()
     models.follow([Call("read_message"), shell(f"touch {marks}/shell"), *reply("the first answer", "It is sent.")])
     assert desk.run() == ["done"]
@@ -98,7 +109,7 @@ def test_two_mails_of_a_thread_are_answered_whatever_a_project_says(
     desk.send("and times two?", thread="t")
     assert desk.run() == ["done"]
     assert desk.answered() == ["the first answer", "the second answer"]
-    assert any("It is sent." in asked.text for asked in models.asked) is (name == "opencode")
+    assert any("It is sent." in asked.text for asked in models.asked) is (name != "gemini")
 
 
 def test_gemini_headless_goes_on_in_its_session_and_may_run_the_commands_of_mail_alone(
@@ -127,12 +138,10 @@ def test_gemini_headless_goes_on_in_its_session_and_may_run_the_commands_of_mail
     assert [*desk.run(), *desk.run()] == ["session_lost", "done"]
 
 
-@pytest.mark.parametrize("name", ["opencode", "gemini", "gemini-headless"])
+@pytest.mark.parametrize("name", ["opencode", "gemini", "gemini-headless", "qwen"])
 def test_a_providers_failure_is_never_done(tmp_path: Path, name: str) -> None:
     """All at once: most are tried again for minutes, without a word, and that is what ends them here."""
-    cases = {
-        what: step for what, step in FAILURES if what in ("401", "429", "quota", "500", "context full", "cut stream")
-    }
+    cases = {what: step for what, step in FAILURES if what in TRIED.get(name, ALL_TRIED)}
     servers = {what: ModelServer([step]) for what, step in cases.items()}
     try:
         desks = {}
@@ -149,7 +158,7 @@ def test_a_providers_failure_is_never_done(tmp_path: Path, name: str) -> None:
         for server in servers.values():
             server.__exit__(None, None, None)
     found = {what: str(rows[0]["outcome"]) for what, rows in ended.items()}
-    assert {what: found[what] for what in SOON} == SOON, ended
+    assert {what: found[what] for what in SOON if what in found} == {w: o for w, o in SOON.items() if w in found}, ended
     assert all(found[what] in ("limited", "unavailable") for what in cases.keys() - SOON), ended
     assert all(desk.answered() == [] for what, desk in desks.items() if found[what] != "failed")
 

@@ -15,7 +15,7 @@ from agent_mailer.runtimes.acp.shelf import Shelf
 from agent_mailer.runtimes.port import Evidence, Observation, PermissionMode, Probe, Result, RuntimeMissing
 from agent_mailer.testing.runtime_suite import RuntimeSuite
 
-SHIPPED = ("gemini", "gemini-headless", "kimi", "opencode", "qwen", "qwen-headless", "vibe")
+SHIPPED = ("gemini", "gemini-headless", "kimi", "opencode", "qwen", "qwen-acp", "vibe")
 LEAST = 'argv = ["sh", "-c", "true"]\n[modes.plan]\n'
 
 

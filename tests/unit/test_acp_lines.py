@@ -75,7 +75,7 @@ def shipped(name: str) -> Known:
 )
 def test_recorded_turns_of_the_real_programs(file: str, outcome: Outcome, words: str) -> None:
     """A provider's failure is none of its answers, also where the agent says that it ended well."""
-    described = shipped(f"{file.partition('-')[0]}-headless").descriptor
+    described = shipped({"gemini": "gemini-headless", "qwen": "qwen"}[file.partition("-")[0]]).descriptor
     assert described.headless is not None
     recorded = (RECORDED / f"{file}.jsonl").read_bytes().splitlines()
     heard = Heard(*recorded, of=described.headless.lines, usage=described.usage)
