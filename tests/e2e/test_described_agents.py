@@ -1,4 +1,4 @@
-"""OpenCode, Gemini CLI and Qwen Code as they are described: their mail, sessions, failures, ends, and a project's settings."""
+"""OpenCode, Gemini CLI and Qwen Code as described: their mail, sessions, failures, ends, and a project's settings."""
 
 from __future__ import annotations
 

@@ -45,18 +45,18 @@ ENDS = """echo '{"type":"says","text":"The answer."}'; echo '{"type":"over","tok
 class HeadlessDesk(Desk):
     def __init__(self, base: Path) -> None:
         super().__init__(base)
-        self.script = base / "agent.sh"
+        self.agent = base / "agent.sh"
         self.describe()
         self.configure(runtime="acp", agent="fake")
 
     def describe(self, silent: int = 60) -> None:
         folder = self.state / "templates" / "agents"
         folder.mkdir(parents=True, exist_ok=True)
-        text = DESCRIPTOR.format(script=json.dumps(str(self.script)), silent=silent)
+        text = DESCRIPTOR.format(script=json.dumps(str(self.agent)), silent=silent)
         (folder / "fake.toml").write_text(text)
 
     def does(self, script: str) -> None:
-        self.script.write_text(script)
+        self.agent.write_text(script)
 
 
 @pytest.fixture
@@ -70,8 +70,8 @@ def test_two_mails_of_a_thread_are_one_session_and_a_lost_one_is_followed_by_a_n
         desk.send(thread="t")
         assert outcomes(desk.once()) == ["done"]
     assert desk.answered() == ["The answer."] * 2
-    assert "agent-mailer mail finish" in Path(f"{desk.script}.prompt").read_text()
-    words = Path(f"{desk.script}.words")
+    assert "agent-mailer mail finish" in Path(f"{desk.agent}.prompt").read_text()
+    words = Path(f"{desk.agent}.words")
     assert words.read_text().splitlines() == ["", f"--resume {SESSION}"]
     desk.does(f'{BEGINS} [ -n "$1" ] && exit 42; {ENDS}')
     desk.send(thread="t")
@@ -92,7 +92,7 @@ def test_silence_is_an_outage_and_a_stop_ends_it(desk: HeadlessDesk) -> None:
     with desk.watching():
         until(lambda: len(desk.log(EventName.TURN_STARTED)) == 2, "its second turn")
         turn_id = desk.log(EventName.TURN_STARTED)[-1]["turn_id"]
-        until(lambda: len(Path(f"{desk.script}.words").read_text().splitlines()) == 2, "the agent runs")
+        until(lambda: len(Path(f"{desk.agent}.words").read_text().splitlines()) == 2, "the agent runs")
         desk.does(BEGINS + ENDS)
         desk.place().state.requests.submit(Request(Verb.TURNS_STOP, (turn_id,)))
         until(desk.answered, "the turn after the one that was stopped")

@@ -119,7 +119,17 @@ def test_tokens_are_of_what_the_description_says() -> None:
 
 
 def test_odd_lines_are_passed_over_and_nothing_counts_after_the_end() -> None:
-    odd = (b"", b"{", b"[1]", b'"x"', b"\xff", b"[" * 10_000, line("s", id="--resume"), line("s", id=7), line("used"))
+    odd: tuple[bytes, ...] = (
+        b"",
+        b"{",
+        b"[1]",
+        b'"x"',
+        b"\xff",
+        b"[" * 10_000,
+        line("s", id="--resume"),
+        line("s", id=7),
+        line("used"),
+    )
     odd += (line("n", **{"in": -1, "out": True}), line("x", text=["no"]), line("use", id=""), line("use", id=3))
     heard = Heard(*odd, line("e"), line("x", text="late"))
     assert heard.talk.steps == []
