@@ -16,6 +16,7 @@ from tests.broker_process import PASSWORD
 
 from agent_mailer.broker.migrations.v0009_totals import FILL as TOTALS
 from agent_mailer.broker.migrations.v0011_threads import FILL as THREADS
+from agent_mailer.broker.remote.rows import beside
 from agent_mailer.broker.search.rows import note_words
 from agent_mailer.broker.tables import agents, messages, receipts
 from agent_mailer.broker.watch_tables import reports
@@ -66,7 +67,8 @@ def _crowd(there: Tenant) -> None:
                 ended="stopped",
             )
             row_of = {"agent_id": f"a{n}", "report": msgspec.json.encode(found).decode(), "asked_seq": 0}
-            told.append({**row_of, "reported_at": datetime.now(UTC).isoformat(), "well_since": None})
+            moment = datetime.now(UTC).isoformat()
+            told.append({**row_of, "reported_at": moment, "well_since": None if stuck else moment} | beside(found))
         connection.execute(insert(agents), made)
         connection.execute(insert(reports), told)
     engine.dispose()

@@ -31,6 +31,7 @@ from benchmarks import (
     guards,
     live,
     mcp,
+    own_console,
     relay,
     sandbox,
     screens,
@@ -265,4 +266,5 @@ FIGURES = {
     "broker-million": broker_scale.million,
     "relay-idle": relay.idle_watcher,
     "console": console.console,
+    "own-console": own_console.pages,
 }

@@ -29,7 +29,8 @@ MOST_KEPT: Final = 512 * 1024
 """Bytes of files of which is kept what was read in them."""
 
 T = TypeVar("T")
-_Looks = tuple[int, int, int, int, int]
+Looks = tuple[int, int, int, int, int]
+"""Device, inode, size and the times of the last changes."""
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -47,6 +48,22 @@ def lies(folder: Path | str, name: str) -> Listed | None:
         return Listed(path, name, os.stat(path, follow_symlinks=False))
     except FileNotFoundError:
         return None
+
+
+def at_rest(path: Path) -> Looks | None:
+    """What a folder or a file looks like; None where it is missing, or may be changed again without looking otherwise.
+
+    A folder that still looks so holds the same names. Take it before what is read there.
+    """
+    try:
+        found = os.stat(path, follow_symlinks=False)
+    except OSError:
+        return None
+    return _looks(found) if found.st_ctime_ns <= time.time_ns() - SETTLED_NS else None
+
+
+def _looks(found: os.stat_result) -> Looks:
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 class Lying(ABC):
@@ -151,7 +168,7 @@ class Read(Generic[T]):
 
     def __init__(self, read: Callable[[Path], T | None]) -> None:
         self._read = read
-        self._known: dict[str, tuple[_Looks, T]] = {}
+        self._known: dict[str, tuple[Looks, T]] = {}
         self._bytes = 0
 
     def at(self, path: Path) -> T | None:
@@ -161,7 +178,7 @@ class Read(Generic[T]):
             found = os.stat(name, follow_symlinks=False)
         except OSError:
             return None
-        looks = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        looks = _looks(found)
         known = self._known.pop(name, None)
         if known is not None:
             self._bytes -= known[0][2]

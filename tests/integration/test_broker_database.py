@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -25,8 +26,10 @@ from agent_mailer.broker.data import Settings
 from agent_mailer.broker.database import Executor, Store
 from agent_mailer.broker.migrate import HEAD, MIGRATIONS, bring_to_head, upgrade
 from agent_mailer.broker.protocol import Fault
+from agent_mailer.broker.remote.rows import beside
 from agent_mailer.broker.tables import metadata, system_settings
 from agent_mailer.errors import BusyFault, ConfigFault, MailerError
+from agent_mailer.remote.port import Report, Spent, Working
 
 
 def url_of(path: Path) -> str:
@@ -167,6 +170,30 @@ def test_mail_that_there_is_counts_in_its_inbox_and_has_its_threads(tmp_path: Pa
     assert found == sql(path, "SELECT number FROM searchable WHERE message_id = 'm3'")
     assert sql(path, "SELECT * FROM sent_counts") == [("b", "send", 5)]
     assert sql(path, "SELECT * FROM threads") == [("u", "t", moment, "open", None)]
+
+
+def test_what_is_kept_beside_reports_follows_from_those_that_there_are(tmp_path: Path) -> None:
+    path = tmp_path / "broker.db"
+    at_version(path, "0022")
+    works = (Working("t", "m", "th", 5.0),)
+    told = Report("1", "all", working=works, waiting=3, today=Spent("2026-11-21", 2, cost_usd=0.5), ended="stopped")
+    well = Report("1", "all")
+    sql(
+        path,
+        *(
+            f"INSERT INTO reports VALUES ('{name}', {shown}, NULL, 0, NULL)"
+            for name, shown in (
+                ("told", f"'{msgspec.json.encode(told).decode()}'"),
+                ("well", f"'{msgspec.json.encode(well).decode()}'"),
+                ("none", "NULL"),
+            )
+        ),
+    )
+    bring(path)
+    columns = ", ".join(beside(told))
+    found = {row[0]: row[1:] for row in sql(path, f"SELECT agent_id, {columns} FROM reports")}
+    wanted = {"told": tuple(beside(told).values()), "well": tuple(beside(well).values()), "none": (None,) * 7}
+    assert found == wanted
 
 
 VERSIONS = [f"{number:04d}" for number in range(1, int(HEAD) + 1)]

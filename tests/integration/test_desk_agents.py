@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
-from tests.desk import Desk
+import pytest
+from tests.desk import Desk, until
 
+from agent_mailer import lying
 from agent_mailer.console.own.port import mark_of
 from agent_mailer.desk.here import AgentsHere
 from agent_mailer.desk.mail import MailHere
+from agent_mailer.desk.reported import Looked
 from agent_mailer.mailbox.maildir.amq import announce
 from agent_mailer.mailbox.maildir.layout import Paths
 from agent_mailer.mailbox.port import Presence
@@ -28,7 +32,7 @@ def test_of_those_in_one_mailbox_whose_watcher_has_died_is_lost(tmp_path: Path) 
     here = AgentsHere([coder.workdir, planner.workdir, idle.workdir])
     lost = [need.agent_id for need in here.needs().needs if need.kind is NeedKind.LOST]
     assert lost == [str(coder.workdir)]
-    assert {one.agent_id: one.lost for one in here.agents().agents}[str(planner.workdir)] is False
+    assert {one.agent_id: one.lost for one in here.agents(1).agents}[str(planner.workdir)] is False
     mail = MailHere(here.looking)
     assert mail.unread() == 0
 
@@ -58,3 +62,44 @@ def test_what_waits_for_the_person_is_counted(tmp_path: Path) -> None:
     assert mail.unread() == 0
     coder.send("done", sender="coder", to="user")
     assert mail.unread() == 1
+
+
+def test_what_has_rested_is_not_listed_again_and_what_moves_is_seen_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Longer than a tick of any kernel, shorter than a step here.
+    monkeypatch.setattr(lying, "SETTLED_NS", 20_000_000)
+    desk = Desk(tmp_path)
+    here = AgentsHere([desk.workdir])
+    mail = MailHere(here.looking)
+    new, cur = (desk.root / "agents/coder/inbox" / name for name in ("new", "cur"))
+
+    def rest() -> None:
+        moved = [path for path in (new, cur, desk.state / "processed.txt") if path.exists()]
+        until(lambda: time.time_ns() - max(one.stat().st_ctime_ns for one in moved) > 2 * lying.SETTLED_NS, "rest")
+
+    def look() -> tuple[int, set[str]]:
+        """How many another reader has taken, and which threads there are; twice the same."""
+        rest()
+        found = []
+        for _ in range(2):
+            looked = here.looking.one(desk.workdir)
+            assert isinstance(looked, Looked)
+            rows = mail.threads(unread=False, mine=False, agent="", after="", most=9).rows
+            found.append((looked.view.mailbox.elsewhere, {row.id for row in rows}))
+        assert found[0] == found[1]
+        return found[0]
+
+    desk.send("x", thread="one")
+    assert look() == (0, {"one"})
+    desk.send("x", thread="two")
+    assert look() == (0, {"one", "two"})
+    for path in sorted(new.iterdir()):
+        path.rename(cur / path.name)
+    assert look() == (2, {"one", "two"})
+    first = min(cur.iterdir())
+    (desk.state / "processed.txt").write_text(f"{first.stem}\n")
+    assert look()[0] == 1
+    desk.root.joinpath("agents/user/outbox/sent", first.name).unlink(missing_ok=True)
+    first.unlink()
+    assert len(look()[1]) == 1

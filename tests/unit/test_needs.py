@@ -10,9 +10,8 @@ import pytest
 from agent_mailer.broker.remote.rows import well_since
 from agent_mailer.console.operating.needs import SILENT_AFTER, needs_of
 from agent_mailer.console.operating.pages import LIMITS
-from agent_mailer.console.operating.pages import well_since as all_well_since
 from agent_mailer.remote.port import Counted, Question, Report, Resting, Stuck, Trouble, Working
-from agent_mailer.remote.watched import Watched, Watcher
+from agent_mailer.remote.watched import Watched, Watcher, sums_of
 from agent_mailer.views.values.needs import NeedKind
 from agent_mailer.watch.guards.budgets import BudgetPolicy
 from agent_mailer.watch.guards.raising import HOURLY
@@ -137,7 +136,6 @@ def test_who_was_stopped_for_a_moment_needed_nobody() -> None:
 def test_all_is_well_since_the_last_that_needed_somebody_did() -> None:
     agents = [msgspec.structs.replace(watched(name), well_since=at) for name, at in (("a", LATE), ("b", EARLY))]
     unreported = msgspec.structs.replace(watched("c"), report=None, standing=None)
-    assert all_well_since([*agents, unreported], []) == LATE
-    assert all_well_since([*agents, watched("d")], []) == ""
-    asks = watched("e", pause=Resting("by_hand", 5.0))
-    assert all_well_since(agents, needs_of([asks], NOW)) == ""
+    assert sums_of([*agents, unreported], "").well_since == LATE
+    assert sums_of([*agents, watched("d")], "").well_since == ""
+    assert sums_of([unreported], "").well_since == ""

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 
 from agent_mailer.broker.engines import NOW_MS
 from agent_mailer.broker.protocol import Fault
+from agent_mailer.broker.tables import agents
 from agent_mailer.broker.watch_tables import leases, processes
 
 LOST_MS = 15_000
@@ -63,6 +64,12 @@ _HELD = (
     select(_l.agent_id, _l.watcher, _l.name, _l.since)
     .join(processes, processes.c.id == _l.process_id)
     .where(_l.agent_id.in_(bindparam("agents", expanding=True)), IS_SERVING)
+)
+_HELD_OF = (
+    select(_l.agent_id, _l.watcher, _l.name, _l.since)
+    .join(processes, processes.c.id == _l.process_id)
+    .join(agents, agents.c.id == _l.agent_id)
+    .where(agents.c.user_id == bindparam("user"), IS_SERVING)
 )
 # Whoever takes an agent over waits until what was done by an earlier hold of it is committed.
 _EPOCHS = (
@@ -136,6 +143,11 @@ def holder(connection: Connection, agent_id: str) -> Lease | None:
 def holders(connection: Connection, agent_ids: Sequence[str]) -> dict[str, Lease]:
     """Of these agents those that are held, at whichever process."""
     return {row[0]: Lease(*row[1:]) for row in connection.execute(_HELD, {"agents": agent_ids})}
+
+
+def held_of(connection: Connection, user_id: str) -> dict[str, Lease]:
+    """The user's agents that are held, at whichever process."""
+    return {row[0]: Lease(*row[1:]) for row in connection.execute(_HELD_OF, {"user": user_id})}
 
 
 def epochs(connection: Connection, agent_ids: Sequence[str]) -> Epochs:

@@ -155,6 +155,14 @@ class Streams:
         found = ((agent_id, self.lease(agent_id)) for agent_id in agent_ids)
         return {agent_id: lease for agent_id, lease in found if lease is not None}
 
+    def held(self, connection: Connection, user_id: str) -> Mapping[str, Lease]:
+        """All that are held, wherever, by agent; agents of others may be among them."""
+        if self._peers is not None:
+            return leases.held_of(connection, user_id)
+        # A thread of the store may ask while another stream begins.
+        found = list(self._watching.items())
+        return {agent_id: stream.lease for agent_id, stream in found if stream.lease is not None}
+
     def epochs(self, connection: Connection, agent_ids: Sequence[str]) -> Epochs:
         """As `Fence.last`."""
         if self._peers is not None:

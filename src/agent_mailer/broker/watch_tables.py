@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, BigInteger, Column, ForeignKey, Index, MetaData, Table, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
 
 metadata = MetaData(
     naming_convention={
@@ -63,6 +75,11 @@ reports = Table(
     Column("asked_seq", BigInteger, nullable=False),
     # Since when its reports ask for nobody; none while they do.
     Column("well_since", Text),
+    # What of it is looked at over all agents at once: `remote.rows.beside`.
+    Column("ended", Boolean),
+    *(Column(name, BigInteger) for name in ("working", "waiting", "schedules", "turns")),
+    Column("day", Text),
+    Column("cost_usd", Float),
 )
 
 # What people have asked of an agent's watcher, in order; `state` is a value of `remote.rows.RequestState`.

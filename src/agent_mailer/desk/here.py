@@ -16,12 +16,15 @@ from agent_mailer.clock import iso
 from agent_mailer.config import MailboxKind
 from agent_mailer.console.operating.needs import in_order, needs_of
 from agent_mailer.console.operating.pages import (
+    A_PAGE,
     SHOWN_SECONDS,
     AgentPage,
     AgentsPage,
     NeedsPage,
     Said,
     TurnRow,
+    first_of,
+    stamp,
     trouble_first,
 )
 from agent_mailer.console.own.port import OwnAgentPage, TurnPage
@@ -33,7 +36,7 @@ from agent_mailer.disk import read_regular
 from agent_mailer.errors import MailerError
 from agent_mailer.names import is_turn_id
 from agent_mailer.people.about import subjects
-from agent_mailer.remote.watched import RemoteRequest, RequestState, Watched
+from agent_mailer.remote.watched import RemoteRequest, RequestState, Watched, sums_of
 from agent_mailer.state.requests import Answer
 from agent_mailer.views.kept import limits, notes, sessions
 from agent_mailer.views.local import place_at
@@ -73,11 +76,17 @@ class AgentsHere:
         found = self._look()
         agents, needs = self._told(found)
         said, acts = self._said([one for one in found if isinstance(one, Looked)])
-        return NeedsPage(agents, needs, said, self._lately(), acts=acts)
+        return NeedsPage(sums_of(agents, stamp(time.time())[:10]), needs, said, self._lately(), acts=acts)
 
-    def agents(self) -> AgentsPage:
+    def agents(self, page: int) -> AgentsPage:
         agents, needs = self._told(self._look())
-        return AgentsPage(trouble_first(agents, needs), self._lately())
+        first = first_of(page, len(agents))
+        shown = trouble_first(agents, needs)[first : first + A_PAGE]
+        watched = sum(one.watcher is not None for one in agents)
+        return AgentsPage(shown, self._lately(), len(agents), watched, first)
+
+    def every(self) -> list[Watched]:
+        return self._told(self._look())[0]
 
     def agent(self, agent_id: str) -> OwnAgentPage | None:
         place = self.looking.place(agent_id)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from agent_mailer.remote.port import MOST_LISTED, Ended
 from agent_mailer.views.kept import approval, held, stuck
 from agent_mailer.views.local import look, look_without_asking, place_at
 from agent_mailer.views.pulse import Pulses
+from agent_mailer.views.taken import Taken
 from agent_mailer.views.values.status import FaultView, Problem, ProblemView, StatusView
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ class Looking:
     def __init__(self, workdirs: Sequence[Path] | None = None) -> None:
         self._workdirs = workdirs
         self._pulses = Pulses()
+        self._look_at_mailbox = partial(look_without_asking, taken=Taken())
 
     def workdirs(self) -> list[Path]:
         if self._workdirs is not None:
@@ -66,7 +69,7 @@ class Looking:
         return None
 
     def _look(self, place: Workplace) -> Looked:
-        view = look(place, look_without_asking, self._pulses.listen, past=False)
+        view = look(place, self._look_at_mailbox, self._pulses.listen, past=False)
         signed_out = place.state.login.read()
         return Looked(
             view=view,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 import msgspec
@@ -35,6 +36,39 @@ class Watched(msgspec.Struct, frozen=True):
     requests_waiting: int
     report: Report | None
     well_since: str | None = None
+
+    @property
+    def reported(self) -> bool:
+        return self.report is not None
+
+
+class Sums(msgspec.Struct, frozen=True):
+    """Over all agents that reported: how many they are, how many work now, how much mail waits, and what their turns of
+    today were and cost. `well_since`: from when on (ISO 8601) no report asks for anybody; empty where one does, or
+    nobody knows.
+    """
+
+    reported: int = 0
+    working: int = 0
+    waiting: int = 0
+    turns: int = 0
+    cost_usd: float = 0.0
+    well_since: str = ""
+
+
+def sums_of(agents: Iterable[Watched], day: str) -> Sums:
+    """`day` (UTC) is today."""
+    known = [(one, one.report) for one in agents if one.report is not None]
+    today = [report.today for _, report in known if report.today.day == day]
+    well = [one.well_since for one, _ in known]
+    return Sums(
+        len(known),
+        sum(one.watcher is not None and bool(report.working) for one, report in known),
+        sum(report.waiting for _, report in known),
+        sum(spent.turns for spent in today),
+        sum(spent.cost_usd for spent in today),
+        max((moment for moment in well if moment is not None), default="") if None not in well else "",
+    )
 
 
 class RequestState(StrEnum):

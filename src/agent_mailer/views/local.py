@@ -17,6 +17,7 @@ from agent_mailer.views.kept import asked_of, held_counts, offered_in, stuck_cou
 from agent_mailer.views.log import tail
 from agent_mailer.views.pulse import Listen, Pulses, ask_all, could_answer, listen
 from agent_mailer.views.schedules import schedules
+from agent_mailer.views.taken import Count, taken_by_others
 from agent_mailer.views.turns import last_results, running_turn, settling_turn
 from agent_mailer.views.values import status as view
 from agent_mailer.views.values.history import SpentView
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 QUEUE_SHOWN = 5
 READ = 500
 """So many of the oldest files are read; of the rest the names are counted."""
-
-OPENED = 100
-"""So many of the files that another reader may have taken."""
 
 READ_AT_BROKER = 100
 BROKER_SECONDS = 3.0
@@ -49,14 +47,14 @@ def look_at_mailbox(place: Workplace, ours: set[str]) -> MailboxView:
     return _at_broker(place, ours) if place.config.mailbox_kind is MailboxKind.AMP else _in_folder(place, ours)
 
 
-def look_without_asking(place: Workplace, ours: set[str]) -> MailboxView:
+def look_without_asking(place: Workplace, ours: set[str], taken: Count = taken_by_others) -> MailboxView:
     """The same, but no broker is asked: forty of them would not answer at once."""
     if place.in_folder:
-        return _in_folder(place, ours)
+        return _in_folder(place, ours, taken)
     return MailboxView(place.config.mailbox_kind.value, place.config.address, _url(place), waiting=None)
 
 
-def _in_folder(place: Workplace, ours: set[str]) -> MailboxView:
+def _in_folder(place: Workplace, ours: set[str], taken: Count = taken_by_others) -> MailboxView:
     from agent_mailer.mailbox.maildir.layout import Paths, check_handle, require_root
 
     address = place.handle
@@ -65,20 +63,20 @@ def _in_folder(place: Workplace, ours: set[str]) -> MailboxView:
         root = place.maildir_root()
         require_root(root)
         check_handle(address)
-        return _waiting(place, root, Paths(root, address).new, ours)
+        return _waiting(place, root, Paths(root, address).new, ours, taken)
     except MailerError as fault:
         return MailboxView("maildir", address, str(root) if root else None, problem=fault.message)
     except OSError as error:
         return MailboxView("maildir", address, str(root), problem=f"{error.filename}: {error.strerror}")
 
 
-def _waiting(place: Workplace, root: Path, folder: Path, ours: set[str]) -> MailboxView:
+def _waiting(place: Workplace, root: Path, folder: Path, ours: set[str], taken: Count) -> MailboxView:
     from agent_mailer.mailbox.maildir.dated import read_names
     from agent_mailer.mailbox.maildir.format import is_message_name
     from agent_mailer.mailbox.port import Envelope
 
     names = sorted(name for name in os.listdir(folder) if is_message_name(name))
-    elsewhere = _taken_by_others(place, folder.with_name("cur"), ours)
+    elsewhere = taken(place, folder.with_name("cur"), ours)
     if not names:
         return MailboxView("maildir", place.handle, str(root), elsewhere=elsewhere)
     read = list(read_names(folder, names[:READ]))
@@ -90,36 +88,6 @@ def _waiting(place: Workplace, root: Path, folder: Path, ours: set[str]) -> Mail
     return MailboxView(
         "maildir", place.handle, str(root), len(waiting) + more, unreadable, queue=queue, elsewhere=elsewhere
     )
-
-
-def _taken_by_others(place: Workplace, folder: Path, ours: set[str]) -> int:
-    """How many messages in `cur` this watcher never had: another reader took them, or a mail program moved them."""
-    from agent_mailer.lying import Listed
-    from agent_mailer.mailbox.maildir.format import is_message_name
-    from agent_mailer.mailbox.maildir.listing import read_envelope
-    from agent_mailer.mailbox.port import Envelope
-
-    known = place.state.processed
-    try:
-        listed = os.listdir(os.fsencode(folder))
-    except OSError:
-        return 0
-    not_ours = map(os.fsdecode, known.without_settled(listed, b".md"))
-    # Other programs add flags to a name: `….md:2,S`.
-    names = {name.partition(":2,")[0].removesuffix(".md"): name for name in not_ours if ".md" in name}
-    ours = ours | place.state.held.waiting.keys()
-    left = names.keys() - ours
-    left -= known.among(left)
-    renamed = 0
-    for stem in sorted(left)[:OPENED]:
-        path = folder / names[stem]
-        with suppress(OSError, MailerError):
-            # A name need not be the id.
-            found = (
-                read_envelope(Listed(str(path), f"{stem}.md", path.lstat())) if is_message_name(stem + ".md") else None
-            )
-            renamed += isinstance(found, Envelope) and (found.id in ours or found.id in known)
-    return len(left) - renamed
 
 
 def _candidates(place: Workplace, listed: list[Envelope], ours: set[str]) -> list[Envelope]:

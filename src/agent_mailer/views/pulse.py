@@ -110,28 +110,38 @@ def program_here(place: Workplace) -> Heard:
 
 
 class Pulses:
-    """What watchers have answered, each asked now and then; nobody is waited for."""
+    """What watchers have answered, each asked now and then; nobody is waited for. Where none can be asked, what one
+    would find is looked for as seldom.
+    """
 
     def __init__(self, every: float = ASK_EVERY) -> None:
         self._every = every
         self._under_way: dict[Path, Ping] = {}
         self._known: dict[Path, tuple[float, Heard]] = {}
+        self._found: dict[Path, tuple[float, Heard]] = {}
 
     def listen(self, place: Workplace, watcher: WatcherView) -> Heard:
         where, now = place.workdir, time.monotonic()
         asked, known = self._under_way.get(where), self._known.get(where)
         if not could_answer(watcher):
             self._known.pop(where, None)
-            return program_here(place)
+            return self._program(place, now)
+        self._found.pop(where, None)
         if asked is None and (known is None or now >= known[0] + self._every):
             asked = ping(place)
             if asked is None:
-                return program_here(place)
+                return self._program(place, now)
             self._under_way[where] = asked
         if asked is not None and (heard := asked.poll()) is not None:
             del self._under_way[where]
             self._known[where] = known = (now, heard)
         return known[1] if known is not None else Heard()
+
+    def _program(self, place: Workplace, now: float) -> Heard:
+        known = self._found.get(place.workdir)
+        if known is None or now >= known[0] + self._every or known[1].missing:
+            self._found[place.workdir] = known = now, program_here(place)
+        return known[1]
 
 
 def ask_all(places: Iterable[Workplace]) -> Listen:

@@ -48,6 +48,20 @@ class WatchedAgent(msgspec.Struct, frozen=True):
     well_since: str | None
 
 
+def beside(report: Report) -> dict[str, object]:
+    """What of a report has columns of its own: what is looked at over all agents at once. Pure."""
+    today = report.today
+    return {
+        "ended": bool(report.ended),
+        "working": len(report.working),
+        "waiting": report.waiting,
+        "schedules": len(report.schedules),
+        "turns": today.turns,
+        "day": today.day,
+        "cost_usd": today.cost_usd,
+    }
+
+
 _COLUMNS = (
     *(_q.number, _q.verb, _q.targets, _q.reason, _q.stopped_then, _q.person, _q.asked_at, _q.ends_ms),
     *(_q.state, _q.lines, _q.answered_at),
@@ -64,6 +78,7 @@ _KEEP = (
         reported_at=bindparam("moment"),
         asked_seq=bindparam("number"),
         well_since=bindparam("well"),
+        **{name: bindparam(f"new_{name}") for name in beside(Report("", ""))},
     )
 )
 _BY_KEY = select(*_COLUMNS).where(_q.agent_id == bindparam("agent"), _q.idempotency_key == bindparam("key"))
@@ -114,6 +129,7 @@ _ALL = (
     .where(~agents.c.address.startswith(HOOK, autoescape=True))
     .order_by(agents.c.created_at, agents.c.id)
 )
+_SOME = _ALL.where(agents.c.id.in_(bindparam("ids", expanding=True)))
 _NEWEST = select(_r.agent_id, _r.asked_seq).where(_r.agent_id.in_(bindparam("ids", expanding=True)))
 _OF_AGENT = select(agents.c.user_id, agents.c.status).where(agents.c.id == bindparam("agent"))
 
@@ -136,6 +152,7 @@ def keep_report(connection: Connection, agent: tuple[str, str], report: Report, 
     before = None if text is None else msgspec.json.decode(text, type=Report)
     row = {"text": msgspec.json.encode(report).decode(), "moment": now, "number": max(known, report.seen)}
     row["well"] = well_since(report, before, reported_at or now, well, now)
+    row |= {f"new_{name}": value for name, value in beside(report).items()}
     connection.execute(_KEEP, {"agent": agent_id, **row})
     newest = connection.execute(_NEWEST_WAITING, {"agent": agent_id, "now": now_ms()}).scalar()
     return int(newest or 0)
@@ -284,11 +301,16 @@ def recent_requests(connection: Connection, user_id: str, since: float) -> dict[
     return found
 
 
-def watched_agents(connection: Connection, user_id: str) -> list[WatchedAgent]:
-    """All of the user's that are not deleted, the oldest first; the person is none, nor a hook: nobody watches it."""
+def watched_agents(connection: Connection, user_id: str, agent_ids: Sequence[str] | None = None) -> list[WatchedAgent]:
+    """All of the user's that are not deleted, or of these ids, the oldest first; the person is none, nor a hook: nobody
+    watches it.
+    """
+    names: dict[str, Any] = {"user": user_id, "now": now_ms(), "operator": operator_id(user_id)}
+    query = _ALL
+    if agent_ids is not None:
+        query, names["ids"] = _SOME, list(agent_ids)
     found = []
-    names = {"user": user_id, "now": now_ms(), "operator": operator_id(user_id)}
-    for row in connection.execute(_ALL, names):
+    for row in connection.execute(query, names):
         agent_id, name, address, unread, text, reported_at, well, waits = row
         report = None if text is None else msgspec.json.decode(text, type=Report)
         found.append(WatchedAgent(agent_id, name, address, unread, report, reported_at, waits, well))

@@ -18,10 +18,15 @@ class Holders(Protocol):
     def holders(self, connection: Connection, agent_ids: Sequence[str]) -> Mapping[str, Lease]:
         """Of these agents those that are held now."""
 
+    def held(self, connection: Connection, user_id: str) -> Mapping[str, Lease]:
+        """All of the user's agents that are held now; agents of others may be among them."""
 
-def watched_by(connection: Connection, holders: Holders, user_id: str) -> list[Watched]:
-    """All agents of the user, each with who watches it."""
-    found = watched_agents(connection, user_id)
+
+def watched_by(
+    connection: Connection, holders: Holders, user_id: str, agent_ids: Sequence[str] | None = None
+) -> list[Watched]:
+    """All agents of the user, or those of these ids that are, each with who watches it."""
+    found = watched_agents(connection, user_id, agent_ids)
     held = holders.holders(connection, [agent.agent_id for agent in found])
     return [_watched(agent, held.get(agent.agent_id)) for agent in found]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Protocol, TypeVar
 
 import msgspec
 
-from agent_mailer.remote.watched import RemoteRequest, Watched
+from agent_mailer.remote.watched import RemoteRequest, Sums, Watched
 from agent_mailer.views.values.needs import NeedView
 
 A_PAGE = 50
@@ -52,17 +53,16 @@ class TurnRow(msgspec.Struct, frozen=True):
 
 
 class NeedsPage(msgspec.Struct, frozen=True):
-    """The first page. `said` is by need, `asked` by agent: what was asked lately. `first`: how many needs come before
-    those that are shown; `well_since`: the moment (ISO 8601) from which on nothing has needed anybody, where that is
-    known. `acts`: what would be done, word for word, by the need that asks for a yes.
+    """The first page. `sums` are over all agents; `said` is by need, `asked` by agent: what was asked lately. `first`:
+    how many needs come before those that are shown. `acts`: what would be done, word for word, by the need that asks
+    for a yes.
     """
 
-    agents: Sequence[Watched]
+    sums: Sums
     needs: Sequence[NeedView]
     said: Mapping[str, Said]
     asked: Mapping[str, Sequence[RemoteRequest]]
     first: int = 0
-    well_since: str = ""
     acts: Mapping[str, str] = {}
 
 
@@ -77,12 +77,14 @@ class ByTags(msgspec.Struct, frozen=True):
 
 
 class AgentsPage(msgspec.Struct, frozen=True):
-    """All agents, in the order in which they are shown, and how many of them come before the first that is. `by_tags`
-    where a list of agents is kept.
+    """The agents that are shown, of `many`; `first` of them come before these, and `watched` of all are watched now.
+    `by_tags` where a list of agents is kept.
     """
 
     agents: Sequence[Watched]
     asked: Mapping[str, Sequence[RemoteRequest]]
+    many: int
+    watched: int
     first: int = 0
     by_tags: ByTags | None = None
 
@@ -112,17 +114,25 @@ def first_of(page: int, many: int) -> int:
     return max(0, min(page - 1, (many - 1) // A_PAGE)) * A_PAGE
 
 
-def well_since(agents: Sequence[Watched], needs: Sequence[NeedView]) -> str:
-    """From when on nobody has been needed; empty where somebody is, or nobody knows."""
-    reported = [one for one in agents if one.report is not None]
-    if needs or any(one.well_since is None for one in reported):
-        return ""
-    return max((one.well_since or "" for one in reported), default="")
+class Placed(Protocol):
+    """What has a place in the list of agents."""
+
+    @property
+    def agent_id(self) -> str: ...
+
+    @property
+    def address(self) -> str: ...
+
+    @property
+    def reported(self) -> bool: ...
 
 
-def trouble_first(agents: Sequence[Watched], needs: Sequence[NeedView]) -> list[Watched]:
+T = TypeVar("T", bound=Placed)
+
+
+def trouble_first(agents: Iterable[T], needs: Iterable[NeedView]) -> list[T]:
     troubled = {need.agent_id for need in needs}
-    return sorted(agents, key=lambda one: (one.agent_id not in troubled, one.report is None, one.address))
+    return sorted(agents, key=lambda one: (one.agent_id not in troubled, not one.reported, one.address))
 
 
 def stamp(moment: float | None) -> str:

@@ -13,6 +13,7 @@ from agent_mailer.broker.callers import AsPerson, PersonCaller, store_of
 from agent_mailer.broker.messages.sending import Sent, send_all
 from agent_mailer.broker.messages.submission import Submission
 from agent_mailer.broker.protocol import CLOCK, Fault
+from agent_mailer.broker.remote.crowd import Brief, briefs, scheduled, sums, these, who_may_need
 from agent_mailer.broker.remote.routes import DEFAULT_SECONDS, WantedForm, ask_of
 from agent_mailer.broker.remote.rows import recent_requests, requests_of
 from agent_mailer.broker.remote.watched import watched_by
@@ -34,9 +35,8 @@ from agent_mailer.console.operating.pages import (
     stamp,
     trouble_first,
     values_of,
-    well_since,
 )
-from agent_mailer.console.operating.rows import acts_in, said_in, tags_by_agent, turns_of_agent
+from agent_mailer.console.operating.rows import acts_in, said_in, tags_of, turns_of_agent, wanted_tags
 from agent_mailer.console.rendering import leads_to, page
 from agent_mailer.console.routing import Page, form_of, own_address, text_of
 from agent_mailer.remote.access import RemoteVerb
@@ -58,8 +58,7 @@ async def needs(request: Request, person: AsPerson, number: _PageNumber = 1) -> 
     streams, now = streams_of(request), CLOCK.now().timestamp()
 
     def work(connection: Connection) -> NeedsPage:
-        agents = watched_by(connection, streams, person.user_id)
-        found = needs_of(agents, now)
+        found = needs_of(who_may_need(connection, streams, person.user_id), now)
         said = said_in(connection, person.user_id, _questions(found))
         waiting = _unanswered(found, said)
         first = first_of(number, len(waiting))
@@ -67,7 +66,9 @@ async def needs(request: Request, person: AsPerson, number: _PageNumber = 1) -> 
         said |= said_in(connection, person.user_id, [need for need in _questions(shown) if need.id not in said])
         asked = recent_requests(connection, person.user_id, now - SHOWN_SECONDS)
         acts = acts_in(connection, person.user_id, shown)
-        return NeedsPage(agents, waiting, said, asked, first, well_since(agents, waiting), acts)
+        held = streams.held(connection, person.user_id)
+        known = sums(connection, held, person.user_id, stamp(now)[:10])
+        return NeedsPage(known, waiting, said, asked, first, acts)
 
     shown = await store_of(request).read(work)
     return await page(request, person, "needs.html", here="needs", **values_of(shown, now))
@@ -89,8 +90,12 @@ async def answer(request: Request, person: AsPerson) -> Response:
     streams, now = streams_of(request), CLOCK.now().timestamp()
     asked = text_of(form, "need")
 
+    # A need's id names its agent behind its kind.
+    named = asked.split(":")[1:2]
+
     def work(connection: Connection) -> list[NeedView]:
-        return [need for need in needs_of(watched_by(connection, streams, person.user_id), now) if need.id == asked]
+        agents = watched_by(connection, streams, person.user_id, named)
+        return [need for need in needs_of(agents, now) if need.id == asked]
 
     found = await store_of(request).read(work)
     if not found and not await writing.was_sent(request, person, writing.draft_of(form)):
@@ -132,10 +137,10 @@ async def _meant(request: Request, person: PersonCaller, whom: str) -> list[str]
         return []
 
     def work(connection: Connection) -> list[str]:
-        found = watched_by(connection, streams_of(request), person.user_id)
-        tags, wanted = tags_by_agent(connection, person.user_id)
-        kept = [one for one in found if whom == "watched" or not wanted or wanted & set(tags.get(one.agent_id, ()))]
-        return [one.agent_id for one in kept if one.watcher is not None]
+        held = streams_of(request).held(connection, person.user_id)
+        wanted = wanted_tags(connection, person.user_id) if whom == "shown" else set()
+        kept = _with_any(wanted, briefs(connection, person.user_id))
+        return [one.agent_id for one in kept if one.agent_id in held]
 
     return await store_of(request).read(work)
 
@@ -146,14 +151,19 @@ async def agents(request: Request, person: AsPerson, number: _PageNumber = 1) ->
     streams, now = streams_of(request), CLOCK.now().timestamp()
 
     def work(connection: Connection) -> AgentsPage:
-        found = watched_by(connection, streams, person.user_id)
-        tags, wanted = tags_by_agent(connection, person.user_id)
-        kept = [one for one in found if not wanted or wanted & set(tags.get(one.agent_id, ()))]
-        known = ByTags(
-            sorted({tag for some in tags.values() for tag in some} | wanted), sorted(wanted), len(found) - len(kept)
-        )
+        found = briefs(connection, person.user_id)
+        wanted = wanted_tags(connection, person.user_id)
+        kept = _with_any(wanted, found)
+        every = {tag for one in found for tag in one.tags} | wanted
+        known = ByTags(sorted(every), sorted(wanted), len(found) - len(kept))
+        needs = needs_of(who_may_need(connection, streams, person.user_id), now)
+        first = first_of(number, len(kept))
+        placed = [one.agent_id for one in trouble_first(kept, needs)[first : first + A_PAGE]]
+        held = streams.held(connection, person.user_id)
+        watched = sum(one.agent_id in held for one in kept)
         asked = recent_requests(connection, person.user_id, now - SHOWN_SECONDS)
-        return AgentsPage(trouble_first(kept, needs_of(kept, now)), asked, first_of(number, len(kept)), known)
+        shown = list(these(connection, streams, person.user_id, placed))
+        return AgentsPage(shown, asked, len(kept), watched, first, known)
 
     shown = await store_of(request).read(work)
     return await page(request, person, "agents.html", here="agents", **values_of(shown, now))
@@ -163,7 +173,7 @@ async def agents(request: Request, person: AsPerson, number: _PageNumber = 1) ->
 async def schedules(request: Request, person: AsPerson, number: _PageNumber = 1) -> Response:
     """What all agents are sent by the clock."""
     streams, now = streams_of(request), CLOCK.now().timestamp()
-    rows = schedule_rows(await store_of(request).read(lambda c: watched_by(c, streams, person.user_id)))
+    rows = schedule_rows(await store_of(request).read(lambda c: scheduled(c, streams, person.user_id)))
     shown = {"rows": rows, "first": first_of(number, len(rows)), "a_page": A_PAGE, "at": now, "stamp": stamp}
     return await page(request, person, "schedules.html", here="schedules", **shown)
 
@@ -173,7 +183,7 @@ async def agent(request: Request, person: AsPerson, id: str) -> Response:
     streams, now = streams_of(request), CLOCK.now().timestamp()
 
     def work(connection: Connection) -> dict[str, object]:
-        one = _named(watched_by(connection, streams, person.user_id), id)
+        one = _named(watched_by(connection, streams, person.user_id, [id]), id)
         found = needs_of([one], now)
         said = said_in(connection, person.user_id, _questions(found))
         found = _unanswered(found, said)
@@ -189,12 +199,17 @@ async def agent(request: Request, person: AsPerson, id: str) -> Response:
         return {
             **values_of(shown, now),
             "schedules": schedule_rows([one]),
-            "tags": tags_by_agent(connection, person.user_id)[0].get(id, []),
+            "tags": tags_of(connection, person.user_id, id),
             "keys": [key for key in keys_of(connection, person.user_id) if key.agent_id in (None, id)],
         }
 
     values = await store_of(request).read(work)
     return await page(request, person, "agent.html", here="agents", **values)
+
+
+def _with_any(wanted: set[str], found: list[Brief]) -> list[Brief]:
+    """Of those tags; all where none is wanted."""
+    return [one for one in found if not wanted or wanted & set(one.tags)]
 
 
 def _named(found: list[Watched], agent_id: str) -> Watched:

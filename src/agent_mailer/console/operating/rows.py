@@ -31,8 +31,8 @@ _TURNS: Select[Any] = (
     .order_by(_r.id.desc())
     .limit(4 * TURNS)
 )
-_TAGS = select(agent_rows.c.id, agent_rows.c.tags).where(
-    agent_rows.c.user_id == bindparam("user"), agent_rows.c.status == "active"
+_TAGS = select(agent_rows.c.tags).where(
+    agent_rows.c.user_id == bindparam("user"), agent_rows.c.id == bindparam("agent")
 )
 _WANTED_TAGS = select(users.c.filter_tags).where(users.c.id == bindparam("user"))
 
@@ -76,7 +76,10 @@ def turns_of_agent(connection: Connection, user_id: str, agent_id: str) -> list[
     return list(found.values())[:TURNS]
 
 
-def tags_by_agent(connection: Connection, user_id: str) -> tuple[dict[str, list[str]], set[str]]:
-    """Of each agent that is not deleted and has any; and those that the user wants to see agents of."""
-    found = {agent_id: list(tags) for agent_id, tags in connection.execute(_TAGS, {"user": user_id}) if tags}
-    return found, set(connection.execute(_WANTED_TAGS, {"user": user_id}).scalar() or ())
+def tags_of(connection: Connection, user_id: str, agent_id: str) -> list[str]:
+    return list(connection.execute(_TAGS, {"user": user_id, "agent": agent_id}).scalar() or ())
+
+
+def wanted_tags(connection: Connection, user_id: str) -> set[str]:
+    """Those that the user wants to see agents of; none: all agents."""
+    return set(connection.execute(_WANTED_TAGS, {"user": user_id}).scalar() or ())

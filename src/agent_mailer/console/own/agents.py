@@ -32,15 +32,14 @@ async def needs(request: Request, page: int = 1) -> Response:
 @router.get("/agents")
 async def agents(request: Request, page: int = 1) -> Response:
     """Trouble first, then what works."""
-    shown = await looked(agents_of(request).agents)
-    shown = msgspec.structs.replace(shown, first=first_of(page, len(shown.agents)))
+    shown = await looked(agents_of(request).agents, page)
     return await own_page(request, "agents.html", here="agents", **values_of(shown, time.time()))
 
 
 @router.get("/schedules")
 async def schedules(request: Request, page: int = 1) -> Response:
     """What all agents are sent by the clock."""
-    rows = schedule_rows((await looked(agents_of(request).agents)).agents)
+    rows = schedule_rows(await looked(agents_of(request).every))
     shown = {"rows": rows, "first": first_of(page, len(rows)), "a_page": A_PAGE, "at": time.time(), "stamp": stamp}
     return await own_page(request, "schedules.html", here="schedules", **shown)
 
@@ -77,7 +76,7 @@ async def ask(request: Request) -> Response:
     # Side by side: a watcher may be long in answering.
     agents = dict.fromkeys(map(str, form.getlist("agent")))
     if text_of(form, "whom") == "watched":
-        shown = await looked(agents_of(request).agents)
-        agents = dict.fromkeys(one.agent_id for one in shown.agents if one.watcher is not None)
+        every = await looked(agents_of(request).every)
+        agents = dict.fromkeys(one.agent_id for one in every if one.watcher is not None)
     await asyncio.gather(*(looked(agents_of(request).ask, agent_id, *said) for agent_id in agents))
     return leads_to(own_address(text_of(form, "back")), done="did")

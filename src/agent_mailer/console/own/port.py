@@ -94,7 +94,11 @@ class Agents(Protocol):
 
     def needs(self) -> NeedsPage: ...
 
-    def agents(self) -> AgentsPage: ...
+    def agents(self, page: int) -> AgentsPage:
+        """The first page is 1."""
+
+    def every(self) -> Sequence[Watched]:
+        """All agents."""
 
     def agent(self, agent_id: str) -> OwnAgentPage | None:
         """None where there is no agent of that id."""
