@@ -11,7 +11,7 @@ import msgspec
 
 from agent_mailer.beneath import is_there, status
 from agent_mailer.clock import Clock, iso
-from agent_mailer.disk import Disk, Sync
+from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.names import printable, prompt_word, running_on
 
 ROTATE_AT_BYTES = 5 * 1024 * 1024
@@ -83,6 +83,7 @@ class EventName(StrEnum):
     RESERVATION_CONFLICT = "reservation_conflict"
     RESERVATION_RELEASED = "reservation_released"
     RESERVATION_LOST = "reservation_lost"
+    RESERVATION_TOUCHED = "reservation_touched"
     SCHEDULE_SENT = "schedule_sent"
     SCHEDULE_REFUSED = "schedule_refused"
     NOTICE_SENT = "notice_sent"
@@ -133,6 +134,14 @@ class EventLog:
             # Lost lines are harmless: the log explains, the other state files decide.
             self._size = self._disk.append_line(self._path, record.line(), sync=Sync.NONE)
         self._tell(record)
+
+    def has_of(self, event: EventName, turn_id: str) -> bool:
+        """Whether it was told of this turn lately. What cannot be read says nothing."""
+        marks = (f'"event":"{event.value}"'.encode(), f'"turn_id":"{turn_id}"'.encode())
+        with suppress(OSError):
+            lines = read_regular(self._path, 2 * ROTATE_AT_BYTES).splitlines()
+            return any(all(mark in line for mark in marks) for line in reversed(lines))
+        return False
 
     def show(self, event: EventName, **fields: Value) -> None:
         """For whoever watches now: what an agent says may quote mail, and no mail goes into the log (I8)."""

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from tests.clocks import FakeClock
 from tests.e2e.codex_desk import CodexDesk
-from tests.e2e.fake_openai import CODE_MODEL, Patch, Say, fake_openai
+from tests.e2e.fake_openai import CODE_MODEL, Patch, Say, Shell, fake_openai
 from tests.sizes import LONG
 
 from agent_mailer.disk import Disk
+from agent_mailer.events import EventName
 from agent_mailer.reservations.leases import Leases
 
 pytestmark = LONG
@@ -42,3 +43,14 @@ def test_it_patches_only_what_is_nobody_elses(tmp_path: Path) -> None:
         desk.send()
         assert desk.run() == ["done"], desk.detail()
         assert taken.read_text() == "mine\n"
+        # No shell command is refused: what it changes of somebody else's is told.
+        assert asyncio.run(other.take("", ["src/**"], 600.0)) == []
+        fake.script(Shell("echo shell >src/a.txt; exit 3"), Shell("true"), Say("done by shell"))
+        desk.send()
+        assert desk.run() == ["done"], desk.detail()
+        assert taken.read_text() == "shell\n"
+        (event,) = desk.log(EventName.RESERVATION_TOUCHED)
+        assert event["why"].startswith("While shell commands of this turn ran files changed that others have reserved")
+        assert event["file"] == "src/a.txt"
+        assert ["- src/a.txt (src/**): changed" in one.body for one in desk.inbox("planner")] == [True]
+        assert any("files changed that others have reserved" in text for text in fake.texts(-1))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from agent_mailer.clock import iso
+from agent_mailer.disk import Disk
 from agent_mailer.names import printable
-from agent_mailer.reservations.turn import who_holds
+from agent_mailer.reservations.calls import Line, note
+from agent_mailer.reservations.turn import held_in, names_of, who_holds
 
 PATCH: Final = "apply_patch"
 
@@ -40,6 +44,20 @@ def why_not(directory: Path, fields: Mapping[str, object]) -> str:
             who, until = printable(held.owner.address, 80), iso(held.until)
             return f"{printable(name, 200)} is reserved by {who} ({held.pattern}) until {until}. {ELSEWHERE}"
     return ""
+
+
+def note_edits(disk: Disk, directory: Path, fields: Mapping[str, object]) -> None:
+    """That the turn is about to edit these files itself: where it has them reserved, others are not told otherwise.
+    Raises ValueError, and OSError where nobody can tell what is reserved.
+    """
+    held = held_in(directory) if fields.get("tool_name") in _SAME else None
+    if held is None or not held.own:
+        return
+    cwd = fields.get("cwd")
+    for name in _named(fields.get("tool_name"), fields.get("tool_input")):
+        for path in names_of(held.project, Path(cwd if isinstance(cwd, str) else "/", name)):
+            with suppress(OSError):
+                note(disk, directory, Line(time.time(), edit=path))
 
 
 def _named(tool: object, given: object) -> Sequence[str]:

@@ -16,7 +16,7 @@ from typing import TextIO
 import msgspec
 
 from agent_mailer.approvals.calls import Call, call_of, is_named
-from agent_mailer.approvals.edits import why_not
+from agent_mailer.approvals.edits import note_edits, why_not
 from agent_mailer.approvals.turn import SIGN, Told, TurnApprovals, Word, ask, defer_first, let_through, read, use_up
 from agent_mailer.disk import Disk
 from agent_mailer.errors import MailerError
@@ -168,8 +168,10 @@ def answer(
 ) -> Decision:
     """Raises OSError and ValueError: denied."""
     approvals = read(directory)
-    if event == PRE and approvals.edits and (why := why_not(directory, fields)):
-        return Decision(Step.DENY, why)
+    if event == PRE and approvals.edits:
+        if why := why_not(directory, fields):
+            return Decision(Step.DENY, why)
+        note_edits(disk, directory, fields)
     call = (_codex_call if dialect is Dialect.CODEX else _claude_call)(fields)
     sub_agent = bool(fields.get("agent_id"))
     if call is None:

@@ -45,6 +45,35 @@ class Reservation(msgspec.Struct, frozen=True):
     until: float
 
 
+class How(StrEnum):
+    """What became of a file."""
+
+    MADE = "made"
+    CHANGED = "changed"
+    REMOVED = "removed"
+
+
+class Doubt(StrEnum):
+    """What is known of the file's holder in that time."""
+
+    IDLE = "idle"
+    """None of its own calls ran."""
+    BUSY = "busy"
+    """One ran, and may have done it."""
+    UNKNOWN = "unknown"
+
+
+class Touched(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A file that changed while `holder` had it reserved by `pattern`. `by_call`: while a shell command of ours ran."""
+
+    path: str
+    how: How
+    holder: str
+    pattern: str
+    doubt: Doubt
+    by_call: bool = True
+
+
 class Reservations(Protocol):
     """The reservations of one project, for one address.
 

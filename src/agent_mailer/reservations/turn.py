@@ -48,36 +48,56 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Held(msgspec.Struct, frozen=True):
-    """`project`: the folder that the patterns count from."""
+    """`project`: the folder that the patterns count from. `own`: the turn has something itself, which others see."""
 
     project: str
     others: tuple[Reservation, ...] = ()
+    own: bool = False
+
+    def standing(self, now: float) -> list[Reservation]:
+        return [one for one in self.others if one.until > now]
 
 
-def put_held(disk: Disk, directory: Path, project: Path, others: Sequence[Reservation]) -> None:
-    """Raises OSError. Nothing of it is needed after a crash."""
-    data = msgspec.json.encode(Held(str(project), tuple(others)))
+def put_held(disk: Disk, directory: Path, project: Path, others: Sequence[Reservation], *, own: bool = False) -> None:
+    """The file is there where anybody holds anything: its hooks do nothing without. Raises OSError. Nothing of it is
+    needed after a crash.
+    """
+    if not others and not own:
+        disk.remove(directory / HELD)
+        return
+    data = msgspec.json.encode(Held(str(project), tuple(others), own))
     with suppress(OSError):
         if read_regular(directory / HELD, _MOST_BYTES) == data:
             return
     disk.replace(directory / HELD, data, sync=Sync.NONE)
 
 
+def held_in(directory: Path) -> Held | None:
+    """None where nobody holds anything. Raises OSError, ValueError where that cannot be told."""
+    with suppress(FileNotFoundError):
+        return msgspec.json.decode(read_regular(directory / HELD, _MOST_BYTES), type=Held)
+    return None
+
+
 def who_holds(directory: Path, path: Path) -> Reservation | None:
     """Whose a file is now, where it is somebody else's. Raises OSError, ValueError where that cannot be told."""
-    try:
-        held = msgspec.json.decode(read_regular(directory / HELD, _MOST_BYTES), type=Held)
-    except FileNotFoundError:
-        return None
-    now = time.time()
-    for place in {path, Path(os.path.realpath(path))}:
-        for project in {Path(held.project), Path(os.path.realpath(held.project))}:
-            if place.is_relative_to(project):
-                inside = place.relative_to(project).as_posix()
-                found = next((one for one in held.others if one.until > now and names_path(one.pattern, inside)), None)
-                if found is not None:
-                    return found
+    held = held_in(directory)
+    others = held.standing(time.time()) if held is not None else []
+    for name in names_of(held.project, path) if held is not None else ():
+        found = next((one for one in others if names_path(one.pattern, name)), None)
+        if found is not None:
+            return found
     return None
+
+
+def names_of(project: str, path: Path) -> list[str]:
+    """By which names, counted from the project, patterns may know a file: as it is called, and where links lead."""
+    found = dict[str, None]()
+    for place in (path, Path(os.path.realpath(path))):
+        for top in (Path(project), Path(os.path.realpath(project))):
+            if place.is_relative_to(top):
+                found[place.relative_to(top).as_posix()] = None
+    return list(found)
 
 
 def ask(disk: Disk, directory: Path, paths: Sequence[str], seconds: float) -> Answer:

@@ -65,6 +65,8 @@ class Asking(msgspec.Struct, frozen=True):
     tools: tuple[str, ...] = ()
     refusals: bool = True
     """It is asked in place of a refusal, too."""
+    around: tuple[str, ...] = ()
+    """What is run before and after each shell command of the program's; it keeps none from anything. Empty: nothing."""
 
 
 class TurnRequest(msgspec.Struct, frozen=True):

@@ -36,6 +36,7 @@ class NoticeKind(StrEnum):
     UNTRUSTED = "untrusted"
     TRUST_UPGRADE = "trust_upgrade"
     INSTRUCTIONS = "instructions"
+    TOUCHED = "touched"
     SCHEDULE = "schedule"
     GONE = "gone"
     TEST = "test"
@@ -43,7 +44,7 @@ class NoticeKind(StrEnum):
 
 _ONCE_BY_ID = (
     *(NoticeKind.APPROVAL, NoticeKind.STUCK, NoticeKind.HELD, NoticeKind.INSTRUCTIONS, NoticeKind.SCHEDULE),
-    *(NoticeKind.UNTRUSTED, NoticeKind.TRUST_UPGRADE),
+    *(NoticeKind.UNTRUSTED, NoticeKind.TRUST_UPGRADE, NoticeKind.TOUCHED),
 )
 
 

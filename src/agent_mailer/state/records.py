@@ -14,6 +14,7 @@ from agent_mailer.mailbox.port import Draft, Envelope, Outgoing, Route
 from agent_mailer.names import is_session_id
 from agent_mailer.outcomes import Outcome, StopReason
 from agent_mailer.process.handle import ProcessIdentity
+from agent_mailer.reservations.port import Touched
 from agent_mailer.runtimes.port import Usage
 from agent_mailer.turn_tools.folder import NoteWrite
 
@@ -241,7 +242,8 @@ class Settlement(msgspec.Struct, frozen=True, omit_defaults=True):
     `finished`: the message is settled by it (done, blocked or dead); otherwise `retry` is set. `pause` is the account's
     pause from here on, None = none. `notes` are the agent's new texts where it ended well, else only kept for people.
     `asked` are the calls that a person is asked about until `asked_until`, `used` the answers that the turn used up.
-    `model` is the one that answered, as the program calls it; empty where it did not say.
+    `model` is the one that answered, as the program calls it; empty where it did not say. `touched`: what changed of
+    others' reserved files meanwhile.
     """
 
     outcome: Outcome
@@ -261,6 +263,7 @@ class Settlement(msgspec.Struct, frozen=True, omit_defaults=True):
     asked_until: float = 0.0
     used: tuple[str, ...] = ()
     model: str = ""
+    touched: tuple[Touched, ...] = ()
 
 
 class Batched(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -14,6 +14,7 @@ from agent_mailer.approvals.turn import Told, TurnApprovals, Word
 from agent_mailer.events import EventName
 from agent_mailer.names import printable
 from agent_mailer.outcomes import Judgement, Outcome
+from agent_mailer.reservations.hook import argv_for
 from agent_mailer.runtimes.port import Asking
 from agent_mailer.state import State
 from agent_mailer.state.approvals import Answer, Approval, By, Verdict, id_of
@@ -62,7 +63,8 @@ def asking_of(approvals: TurnApprovals, directory: Path, isolated: str) -> Askin
     edits = EDITS if approvals.edits else ()
     named = (*(rule_of(one).tool for one in approvals.rules), *(one.tool for one in approvals.told))
     asks = approvals.refused or bool(named) or bool(approvals.always)
-    return Asking(argv, tuple(dict.fromkeys((*edits, *named))), refusals=asks)
+    around = argv_for(directory) if approvals.edits else ()
+    return Asking(argv, tuple(dict.fromkeys((*edits, *named))), refusals=asks, around=around)
 
 
 def goes_on_by_itself(approvals: TurnApprovals, rerun: RetryEntry | None, resume: str | None) -> bool:

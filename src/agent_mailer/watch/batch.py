@@ -68,7 +68,9 @@ def settle_each(
         about = own.envelope.id if decided else ""
         items += (msgspec.structs.replace(item, about=about) for item in settlement.items)
         if decided:
-            settlement = msgspec.structs.replace(settlement, items=(), usage=None, session=None, pause=None, notes=())
+            settlement = msgspec.structs.replace(
+                settlement, items=(), usage=None, session=None, pause=None, notes=(), touched=()
+            )
         decided.append(settlement)
     others = zip(end.record.batch, decided[1:], strict=True)
     return (

@@ -12,6 +12,8 @@ from agent_mailer.clock import iso
 from agent_mailer.mailbox.port import Action, Automatic, Draft, Kind, Message, Outgoing, Refused
 from agent_mailer.names import printable, prompt_word
 from agent_mailer.outcomes import AutoReply, Judgement, Outcome
+from agent_mailer.reservations.port import Touched
+from agent_mailer.reservations.touched import told
 from agent_mailer.runtimes.port import Observation, Usage
 from agent_mailer.state.records import (
     AfterStop,
@@ -71,6 +73,7 @@ class TurnEnd(msgspec.Struct, frozen=True):
     """What the agent program's hook has left to be asked of a person."""
     used_up: frozenset[str] = frozenset()
     """Answers of a person that the turn has used up."""
+    touched: tuple[Touched, ...] = ()
     went_through: float = 0.0
     """When a turn last ended otherwise than in a pause, as far as this watcher knows."""
 
@@ -108,6 +111,7 @@ def decide_settlement(end: TurnEnd, policy: WatchPolicy, compose: Compose) -> Se
     attempt = Attempt(record.turn_id, judgement.outcome, printable(judgement.detail, 600), end.now, live)
     history = (*(rerun.history if rerun else ()), attempt)[-HISTORY_KEPT:]
     drafts = _drafts(end, judgement, decision.step, decision.why, policy)
+    drafts = told(drafts, end.touched, end.address, record.turn_id, end.now, holders=not end.mark)
     items = tuple(item for draft in drafts for item in _items(draft, end, compose))
     if decision.step is Step.GIVE_UP or then is AfterStop.ASK:
         # No turn of this message writes it anew.
@@ -139,6 +143,7 @@ def decide_settlement(end: TurnEnd, policy: WatchPolicy, compose: Compose) -> Se
         asked_until=end.now + policy.approve.expires if asked else 0.0,
         used=tuple(sorted(end.used_up)),
         model=end.observation.model,
+        touched=end.touched,
     )
     if retry is not None and (asked or (rerun is not None and rerun.asked)):
         return msgspec.structs.replace(settlement, retry=carried(retry, rerun, settlement, record.turn_id))

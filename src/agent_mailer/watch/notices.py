@@ -24,7 +24,15 @@ from agent_mailer.state.notices import Apprised, Channel, Notice, NoticeKind
 from agent_mailer.state.records import Pause, TurnRecord
 from agent_mailer.state.stuck import StuckEntry
 from agent_mailer.watch.guards.alarm import Silence
-from agent_mailer.watch.occasions import MANY, lasts_from, of_questions, of_settlement, of_unsent, worth_telling
+from agent_mailer.watch.occasions import (
+    MANY,
+    lasts_from,
+    of_questions,
+    of_settlement,
+    of_touched,
+    of_unsent,
+    worth_telling,
+)
 from agent_mailer.watch.rules import WatchPolicy, backoff
 from agent_mailer.watch.telling import Teller
 from agent_mailer.watch.trouble import Troubles
@@ -82,7 +90,11 @@ class Notices:
         """Remember what this turn has to tell, once however often it is called. Raises OSError."""
         settlement = record.settlement
         assert settlement is not None
-        for notice in (of_settlement(record, settlement), of_unsent(record, settlement)):
+        for notice in (
+            of_settlement(record, settlement),
+            of_unsent(record, settlement),
+            of_touched(record, settlement),
+        ):
             if notice is not None:
                 self._tell_of(notice)
         for question in of_questions(record, settlement) if settlement.asked else ():

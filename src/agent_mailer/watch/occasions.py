@@ -50,6 +50,13 @@ def of_unsent(record: TurnRecord, settlement: Settlement) -> Notice | None:
     return msgspec.structs.replace(notice, turn_id="", stuck=unsent[0])
 
 
+def of_touched(record: TurnRecord, settlement: Settlement) -> Notice | None:
+    """That files which others have reserved changed while it ran, where that is so. The record says which."""
+    if not settlement.touched:
+        return None
+    return _of(record, NoticeKind.TOUCHED, settlement.decided_at, "changed")
+
+
 def of_documents(record: TurnRecord, now: float) -> Notice:
     """That files which tell agents what to do changed while this turn ran."""
     return _of(record, NoticeKind.INSTRUCTIONS, now, "changed")

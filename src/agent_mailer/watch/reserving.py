@@ -11,15 +11,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from agent_mailer.clock import iso
+from agent_mailer.clock import Clock, iso
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Envelope, MailboxUnavailable
 from agent_mailer.names import printable
 from agent_mailer.outcomes import Outcome
 from agent_mailer.reservations.patterns import checked
-from agent_mailer.reservations.port import OnConflict, Reservation, Reservations, ReservePolicy
+from agent_mailer.reservations.port import OnConflict, Reservation, Reservations, ReservePolicy, Touched
 from agent_mailer.reservations.turn import Answer, Wish, put_answer, put_held, wishes_in
+from agent_mailer.watch.touched import Lookout, touched_by
 
 if TYPE_CHECKING:
     from agent_mailer.events import EventLog
@@ -46,6 +47,7 @@ class Surroundings(Protocol):
     gate: Gate
     state: State
     policy: WatchPolicy
+    clock: Clock
     wake: Callable[[], None]
 
 
@@ -66,6 +68,8 @@ class Reserving:
         self._tidied = False
         self._owed: set[asyncio.Task[None]] = set()
         """What could not be given back when it should have been."""
+        self._lookout = Lookout(project)
+        self._live: set[str] = set()
 
     def may_try(self, message_id: str) -> bool:
         return self._later.get(message_id, 0.0) <= asyncio.get_running_loop().time()
@@ -100,21 +104,40 @@ class Reserving:
         await self.give_back(room, turn_id)
         return outcome
 
-    async def begin(self, room: Surroundings, turn_id: str) -> None:
-        """Before its program starts: the turn is told what others hold; what cannot be told is not refused."""
+    async def begin(self, room: Surroundings, turn_id: str, *, live: bool = False) -> None:
+        """Before its program starts: the turn is told what others hold; what cannot be told is not refused. `live`: a
+        person's session has it, and no hook of ours.
+        """
+        if live:
+            self._live.add(turn_id)
         with suppress(MailboxUnavailable, OSError):
             await self.show(room, turn_id)
         self.tend(room, turn_id)
 
-    def tend(self, room: Surroundings, turn_id: str, *, adopted: bool = False) -> None:
+    def tend(self, room: Surroundings, turn_id: str, *, adopted: bool = False, live: bool = False) -> None:
         """From the turn's start on: renew, tell it what others hold, and see to what it asks for."""
+        if live:
+            self._live.add(turn_id)
         if turn_id not in self._tending:
             self._tending[turn_id] = asyncio.create_task(self._tend(room, turn_id, adopted=adopted))
 
     async def show(self, room: Surroundings, turn_id: str) -> None:
-        """What others hold, for the turn's hook. Raises OSError, MailboxUnavailable."""
-        others = [one for one in await self._reservations.held() if not self._is_own(one, turn_id)]
-        put_held(room.state.folder.disk, room.state.turns.path(turn_id), self._project, others)
+        """What others hold, for the turn's hooks; where it has none it is looked at what lies there. Raises OSError,
+        MailboxUnavailable.
+        """
+        held = await self._reservations.held()
+        others = [one for one in held if not self._is_own(one, turn_id)]
+        own = len(others) < len(held)
+        put_held(room.state.folder.disk, room.state.turns.path(turn_id), self._project, others, own=own)
+        if turn_id in self._live or not room.policy.approve.edits:
+            await self._lookout.look(room, turn_id, others, room.clock.now())
+
+    async def end(self, room: Surroundings, turn_id: str) -> Sequence[Touched]:
+        """Once the turn has ended: what changed of others' while it ran. What it had itself is given back."""
+        self._leave(turn_id)
+        touched = await touched_by(room, turn_id, self._project)
+        await self.give_back(room, turn_id)
+        return touched
 
     async def give_back(self, room: Surroundings, turn_id: str) -> None:
         """All that the turn had. What cannot be told now is told as soon as it can be, while this watcher runs."""
@@ -142,6 +165,8 @@ class Reserving:
         return True
 
     def _leave(self, turn_id: str) -> None:
+        self._live.discard(turn_id)
+        self._lookout.forget(turn_id)
         task = self._tending.pop(turn_id, None)
         if task is not None:
             task.cancel()

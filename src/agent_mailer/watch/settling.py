@@ -9,11 +9,14 @@ from operator import attrgetter
 
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Progress, Stage
+from agent_mailer.reservations.touched import as_line
 from agent_mailer.state.records import UNSENT, Batched, Settlement, TurnRecord
 from agent_mailer.state.turns import shares
 from agent_mailer.watch import asking
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.unsent import take_over_resent
+
+MOST_NAMED = 10
 
 
 async def settle(room: Room, record: TurnRecord, *, again: bool) -> None:
@@ -75,6 +78,14 @@ def _apply_files(room: Room, record: TurnRecord, settlement: Settlement, again: 
             room.log.emit(EventName.SESSION_BOUND, turn_id=turn_id, thread=change.thread, session=session)
         else:
             room.log.emit(EventName.SESSION_DROPPED, turn_id=turn_id, thread=change.thread)
+    if settlement.touched and not (again and room.log.has_of(EventName.RESERVATION_TOUCHED, record.turn_id)):
+        room.log.emit(
+            EventName.RESERVATION_TOUCHED,
+            turn_id=record.turn_id,
+            thread=record.envelope.thread,
+            file=" ".join(one.path for one in settlement.touched[:MOST_NAMED]),
+            why=as_line(settlement.touched),
+        )
     ended_well = settlement.outcome.settles
     state.notes.write(record, settlement.notes if ended_well else (), fixed=room.policy.global_note_fixed)
     if not ended_well:

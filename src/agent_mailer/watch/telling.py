@@ -134,6 +134,9 @@ def facts_of(
         case NoticeKind.INSTRUCTIONS:
             text = f"{agent} has changed files that tell agents, or git, what to do"
             fix = f"agent-mailer turns show {notice.turn_id} {where}"
+        case NoticeKind.TOUCHED:
+            text = f"while {agent} worked files changed that others have reserved"
+            fix = f"agent-mailer turns show {notice.turn_id} {where}"
         case NoticeKind.SCHEDULE:
             text = f"{agent}: what its schedule {notice.schedule} sends did not leave"
             mend = "config trust" if notice.reason in ("body_changed", "body_untrusted") else "schedules list"

@@ -102,7 +102,7 @@ async def _run(
     # The turn's own until its end: the configuration may name another one meanwhile.
     program = room.program_of(record.live)
     if room.reserving is not None:
-        await room.reserving.begin(room, turn_id)
+        await room.reserving.begin(room, turn_id, live=record.live is not None)
     try:
         supervised = await start(room, record, (message, *others))
     except WeLeave:
@@ -120,7 +120,7 @@ async def adopt_turn(room: Room, record: TurnRecord, supervised: Supervised) -> 
     """Follow a turn that an earlier watcher started, running or ended, to its settlement."""
     program = room.program_of(record.live)
     if room.reserving is not None:
-        room.reserving.tend(room, record.turn_id, adopted=True)
+        room.reserving.tend(room, record.turn_id, adopted=True, live=record.live is not None)
     return await _see_through(room, record, supervised, await origin_of(room, record), program, adopted=True)
 
 
@@ -170,8 +170,7 @@ async def _end(
     changed: Sequence[str] = (),
 ) -> Outcome:
     """From here on the record holds every decision (SPEC 5.6)."""
-    if room.reserving is not None:
-        await room.reserving.give_back(room, record.turn_id)
+    touched = await room.reserving.end(room, record.turn_id) if room.reserving is not None else ()
     if room.confinement is not None:
         # Before it holds its place no longer: what its end tells may keep the next from starting.
         await room.confinement.let_go(lambda: room.none_beside(record.turn_id))
@@ -180,6 +179,7 @@ async def _end(
     if changed:
         await room.until_disk_takes_it(record.turn_id, _tell_of_documents, room, record, changed)
     end = await _gather(room, record, message, judgement, observation, folder)
+    end = msgspec.structs.replace(end, touched=tuple(touched)) if touched else end
     answered = await _answered(room, record, folder) if _must_be_known(end, room.policy) else frozenset[str]()
     if record.batch:
         others = {one.envelope.id: await origin_of(room, one) for one in shares(record)[1:]}

@@ -35,6 +35,7 @@ _LONGEST_RULE = 500
 """All are one word of a command line: an agent that writes many must not keep the next turn from starting."""
 _ANY = re.compile(r"[^A-Za-z0-9_]")
 _HOOK_SECONDS = 60
+_SHELL = "Bash"
 _GLOB = re.compile(r"([\\*?\[\]!#{}])")
 _SHOWN = 10
 
@@ -151,10 +152,13 @@ def _with_hooks(theirs: object, asking: Asking) -> dict[str, object]:
     """A hook that is missing, fails or takes too long denies. Other hooks stay: of all words the narrowest counts."""
     found: dict[str, object] = dict(theirs) if isinstance(theirs, dict) else {}
     command = {"type": "command", "command": shlex.join(asking.hook), "timeout": _HOOK_SECONDS, "onFailure": "block"}
-    wanted = [("PreToolUse", _matcher(asking.tools))] if asking.tools else []
+    wanted = [("PreToolUse", _matcher(asking.tools), command)] if asking.tools else []
     # The first is how each turn shows that hooks are heard: before its first event that names tools.
-    wanted += [("SessionStart", "*"), ("PermissionRequest", "*")]
-    for event, matcher in wanted:
+    wanted += [("SessionStart", "*", command), ("PermissionRequest", "*", command)]
+    if asking.around:
+        around = {"type": "command", "command": shlex.join(asking.around), "timeout": _HOOK_SECONDS}
+        wanted += [(event, _SHELL, around) for event in ("PreToolUse", "PostToolUse", "PostToolUseFailure")]
+    for event, matcher, command in wanted:
         before = found.get(event)
         found[event] = [*(before if isinstance(before, list) else ()), {"matcher": matcher, "hooks": [command]}]
     return found

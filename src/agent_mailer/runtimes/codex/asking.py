@@ -25,7 +25,14 @@ SINCE = (0, 171, 0)
 _FLAGS = "/<session-flags>/config.toml"
 """What codex calls the command line, where it says which hook it means."""
 
-_LABELS = {"PreToolUse": "pre_tool_use", "PermissionRequest": "permission_request", "SessionStart": "session_start"}
+_LABELS = {
+    "PreToolUse": "pre_tool_use",
+    "PostToolUse": "post_tool_use",
+    "PermissionRequest": "permission_request",
+    "SessionStart": "session_start",
+}
+_SHELL = "^Bash$"
+"""What codex calls a shell command where it speaks to hooks."""
 
 # A hook that codex ends for its time lets a tool run, so it never does: one that hangs is ended with its turn, by the
 # clocks of that.
@@ -50,11 +57,13 @@ def asking_words(asking: Asking, extra: Sequence[str], *, refuses: bool) -> Iter
     of a setting that is given twice the last counts.
     """
     command = shlex.join(["/bin/sh", "-c", _OR_DENY, "sh", *asking.hook, "codex"])
-    hooks = {"PreToolUse": (_matcher(asking.tools), command)} if asking.tools else {}
+    hooks = [("PreToolUse", _matcher(asking.tools), command)] if asking.tools else []
     if refuses and not any(_BY_HAND.fullmatch(word) for word in extra):
-        hooks["PermissionRequest"] = ("*", command)
+        hooks.append(("PermissionRequest", "*", command))
         yield from ("-c", "approval_policy=on-request", "-c", "approvals_reviewer=auto_review")
         yield from ("-c", "auto_review.timeout_ms=1")
+    if asking.around:
+        hooks += [(event, _SHELL, shlex.join(asking.around)) for event in ("PreToolUse", "PostToolUse")]
     yield from _hook_words(hooks)
 
 
@@ -62,7 +71,7 @@ def trial(program: str, quiet: Sequence[str], extra: Sequence[str], workdir: Pat
     """A start in which a hook ends the session before any model is asked, where it is heard: there is no provider."""
     alone = ("exec", "--ephemeral", "--ignore-user-config", "-s", "read-only", "-C", str(workdir))
     nowhere = ("-c", f"model_provider={_NOWHERE}", "-c", f"model_providers.{_NOWHERE}={_NO_PROVIDER}")
-    hook = _hook_words({"SessionStart": ("*", _STOPS)})
+    hook = _hook_words([("SessionStart", "*", _STOPS)])
     return (program, *quiet, *alone, *extra, *nowhere, *hook, "--json", "--skip-git-repo-check", "--", "trial")
 
 
@@ -70,14 +79,17 @@ def heard(output: str) -> bool:
     return _HEARD in output
 
 
-def _hook_words(hooks: dict[str, tuple[str, str]]) -> Iterator[str]:
-    """`hooks`: matcher and shell command by event."""
+def _hook_words(hooks: Sequence[tuple[str, str, str]]) -> Iterator[str]:
+    """`hooks`: event, matcher and shell command of each."""
     states = []
-    for event, (matcher, command) in hooks.items():
-        handler = f'{{type="command",command={toml(command)},timeout={_FOR_EVER}}}'
-        yield from ("-c", f"hooks.{event}=[{{matcher={toml(matcher)},hooks=[{handler}]}}]")
-        known = f"trusted_hash={toml(_hash(event, matcher, command))},enabled=true"
-        states.append(f'"{_FLAGS}:{_LABELS[event]}:0:0"={{{known}}}')
+    for event in dict.fromkeys(event for event, _, _ in hooks):
+        groups = []
+        for place, (matcher, command) in enumerate((m, c) for one, m, c in hooks if one == event):
+            handler = f'{{type="command",command={toml(command)},timeout={_FOR_EVER}}}'
+            groups.append(f"{{matcher={toml(matcher)},hooks=[{handler}]}}")
+            known = f"trusted_hash={toml(_hash(event, matcher, command))},enabled=true"
+            states.append(f'"{_FLAGS}:{_LABELS[event]}:{place}:0"={{{known}}}')
+        yield from ("-c", f"hooks.{event}=[{','.join(groups)}]")
     if states:
         yield from ("-c", "features.hooks=true", "-c", f"hooks.state={{{','.join(states)}}}")
 

@@ -1,0 +1,212 @@
+"""A reserved file that changed while somebody else's turn ran: seen around each command, or around the whole turn."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.clocks import FakeClock
+from tests.desk import Desk, outcomes, until
+
+from agent_mailer.disk import Disk
+from agent_mailer.events import EventName
+from agent_mailer.reservations.calls import Line, calls_in, note, open_in, seen_in
+from agent_mailer.reservations.hook import argv_for, run
+from agent_mailer.reservations.leases import Leases
+from agent_mailer.reservations.port import Owner, Reservation
+from agent_mailer.reservations.snapshots import taken
+from agent_mailer.reservations.turn import HELD, put_held
+
+NOW = 1_700_000_000.0
+
+
+class Turn:
+    """A turn's folder and a project, in which `planner` has `src/**`."""
+
+    def __init__(self, base: Path) -> None:
+        self.project, self.folder = base / "project", base / "turn"
+        for folder in (self.project / "src" / "deep", self.project / "docs", self.folder / "outbox"):
+            folder.mkdir(parents=True)
+        for name in ("src/a", "src/deep/b", "docs/c"):
+            (self.project / name).write_text("before")
+        self.hold(Reservation(Owner("planner", "t"), str(self.project), "src/**", time.time() + 600))
+
+    def hold(self, *others: Reservation, own: bool = False) -> None:
+        put_held(Disk(), self.folder, self.project, others, own=own)
+
+    def hook(self, event: str, call: str = "one", **more: Any) -> str:
+        given = {"hook_event_name": event, "tool_name": "Bash", "tool_use_id": call, **more}
+        out = io.StringIO()
+        run(self.folder, io.StringIO(json.dumps(given)), out)
+        return out.getvalue()
+
+    def seen(self) -> list[tuple[str, str]]:
+        return [(one.path, one.how.value) for one in seen_in(self.folder)]
+
+
+@pytest.fixture
+def turn(tmp_path: Path) -> Turn:
+    return Turn(tmp_path)
+
+
+def test_around_a_command_all_that_changes_of_others_is_noted_and_the_agent_hears_it(turn: Turn) -> None:
+    assert turn.hook("PreToolUse") == ""
+    (turn.project / "src/a").write_text("after!")
+    (turn.project / "src/new").write_text("x")
+    (turn.project / "src/deep/b").unlink()
+    (turn.project / "docs/c").write_text("mine")
+    said = json.loads(turn.hook("PostToolUseFailure"))["hookSpecificOutput"]
+    assert said["hookEventName"] == "PostToolUseFailure"
+    assert "src/a (planner), src/deep/b (planner), src/new (planner)" in said["additionalContext"]
+    assert turn.seen() == [("src/a", "changed"), ("src/deep/b", "removed"), ("src/new", "made")]
+    (one, *_) = seen_in(turn.folder)
+    assert one.owner == Owner("planner", "t")
+    assert one.since <= one.at <= one.until
+    assert turn.hook("PreToolUse", "two") == turn.hook("PostToolUse", "two") == ""
+    assert len(turn.seen()) == 3
+    assert open_in(turn.folder) == []
+
+
+def test_what_changed_between_two_commands_is_no_commands(turn: Turn) -> None:
+    for call in ("one", "two"):
+        turn.hook("PreToolUse", call)
+        turn.hook("PostToolUse", call)
+        (turn.project / "src/a").write_text(call)
+    assert turn.seen() == []
+
+
+def test_of_what_was_given_back_meanwhile_nothing_is_said(turn: Turn) -> None:
+    turn.hook("PreToolUse")
+    (turn.project / "src/a").write_text("after!")
+    turn.hold(Reservation(Owner("planner", "another turn"), str(turn.project), "src/**", time.time() + 600))
+    assert turn.hook("PostToolUse") == ""
+    assert turn.seen() == []
+
+
+def test_a_link_out_of_the_project_is_not_followed_and_state_is_left_out(turn: Turn, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (turn.project / "src/link").symlink_to(outside)
+    for name in (".git", ".agent-mailer", "node_modules"):
+        (turn.project / "src" / name).mkdir()
+        (turn.project / "src" / name / "x").write_text("x")
+    os.mkfifo(turn.project / "src/fifo")
+    (turn.project / os.fsdecode(b"src/\xff")).write_text("x")
+    (outside / "x").write_text("x")
+    found = taken(turn.project, ["src/**"], NOW)
+    assert (sorted(found.files), found.whole) == (["src/a", "src/deep/b", "src/fifo", "src/link"], True)
+    assert taken(turn.project, [".agent-mailer/**", "src/.git"], NOW).files == {}
+    assert sorted(taken(turn.project, ["**/b", "docs"], NOW).files) == ["docs/c", "src/deep/b"]
+    assert not taken(turn.project, ["**"], NOW, most=2).whole
+    assert len(taken(turn.project, ["**"], NOW, most=2).files) == 2
+
+
+def test_a_command_that_was_ended_with_its_turn_stays_open_and_one_that_never_ran_does_not(turn: Turn) -> None:
+    turn.hook("PreToolUse", "denied")
+    turn.hook("PreToolUse", "ran")
+    turn.hook("PostToolUse", "ran")
+    assert open_in(turn.folder) == []
+    turn.hook("PreToolUse", "killed")
+    (before,) = open_in(turn.folder)
+    assert sorted(before.snapshot.files) == ["src/a", "src/deep/b"]
+
+
+def test_a_turns_own_doings_are_read_again_whatever_stands_between(turn: Turn) -> None:
+    turn.hold(own=True)
+    disk = Disk()
+    for line in (Line(1.0, "a"), Line(2.0, edit="src/a"), Line(3.0, "a", ended=True), Line(4.0, "b")):
+        note(disk, turn.folder, line)
+        with (turn.folder / "outbox/calls.jsonl").open("ab") as file:
+            file.write(b"{\n\xff\n" + b"[" * 100_000 + b"\n")
+    calls = calls_in(turn.folder)
+    assert calls is not None
+    assert calls.spans == ((1.0, 3.0), (4.0, float("inf")))
+    assert calls.edits == (("src/a", 2.0),)
+
+
+def test_what_cannot_be_noted_keeps_no_command_from_anything(turn: Turn) -> None:
+    (turn.folder / HELD).write_text("{")
+    assert turn.hook("PreToolUse") == turn.hook("PostToolUse") == ""
+    (turn.folder / HELD).unlink()
+    (turn.folder / "outbox").rmdir()
+    turn.hold(Reservation(Owner("planner", "t"), str(turn.project), "src/**", time.time() + 600))
+    assert turn.hook("PreToolUse") == turn.hook("PostToolUse") == ""
+    run(turn.folder, io.StringIO("no JSON"), io.StringIO())
+
+
+def test_where_nobody_holds_anything_no_program_of_ours_is_started(turn: Turn) -> None:
+    turn.hold()
+    argv = argv_for(turn.folder)
+    traced = [*argv[:4], sys.executable, "-c", "print('started')"]
+    assert subprocess.run(traced, capture_output=True, check=True).stdout == b""
+    turn.hold(own=True)
+    assert subprocess.run(traced, capture_output=True, check=True).stdout == b"started\n"
+
+
+def holding(desk: Desk, address: str, *patterns: str) -> Leases:
+    keeper = Leases(desk.root / "meta", Disk(), FakeClock(), project=os.path.realpath(desk.workdir), address=address)
+    assert asyncio.run(keeper.take("", list(patterns), 600.0)) == []
+    return keeper
+
+
+def test_a_command_without_hooks_is_looked_at_around_its_whole_turn(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    (desk.workdir / "src").mkdir()
+    for name in ("a", "same"):
+        (desk.workdir / "src" / name).write_text("before")
+    subprocess.run(["git", "init", "-q", str(desk.workdir)], check=True)
+    (desk.workdir / ".gitignore").write_text("*.log\n")
+    holding(desk, "planner", "src/**")
+    desk.tell()
+    desk.configure(reservations=True)
+    desk.shell("cat >/dev/null; echo x >src/a; echo x >src/x.log; echo ok")
+    desk.send()
+    assert outcomes(desk.once()) == ["done"]
+    (event,) = desk.log(EventName.RESERVATION_TOUCHED)
+    assert event["file"] == "src/a"
+    line = event["why"]
+    assert line.startswith(
+        "While this turn ran files changed that others have reserved: src/a (planner has src/**; who"
+    )
+    assert desk.answered() == [f"ok\n\n[{line}]"]
+    (told,) = desk.inbox("planner")
+    assert "- src/a (src/**): changed; who wrote it is not known" in told.body
+    assert told.envelope.automatic.value == "notice"
+    assert [one["kind"] for one in desk.notices()] == ["touched"]
+    # Nothing of others' is touched: nothing is told.
+    desk.shell("cat >/dev/null; cat src/a; echo ok >own")
+    desk.send()
+    desk.once()
+    assert len(desk.log(EventName.RESERVATION_TOUCHED)) == len(desk.inbox("planner")) == 1
+
+
+def test_what_is_given_back_while_a_turn_runs_is_looked_at_then_and_no_longer(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    (desk.workdir / "src").mkdir()
+    go = tmp_path / "go"
+    keeper = holding(desk, "planner", "src/**")
+    wait = f"while [ ! -e {go} ]; do sleep 0.02; done"
+    desk.configure(
+        reservations=True, command=["/bin/sh", "-c", f"cat >/dev/null; echo x >src/a; {wait}; echo x >src/b"]
+    )
+    desk.send()
+    with desk.watching():
+        until((desk.workdir / "src/a").exists, "the turn at work")
+        looked = next(iter((desk.state / "turns").iterdir())) / "reserved.json"
+        seen = time.monotonic()
+        # Seen once more to be held, after it was written.
+        until(lambda: time.monotonic() > seen + 1.2, "a look at what is held")
+        asyncio.run(keeper.release(""))
+        until(lambda: json.loads(looked.read_text())["open"] == [], "the watcher has seen it given back")
+        go.touch()
+        until(lambda: desk.log(EventName.TURN_SETTLED), "the turn settled")
+    (event,) = desk.log(EventName.RESERVATION_TOUCHED)
+    assert event["file"] == "src/a"
