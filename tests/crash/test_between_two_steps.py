@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.clocks import FakeClock
 from tests.crash.children import Children, nursery
 from tests.crash.points import Moment, Point
-from tests.crash.turns import ANSWER, LIMITED, Rig
+from tests.crash.turns import ANSWER, LIMITED, Case, Rig
 from tests.desk import Desk, outcomes, until
+from tests.sizes import LONG
 
 from agent_mailer.events import EventName
+from agent_mailer.reservations.leases import Leases
 
 KILLED = -signal.SIGKILL
 
@@ -104,3 +108,40 @@ def test_a_pause_that_a_person_has_ended_is_not_brought_back_by_an_old_settlemen
     rig.desk.resume()
     assert outcomes(rig.desk.once()) == ["done"]
     rig.check("after the pause")
+
+
+_TOUCHES = Case("it writes what another has", f"mkdir -p src; echo x >src/a; {ANSWER.script}")
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        # The agent has written, and nothing of it is known.
+        Point("replace TURN/turn.json", 2),
+        pytest.param(Point("replace TURN/turn.json", 2, Moment.AFTER), marks=LONG),
+        pytest.param(Point("write .agent-mailer/log.jsonl", 6, Moment.AFTER), marks=LONG),
+        pytest.param(Point("write .agent-mailer/processed.txt"), marks=LONG),
+        pytest.param(Point("write .agent-mailer/processed.txt", 1, Moment.AFTER), marks=LONG),
+    ],
+    ids=str,
+)
+def test_what_changed_of_others_is_told_once_whoever_dies_in_between(
+    tmp_path: Path, children: Children, point: Point
+) -> None:
+    rig = Rig(children, tmp_path, _TOUCHES)
+    desk = rig.desk
+    desk.tell()
+    desk.configure(reservations=True)
+    project = os.path.realpath(desk.workdir)
+    planner = Leases(desk.root / "meta", desk.disk, FakeClock(), project=project, address="planner")
+    assert asyncio.run(planner.take("", ["src/**"], 600.0)) == []
+    assert rig.watch(point) == KILLED
+    rig.recover()
+    [event] = desk.log(EventName.RESERVATION_TOUCHED)
+    assert event["file"] == "src/a"
+    [answer] = desk.inbox()
+    assert answer.body.count("files changed that others have reserved") == 1
+    [told] = desk.inbox("planner")
+    assert told.body.count("src/a") == 1
+    assert [one["kind"] for one in desk.notices()] == ["reserved"]
+    rig.check(str(point))

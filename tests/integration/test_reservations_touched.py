@@ -180,7 +180,7 @@ def test_a_command_without_hooks_is_looked_at_around_its_whole_turn(tmp_path: Pa
     (told,) = desk.inbox("planner")
     assert "- src/a (src/**): changed; who wrote it is not known" in told.body
     assert told.envelope.automatic.value == "notice"
-    assert [one["kind"] for one in desk.notices()] == ["touched"]
+    assert [one["kind"] for one in desk.notices()] == ["reserved"]
     # Nothing of others' is touched: nothing is told.
     desk.shell("cat >/dev/null; cat src/a; echo ok >own")
     desk.send()
@@ -201,9 +201,9 @@ def test_what_is_given_back_while_a_turn_runs_is_looked_at_then_and_no_longer(tm
     with desk.watching():
         until((desk.workdir / "src/a").exists, "the turn at work")
         looked = next(iter((desk.state / "turns").iterdir())) / "reserved.json"
-        seen = time.monotonic()
-        # Seen once more to be held, after it was written.
-        until(lambda: time.monotonic() > seen + 1.2, "a look at what is held")
+        # It was held still when it was written: the watcher has looked again since.
+        assert asyncio.run(keeper.take("", ["docs"], 600.0)) == []
+        until(lambda: len(json.loads(looked.read_text())["open"]) == 2, "a look at what is held")
         asyncio.run(keeper.release(""))
         until(lambda: json.loads(looked.read_text())["open"] == [], "the watcher has seen it given back")
         go.touch()

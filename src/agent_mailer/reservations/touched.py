@@ -56,7 +56,7 @@ def told(
 ) -> list[Draft]:
     """A turn's mail with a line about it in the answer, and with `holders` a notice to each of them but ourselves."""
     found = list(drafts)
-    for place in reversed(range(len(found) if touched else 0)):
+    for place in reversed(range(len(found))):
         draft = found[place]
         if (
             draft.action is Action.REPLY

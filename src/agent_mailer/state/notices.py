@@ -36,7 +36,7 @@ class NoticeKind(StrEnum):
     UNTRUSTED = "untrusted"
     TRUST_UPGRADE = "trust_upgrade"
     INSTRUCTIONS = "instructions"
-    TOUCHED = "touched"
+    RESERVED = "reserved"
     SCHEDULE = "schedule"
     GONE = "gone"
     TEST = "test"
@@ -44,7 +44,7 @@ class NoticeKind(StrEnum):
 
 _ONCE_BY_ID = (
     *(NoticeKind.APPROVAL, NoticeKind.STUCK, NoticeKind.HELD, NoticeKind.INSTRUCTIONS, NoticeKind.SCHEDULE),
-    *(NoticeKind.UNTRUSTED, NoticeKind.TRUST_UPGRADE, NoticeKind.TOUCHED),
+    *(NoticeKind.UNTRUSTED, NoticeKind.TRUST_UPGRADE, NoticeKind.RESERVED),
 )
 
 

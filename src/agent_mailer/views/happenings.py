@@ -320,10 +320,8 @@ def _of_watcher(record: LogRecord) -> Happening | None:
         case EventName.NOTE_CHANGED:
             refused = fields.get("how") == "refused"
             return _of(record, "note refused" if refused else "note written", Tone.ASIDE, _text(fields, "file"))
-        case EventName.INSTRUCTIONS_CHANGED:
-            return _of(record, "instructions changed", Tone.ODD, _text(fields, "file"))
-        case EventName.RESERVATION_TOUCHED:
-            return _of(record, "reserved files changed", Tone.ODD, why)
+        case EventName.INSTRUCTIONS_CHANGED | EventName.RESERVATION_TOUCHED:
+            return _of(record, record.event.value.replace("_", " "), Tone.ODD, _text(fields, "file"))
         case EventName.SCHEDULE_SENT:
             return _of(record, "sent by the clock", Tone.NEWS, _text(fields, "schedule"))
         case EventName.SCHEDULE_REFUSED:

@@ -111,7 +111,8 @@ def decide_settlement(end: TurnEnd, policy: WatchPolicy, compose: Compose) -> Se
     attempt = Attempt(record.turn_id, judgement.outcome, printable(judgement.detail, 600), end.now, live)
     history = (*(rerun.history if rerun else ()), attempt)[-HISTORY_KEPT:]
     drafts = _drafts(end, judgement, decision.step, decision.why, policy)
-    drafts = told(drafts, end.touched, end.address, record.turn_id, end.now, holders=not end.mark)
+    if end.touched:
+        drafts = told(drafts, end.touched, end.address, record.turn_id, end.now, holders=not end.mark)
     items = tuple(item for draft in drafts for item in _items(draft, end, compose))
     if decision.step is Step.GIVE_UP or then is AfterStop.ASK:
         # No turn of this message writes it anew.

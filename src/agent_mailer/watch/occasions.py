@@ -54,7 +54,7 @@ def of_touched(record: TurnRecord, settlement: Settlement) -> Notice | None:
     """That files which others have reserved changed while it ran, where that is so. The record says which."""
     if not settlement.touched:
         return None
-    return _of(record, NoticeKind.TOUCHED, settlement.decided_at, "changed")
+    return _of(record, NoticeKind.RESERVED, settlement.decided_at, "changed")
 
 
 def of_documents(record: TurnRecord, now: float) -> Notice:

@@ -130,12 +130,12 @@ class Reserving:
         own = len(others) < len(held)
         put_held(room.state.folder.disk, room.state.turns.path(turn_id), self._project, others, own=own)
         if turn_id in self._live or not room.policy.approve.edits:
-            await self._lookout.look(room, turn_id, others, room.clock.now())
+            await self._lookout.look(room.state, turn_id, others, room.clock.now())
 
     async def end(self, room: Surroundings, turn_id: str) -> Sequence[Touched]:
         """Once the turn has ended: what changed of others' while it ran. What it had itself is given back."""
         self._leave(turn_id)
-        touched = await touched_by(room, turn_id, self._project)
+        touched = await touched_by(room.state, turn_id, self._project, room.clock.now())
         await self.give_back(room, turn_id)
         return touched
 

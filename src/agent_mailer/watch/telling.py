@@ -134,7 +134,7 @@ def facts_of(
         case NoticeKind.INSTRUCTIONS:
             text = f"{agent} has changed files that tell agents, or git, what to do"
             fix = f"agent-mailer turns show {notice.turn_id} {where}"
-        case NoticeKind.TOUCHED:
+        case NoticeKind.RESERVED:
             text = f"while {agent} worked files changed that others have reserved"
             fix = f"agent-mailer turns show {notice.turn_id} {where}"
         case NoticeKind.SCHEDULE:

@@ -17,7 +17,7 @@ from agent_mailer.meanwhile import meanwhile
 from agent_mailer.names import is_turn_id
 from agent_mailer.process.environment import find_tool, git_call
 from agent_mailer.process.holder import EXIT_FILE
-from agent_mailer.reservations.calls import Before, Calls, Sighting, calls_in, compared, keep, open_in, seen_in
+from agent_mailer.reservations.calls import CALLS, Before, Calls, Sighting, calls_in, compared, keep, open_in, seen_in
 from agent_mailer.reservations.port import How, Reservation, Touched
 from agent_mailer.reservations.snapshots import taken
 from agent_mailer.reservations.touched import weighed
@@ -25,13 +25,15 @@ from agent_mailer.state.folder import STATE_DIRECTORY
 from agent_mailer.state.workdirs import known_workdirs
 
 if TYPE_CHECKING:
-    from agent_mailer.watch.reserving import Surroundings
+    from agent_mailer.state import State
 
 LOOKED: Final = "reserved.json"
 _MOST_BYTES: Final = 64 * 1024 * 1024
 _GIT_SECONDS: Final = 10.0
 _MOST_ASKED: Final = 200
 """Files that git is asked about: their names fit into a pipe."""
+_TICK: Final = 0.02
+"""A file system's clock may stand still for so long."""
 _LATE: Final = 2.0
 """So long after a turn's end what is gone may have been removed by others."""
 
@@ -53,9 +55,9 @@ class Lookout:
         self._last: dict[str, float] = {}
         """By turn: when it was last seen who holds what."""
 
-    async def look(self, room: Surroundings, turn_id: str, others: Sequence[Reservation], now: float) -> None:
+    async def look(self, state: State, turn_id: str, others: Sequence[Reservation], now: float) -> None:
         """While the turn runs. Files are looked at only when others begin or end to hold some. Raises OSError."""
-        directory, disk = room.state.turns.path(turn_id), room.state.folder.disk
+        directory, disk = state.turns.path(turn_id), state.folder.disk
         looked = _looked(directory)
         last = self._last.get(turn_id)
         self._last[turn_id] = now
@@ -84,16 +86,18 @@ class Lookout:
         self._last.pop(turn_id, None)
 
 
-async def touched_by(room: Surroundings, turn_id: str, project: Path) -> tuple[Touched, ...]:
+async def touched_by(state: State, turn_id: str, project: Path, now: float) -> tuple[Touched, ...]:
     """Of a turn that has ended. It costs nothing where nobody else had anything reserved. What cannot be read or found
-    out is not told of. Raises OSError where the disk refuses to keep what the turn did itself.
+    out is not told of.
     """
-    directory = room.state.turns.path(turn_id)
-    keep(room.state.folder.disk, directory)
-    now = room.clock.now()
+    directory, ended = state.turns.path(turn_id), now
     with suppress(OSError):
-        now = min(now, status(directory / EXIT_FILE).st_mtime)
-    seen = await meanwhile(lambda: _sightings(directory, now, room.clock.now()))
+        keep(state.folder.disk, directory)
+    if not any(is_there(directory / name) for name in (CALLS, LOOKED)):
+        return ()
+    with suppress(OSError):
+        ended = min(now, status(directory / EXIT_FILE).st_mtime_ns / 1e9)
+    seen = await meanwhile(lambda: _sightings(directory, ended, now))
     if not seen:
         return ()
     ignored = await _ignored(project, list(dict.fromkeys(one.path for one in seen)))
@@ -113,7 +117,7 @@ def _sightings(directory: Path, ended: float, now: float) -> list[Sighting]:
 
 def _until(seen: Sequence[Sighting], end: float, *, gone: bool) -> list[Sighting]:
     """What was touched until then. `gone`: what is gone now was gone then."""
-    return [one for one in seen if (gone if one.how is How.REMOVED else one.at <= end)]
+    return [one for one in seen if (gone if one.how is How.REMOVED else one.at <= end + _TICK)]
 
 
 def _looked(directory: Path) -> Looked:
