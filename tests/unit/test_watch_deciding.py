@@ -12,8 +12,10 @@ import pytest
 from agent_mailer.approvals.calls import Call
 from agent_mailer.clock import iso
 from agent_mailer.mailbox.port import Action, Automatic, Draft, Envelope, Kind, Message, Outgoing, Refused
+from agent_mailer.names import whole_digest
 from agent_mailer.outcomes import AutoReply, Judgement, Outcome
 from agent_mailer.process.handle import ProcessIdentity
+from agent_mailer.reservations.port import Doubt, How, Touched
 from agent_mailer.runtimes.port import Observation, Result, Usage
 from agent_mailer.state.records import (
     AfterStop,
@@ -113,6 +115,27 @@ def test_a_bad_end_sends_only_what_was_to_leave_at_once(outcome: Outcome) -> Non
     assert settlement.retry is not None
     assert settlement.retry.sent == ("earlier", "a message to user")
     assert settlement.retry.dropped == 1
+
+
+TOUCHED = Touched("src/a", How.CHANGED, "planner", "src/**", Doubt.IDLE)
+TO_PLANNER = f"touched-{whole_digest('planner')[:16]}"
+
+
+def test_what_changed_of_others_is_in_the_record_and_told_to_them_however_the_turn_ended() -> None:
+    good = settled(turn_end(Outcome.DONE, drafts=[STAGED], touched=(TOUCHED,)))
+    assert (sent(good), good.touched) == (["k1", TO_PLANNER], (TOUCHED,))
+    assert [item.own for item in good.items] == [False, True]
+    assert "src/a (planner has src/**" in good.items[0].item.payload
+    bad = settled(turn_end(Outcome.FAILED, drafts=[STAGED], touched=(TOUCHED,)))
+    assert sent(bad) == [TO_PLANNER]
+    assert bad.retry is not None
+    assert bad.retry.sent == (), "no mail of the agent's own"
+    assert settled(turn_end(Outcome.DONE)).touched == ()
+
+
+def test_a_holder_is_told_once_for_all_messages_of_a_turn_and_never_is_the_agent_itself() -> None:
+    assert sent(settled(turn_end(Outcome.DONE, drafts=[STAGED], touched=(TOUCHED,), mark="-m"))) == ["k1"]
+    assert sent(settled(turn_end(Outcome.DONE, drafts=[STAGED], touched=(TOUCHED,), address="planner"))) == ["k1"]
 
 
 @pytest.mark.parametrize("then", [None, AfterStop.ASK, AfterStop.DROP])

@@ -38,7 +38,6 @@ from agent_mailer.watch.rules import RetryDecision, Step, WatchPolicy, decide_re
 Compose = Callable[[Draft, Message | None, str], Sequence[Outgoing] | Refused]
 
 HISTORY_KEPT = 20
-
 MAX_WORDS = 256 * 1024
 """Bytes of an agent's final words that are sent."""
 
@@ -61,7 +60,6 @@ class TurnEnd(msgspec.Struct, frozen=True):
     now: float
     jitter: float
     stop: StopAsked | None = None
-    """A person stopped the turn."""
     address: str = ""
     """The agent's own."""
     shared: bool = False
@@ -318,7 +316,7 @@ def _retry_entry(
             provisional = Provisional(session_id, record.runtime, judgement.outcome, _session_sum(end, session_id))
         elif rerun is not None:
             provisional = rerun.provisional
-    left = [entry.item.recipient for entry in items if entry.state is not ItemState.REFUSED]
+    left = [entry.item.recipient for entry in items if entry.state is not ItemState.REFUSED and not entry.own]
     sent = tuple(f"a message to {prompt_word(recipient, 'recipient')}" for recipient in left)
     # What a live session was to have is not offered a second time, though nothing stood in for it.
     never_ran = record.process is None and record.live is None
