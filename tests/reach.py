@@ -1,6 +1,6 @@
 """Which statements of some modules were run, by any process of a test run, whatever ended it.
 
-`follow` writes each statement's line to a file at once, so that a process that is killed has told. Every interpreter
+`Trail` writes each statement's line to a file at once, so that a process that is killed has told. Every interpreter
 that begins with the environment of `asked` follows, and those that it forks.
 """
 
@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,45 +21,59 @@ SOURCE = Path(__file__).parents[1] / "src" / "agent_mailer"
 
 
 class Trail:
-    """Where it is written, and what is there already."""
+    """Lines of some modules that begin to run, in this process and those that it forks: `target` has each once."""
 
-    def __init__(self, target: Path) -> None:
-        self.begin(target)
+    def __init__(self, target: Path, modules: Sequence[Path]) -> None:
+        self._names = {str(path) for path in modules}
+        self._target = target
+        self._seen: set[tuple[str, int]] = set()
 
     def begin(self, target: Path) -> None:
         """From here on in another file, and all anew."""
-        self.target = target
-        self.seen: set[tuple[str, int]] = set()
+        self._target = target
+        self._seen = set()
+        self.follow()
 
+    def follow(self) -> None:
+        """From now on. Whoever had set another way of looking has ended ours: then once more."""
+        if sys.gettrace() is None:
+            threading.settrace(self._on_call)
+            sys.settrace(self._on_call)
 
-def follow(target: Path, modules: Sequence[Path]) -> Trail:
-    """From now on, in this process and those that it forks: lines of `modules` that begin to run, each once."""
-    names = {str(path) for path in modules}
-    trail = Trail(target)
+    def _on_call(self, frame: FrameType, event: str, _: Any) -> Any:
+        return self._on_line if frame.f_code.co_filename in self._names else None
 
-    def on_line(frame: FrameType, event: str, _: Any) -> Any:
+    def _on_line(self, frame: FrameType, event: str, _: Any) -> Any:
         if event == "line":
             place = (frame.f_code.co_filename, frame.f_lineno)
-            if place not in trail.seen:
-                trail.seen.add(place)
-                # Opened anew each time: who forks a command closes what it had open.
-                with open(trail.target, "ab", buffering=0) as stream:
-                    stream.write(f"{place[0]}:{place[1]}\n".encode())
-        return on_line
+            if place not in self._seen:
+                # Where a test leaves no room or no file to be opened another time will do: an error here ends it all.
+                with suppress(OSError):
+                    # Opened anew each time: who forks a command closes what it had open.
+                    fd = os.open(self._target, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                    try:
+                        os.write(fd, f"{place[0]}:{place[1]}\n".encode())
+                    finally:
+                        os.close(fd)
+                    self._seen.add(place)
+        return self._on_line
 
-    def on_call(frame: FrameType, event: str, _: Any) -> Any:
-        return on_line if frame.f_code.co_filename in names else None
 
-    threading.settrace(on_call)
-    sys.settrace(on_call)
-    return trail
+_asked: list[Trail] = []
 
 
 def follow_if_asked() -> None:
     """`REACH` is the file, and after a colon each of the modules."""
     if said := os.environ.get(VARIABLE):
         target, *modules = said.split(":")
-        follow(Path(target), [Path(module) for module in modules])
+        _asked.append(Trail(Path(target), [Path(module) for module in modules]))
+        _asked[0].follow()
+
+
+def pytest_runtest_setup() -> None:
+    """As a plugin of pytest (`-p tests.reach`)."""
+    for trail in _asked:
+        trail.follow()
 
 
 def asked(target: Path, modules: Sequence[Path], site: Path) -> dict[str, str]:

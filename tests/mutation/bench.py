@@ -40,10 +40,10 @@ from pathlib import Path
 tree = Path({tree!r})
 if (tree / {asked!r}).exists():
     sys.path.append(str(tree))
-    from tests.reach import follow
+    from tests.reach import Trail
     sys.path.pop()
     target, _, module = (tree / {asked!r}).read_text().partition(":")
-    follow(Path(target), [Path(module)])
+    Trail(Path(target), [Path(module)]).follow()
 """
 """What each interpreter of the copy begins with."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.reach import Trail, follow, reached, statements
+from tests.reach import Trail, reached, statements
 
 ASKED = ".followed"
 """In the copy of the tree: whoever begins there follows, whatever environment it has. The file and the module."""
@@ -69,16 +69,13 @@ class Watches:
     def __init__(self, folder: Path, module: Path) -> None:
         folder.mkdir(exist_ok=True)
         self._folder, self._module = folder, module
-        self._trail: Trail | None = None
+        self._trail = Trail(folder / "begin", [module])
         self._ways: list[tuple[str, Path, Path]] = []
         self._seconds: dict[str, float] = {}
 
     def _to(self, target: Path) -> None:
         Path(ASKED).write_text(f"{target}:{self._module}")
-        if self._trail is None:
-            self._trail = follow(target, [self._module])
-        else:
-            self._trail.begin(target)
+        self._trail.begin(target)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Iterator[None]:
