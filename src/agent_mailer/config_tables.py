@@ -194,7 +194,10 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     turns_per_day: Annotated[CountOrNone, LIVE, STOPS, "turns a day; more mail waits until midnight; 0 = no limit"] = 0
     minutes_per_day: Annotated[CountOrNone, LIVE, STOPS, "minutes that they take together"] = 0
     tokens_per_day: Annotated[
-        TokensOrNone, LIVE, STOPS, "tokens that they take together, as far as the agent program counts"
+        TokensOrNone,
+        LIVE,
+        STOPS,
+        "tokens that they take together; one whose program counts none is held by turns and minutes alone",
     ] = 0
     dollars_per_day: Annotated[
         DollarsOrOff, LIVE, STOPS, "dollars, as the agent program counts them; advice where a subscription pays"

@@ -56,6 +56,26 @@ def test_a_days_dollars_are_a_pause_until_midnight(tmp_path: Path) -> None:
     assert desk.turns("coder") == 6
 
 
+def test_what_its_program_does_not_count_limits_nothing_and_everybody_says_so(tmp_path: Path) -> None:
+    """A script that prints plain text: turns and time are counted of every one."""
+    limits = {"turns_per_day": 2, "tokens_per_day": 10, "dollars_per_thread": 1.0}
+    desk = Company(tmp_path, {"coder": "cat >/dev/null; echo ok"}, limits=limits)
+    for number in range(3):
+        send(desk, number)
+    desk.once("coder", FakeClock())
+    assert desk.turns("coder") == 2
+    pause = desk.place("coder").state.pause.read()
+    assert pause is not None
+    assert "limits.turns_per_day is 2" in pause.detail
+    at = tmp_path / "coder"
+    assert type_in(at, "status", "--json").json["uncounted"] == ["tokens_per_day", "dollars_per_thread"]
+    assert "tokens_per_day, dollars_per_thread hold nothing" in " ".join(type_in(at, "status").out.split())
+    shown = {one["name"]: one["counted"] for one in type_in(at, "limits", "show", "--json").json["limits"]}
+    assert shown == {"turns_per_day": True, "tokens_per_day": False, "dollars_per_thread": False}
+    assert "the limit holds nothing" in type_in(at, "limits", "show").out
+    assert "does not count tokens or dollars" in type_in(at, "cost").err
+
+
 def test_a_person_raises_it_for_today(tmp_path: Path) -> None:
     desk = company(tmp_path, turns_per_day=1)
     for number in range(3):

@@ -12,7 +12,7 @@ from agent_mailer.outcomes import Exit, Outcome
 from agent_mailer.runtimes.acp.adapter import AgentOptions, AgentRuntime
 from agent_mailer.runtimes.acp.descriptor import read
 from agent_mailer.runtimes.acp.shelf import Shelf
-from agent_mailer.runtimes.port import Evidence, Observation, PermissionMode, Probe, Result, RuntimeMissing
+from agent_mailer.runtimes.port import Counted, Evidence, Observation, PermissionMode, Probe, Result, RuntimeMissing
 from agent_mailer.testing.runtime_suite import RuntimeSuite
 
 SHIPPED = ("gemini", "gemini-headless", "kimi", "opencode", "qwen", "qwen-acp", "vibe")
@@ -52,6 +52,8 @@ def test_the_shipped_ones_have_every_mode_and_a_check(tmp_path: Path) -> None:
         known = empty.find(name)
         for mode in PermissionMode:
             assert AgentRuntime(known, AgentOptions(mode), {"HOME": "/home/u"}).traits.home is not None
+        traits = AgentRuntime(known, AgentOptions(PermissionMode.PLAN), {"HOME": "/home/u"}).traits
+        assert traits.counts == ({Counted.TOKENS} if name != "kimi" else frozenset())
         assert known.descriptor.check.known
         plan = known.descriptor.modes.plan
         assert plan is not None

@@ -38,7 +38,8 @@ def cost(
     as_json: Json = False,
 ) -> None:
     """Show what turns took: time, tokens, dollars as far as the agent program counts them. Days are UTC."""
-    from agent_mailer.views.spending import By, spending
+    from agent_mailer.runtimes.port import Counted
+    from agent_mailer.views.spending import By, counts_of, spending
 
     if not 1 <= days <= MOST_DAYS:
         raise UsageFault("bad_number", f"--days is a number from 1 to {MOST_DAYS}", "")
@@ -72,6 +73,9 @@ def cost(
         rows.append(_row("together", view.total))
     head = (f"{view.by} (UTC)" if wanted is By.DAY else view.by, "turns", "time", "tokens in", "out", "cost")
     say(columns(rows, head, whole=head[1:]))
+    if not every and (missing := [what.value for what in Counted if what not in counts_of(found[0])]):
+        text = f"\nits program does not count {' or '.join(missing)}"
+        note(f"{text}: turns and minutes are what limits can hold (limits.turns_per_day, limits.minutes_per_day)")
     if wanted not in (By.DAY, By.AGENT):
         note("\nof the turns that are kept; --by day has every one")
 

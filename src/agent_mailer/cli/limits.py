@@ -43,6 +43,8 @@ def show(workdir: Workdir = None, as_json: Json = False) -> None:
 
 
 def _taken(view: LimitView) -> str:
+    if not view.counted:
+        return "its program does not count that: the limit holds nothing; set turns or minutes"
     if view.taken is None:
         return ""
     return _number(view.taken) + (f", {_number(view.others)} of it by others of its share" if view.others else "")

@@ -15,6 +15,7 @@ from agent_mailer.runtimes.own_lines import events_of
 from agent_mailer.runtimes.port import (
     FINAL_TEXT_LIMIT,
     CommandOutput,
+    Counted,
     Event,
     Evidence,
     Finding,
@@ -70,7 +71,8 @@ class CommandRuntime:
     @property
     def traits(self) -> RuntimeTraits:
         typed = self._output is CommandOutput.JSONL
-        return RuntimeTraits(name=self._calling.name, has_events=typed, resumes=typed)
+        counts = frozenset(Counted) if typed else frozenset[Counted]()
+        return RuntimeTraits(name=self._calling.name, has_events=typed, resumes=typed, counts=counts)
 
     def command(self, request: TurnRequest) -> Launch:
         """Raises RuntimeMissing."""

@@ -277,6 +277,13 @@ class ProgramHome(msgspec.Struct, frozen=True):
         return (self.path, *self.more)
 
 
+class Counted(StrEnum):
+    """What a program can tell of what its turns took. Turns and time are counted of every one."""
+
+    TOKENS = "tokens"
+    DOLLARS = "dollars"
+
+
 class RuntimeTraits(msgspec.Struct, frozen=True):
     """What the engine needs to know of a runtime.
 
@@ -285,7 +292,8 @@ class RuntimeTraits(msgspec.Struct, frozen=True):
     tools along. `account` names, without revealing it, the account that limits and logins belong to; None = unknown.
     `home`: what a turn must be able to write beside the workdir; None = nothing. `remote`: its model is elsewhere.
     `own_sandbox`: it holds its tools by one; `asks`: a person is asked before some of its calls. Where either is so the
-    watcher asks the probe FENCE before the first turn of a program, and of one that has changed.
+    watcher asks the probe FENCE before the first turn of a program, and of one that has changed. `counts`: what limits
+    of anything else hold nothing of.
     """
 
     name: str
@@ -297,6 +305,7 @@ class RuntimeTraits(msgspec.Struct, frozen=True):
     remote: bool = False
     own_sandbox: bool = False
     asks: bool = False
+    counts: frozenset[Counted] = frozenset(Counted)
 
 
 LOGIN: Final = "login"

@@ -205,11 +205,13 @@ def standing(state: State) -> list[StandingView]:
 
 def limits(place: Workplace) -> list[LimitView]:
     """Every limit that is set, as it counts now; the hour's where a person has raised it."""
+    from agent_mailer.views.spending import uncounted
     from agent_mailer.watch.guards.budgets import Ledger, Shared, Spent, limit_today, midnight, of_the_day, shared_of
     from agent_mailer.watch.guards.gate import HOUR, counts_hourly, ran
     from agent_mailer.watch.guards.raising import HOURLY
 
     now, watch, lifts = place.clock.now(), place.policy(), place.state.lifts
+    vain = uncounted(place)
     policy, until = watch.budget, midnight(now, 1)
     ledger, recent = Ledger(policy), 0
     for record in of_the_day(place.state.turns, now):
@@ -226,7 +228,7 @@ def limits(place: Workplace) -> list[LimitView]:
             unit, _, whose = key.partition("_per_")
             more = round(getattr(others, unit), 6) if whose == "day" else 0.0
             taken = round(getattr(spent, unit) + more, 6) if whose == "day" else None
-            found.append(LimitView(key, limit, taken, raised is not None, until, more))
+            found.append(LimitView(key, limit, taken, raised is not None, until, more, key not in vain))
     raised = lifts.raised(HOURLY)
     if raised is not None and watch.guards.turns_per_hour:
         found.append(LimitView(HOURLY, raised, recent, raised=True, until=until))

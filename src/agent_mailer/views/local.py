@@ -17,6 +17,7 @@ from agent_mailer.views.kept import asked_of, held_counts, offered_in, stuck_cou
 from agent_mailer.views.log import tail
 from agent_mailer.views.pulse import Listen, Pulses, ask_all, could_answer, listen
 from agent_mailer.views.schedules import schedules
+from agent_mailer.views.spending import uncounted
 from agent_mailer.views.taken import Count, taken_by_others
 from agent_mailer.views.turns import last_results, running_turn, settling_turn
 from agent_mailer.views.values import status as view
@@ -266,6 +267,7 @@ def _read(place: Workplace, mailbox_of: Look, now: float, *, past: bool) -> view
         settling=tuple(settling.values()),
         schedules=tuple(schedules(place)),
         unknown=place.loaded.unknown,
+        uncounted=uncounted(place),
         offered=offered_in(place, busy, now) if watcher.running else (),
         last_events=tuple(line.record for line in tail(place.folder.log, LAST_EVENTS)) if past else (),
     )

@@ -7,13 +7,32 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from agent_mailer.runtimes.port import Usage
+from agent_mailer.errors import MailerError
+from agent_mailer.runtimes.port import Counted, Usage
 from agent_mailer.state.usage import Spend
 from agent_mailer.views.values.history import SpendingView, SpentView
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
     from agent_mailer.state.records import TurnRecord
+
+
+def uncounted(place: Workplace) -> tuple[str, ...]:
+    """Of the limits that are set those that hold nothing, since the agent program does not count what they are of."""
+    limits = place.config.limits
+    named = [key for key in limits.__struct_fields__ if key.startswith(tuple(Counted)) and getattr(limits, key)]
+    if not named:
+        return ()
+    counts = counts_of(place)
+    return tuple(key for key in named if not key.startswith(tuple(counts)))
+
+
+def counts_of(place: Workplace) -> frozenset[Counted]:
+    """All of it where that is not to be known: its configuration is told to be wrong elsewhere."""
+    try:
+        return place.runtime().traits.counts
+    except (MailerError, OSError):
+        return frozenset(Counted)
 
 
 class By(StrEnum):

@@ -52,6 +52,7 @@ def _rows(view: StatusView, now: float) -> Iterator[tuple[str, Sequence[Part]]]:
     yield "sandbox", [Part(view.sandbox)]
     yield "trust", [_trust(view)]
     yield "config", list(_config(view))
+    yield "limits", _uncounted(view)
     yield "paused", _pause(view, now)
     yield "problem", list(_other_problems(view))
     yield "trouble", _trouble(view, now)
@@ -146,6 +147,13 @@ def _pause(view: StatusView, now: float) -> list[Part]:
     needs_person = any(problem.code in ("signed_out", "paused") for problem in view.problems)
     parts = [Part(f"{pause.reason.replace('_', ' ')}, {until}{detail}", Ink.RED if needs_person else Ink.YELLOW)]
     return parts + [Part(f"fix: {p.fix}") for p in view.problems if p.code == Problem.SIGNED_OUT]
+
+
+def _uncounted(view: StatusView) -> list[Part]:
+    if not view.uncounted:
+        return []
+    text = f"{', '.join(view.uncounted)} hold nothing: its program does not count that; turns and minutes count"
+    return [Part(f"{text} (agent-mailer config set limits.turns_per_day N)", Ink.YELLOW)]
 
 
 def _other_problems(view: StatusView) -> Iterator[Part]:

@@ -15,12 +15,13 @@ import msgspec
 from agent_mailer.errors import ConfigFault
 from agent_mailer.names import printable
 from agent_mailer.outcomes import NOT_EXECUTED, Judgement, Outcome
-from agent_mailer.runtimes.acp.descriptor import ANY_KIND, SERVER, Descriptor, MailBy, Mode
+from agent_mailer.runtimes.acp.descriptor import ANY_KIND, SERVER, Descriptor, MailBy, Mode, UsageOf
 from agent_mailer.runtimes.acp.orders import Failure, Orders
 from agent_mailer.runtimes.acp.shelf import Known
 from agent_mailer.runtimes.acp.verdict import of_failure
 from agent_mailer.runtimes.own_lines import events_of
 from agent_mailer.runtimes.port import (
+    Counted,
     Event,
     Evidence,
     Finding,
@@ -89,6 +90,7 @@ class AgentRuntime:
             account=self._account(),
             home=self._home(),
             remote=True,
+            counts=frozenset({Counted.TOKENS} if self.descriptor.usage is not UsageOf.NONE else ()),
         )
 
     def command(self, request: TurnRequest) -> Launch:

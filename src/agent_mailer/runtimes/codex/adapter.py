@@ -24,6 +24,7 @@ from agent_mailer.runtimes.port import (
     FENCE,
     FINAL_TEXT_LIMIT,
     LOGIN,
+    Counted,
     Event,
     Evidence,
     Finding,
@@ -121,6 +122,7 @@ class CodexRuntime:
             remote=True,
             own_sandbox=True,
             asks=asks,
+            counts=frozenset({Counted.TOKENS}),
         )
 
     @property

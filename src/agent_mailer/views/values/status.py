@@ -260,7 +260,8 @@ class StatusView(View, frozen=True):
     is the kind that stands around a turn; `untrusted` names keys and templates that do not count as they are;
     `settling` are turns that are open, though nothing of them runs any more; `unknown` are keys of the configuration
     that nothing here knows; `asked` waits for a person's yes, which is no problem, and of which the agent may give
-    itself one where it is `self_approving`; `offered` waits for a live session.
+    itself one where it is `self_approving`; `offered` waits for a live session;
+    `uncounted` are limits that hold nothing, since the agent program does not count what they are of.
     """
 
     ABOUT = "workdir"
@@ -292,6 +293,7 @@ class StatusView(View, frozen=True):
     schedules: tuple[ScheduleView, ...] = ()
     unknown: tuple[str, ...] = ()
     offered: tuple[OfferedView, ...] = ()
+    uncounted: tuple[str, ...] = ()
 
 
 class FaultView(View, frozen=True):
