@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
 from agent_mailer.outcomes import Outcome
 from agent_mailer.runtimes.acp.descriptor import Meaning
 from agent_mailer.runtimes.acp.orders import Ended, Failure, Staged
+from agent_mailer.runtimes.acp.shelf import Shelf
 from agent_mailer.runtimes.acp.verdict import judge
 
 NOTHING = Staged()
@@ -95,3 +98,15 @@ def test_a_descriptor_has_the_first_word() -> None:
     assert judge(said, NOTHING, resumed=False, answers=rows).outcome is Outcome.SIGNED_OUT
     quoted = msgspec.structs.replace(said, text="It says: Please run /login")
     assert judge(quoted, NOTHING, resumed=False, answers=rows).outcome is Outcome.DONE
+
+
+def test_kimi_that_cannot_make_room_has_answered_nothing(tmp_path: Path) -> None:
+    """As 2.1.0 ended, seen with a model server that refuses a full context; where it has made room it goes on."""
+    answers = Shelf({}, tmp_path).find("kimi").descriptor.answers
+    begins = "Compacting conversation context…"
+    blocked = f"{begins}Compaction is blocked by the current turn; retry when the turn is idle.Compaction cancelled."
+    for resumed, outcome in ((True, Outcome.SESSION_LOST), (False, Outcome.FAILED)):
+        found = judge(Ended("end_turn", blocked), NOTHING, resumed=resumed, answers=answers)
+        assert found.outcome is outcome
+    made = Ended("end_turn", f"{begins} The answer.")
+    assert judge(made, NOTHING, resumed=True, answers=answers).outcome is Outcome.DONE

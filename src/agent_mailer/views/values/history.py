@@ -232,8 +232,8 @@ class StandingView(View, frozen=True):
 class LimitView(View, frozen=True):
     """One limit of the day: `limit` as it counts now, `taken` of it (with what is reserved for turns under way);
     `raised`: a person has set it so until the day ends. `taken` is None for limits of a thread or a sender; `others` is
-    how much of it agents of the same `share` took. `turns_per_hour` is of the last hour. Not `counted`: the program
-    tells nothing of it, and the limit holds nothing.
+    how much of it agents of the same `share` took. `turns_per_hour` is of the last hour. Not `counted`: the
+    program tells nothing of it, and the limit holds nothing.
     """
 
     ABOUT = "name"
