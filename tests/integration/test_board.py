@@ -14,7 +14,7 @@ from tests.typed import COMMAND
 
 from agent_mailer.cli.terminal.screen import cells
 from agent_mailer.views.board import Board
-from agent_mailer.views.values.board import BoardView, Need
+from agent_mailer.views.values.needs import BoardView, NeedKind
 
 ASK = 'agent-mailer mail read | grep -q "please" && agent-mailer mail finish --blocked "Which colour?"; echo done'
 
@@ -33,20 +33,20 @@ def moved(board: BoardView) -> list[tuple[str, str]]:
 def test_mail_is_shown_once_and_a_question_needs_a_person_until_it_is_answered(desk: Desk) -> None:
     board = Board([desk.workdir])
     try:
-        assert [need.text for need in board.look().needs] == ["no watcher runs"]
+        assert [need.why for need in board.look().needs] == ["no watcher runs"]
         desk.send("please")
         desk.once()
         found = board.look()
         assert moved(found) == [("user", "coder"), ("coder", "user")]
-        [question] = [need for need in found.needs if need.what is Need.QUESTION]
-        assert (question.agent, question.text) == ("coder", "asks user: Which colour?")
+        [question] = [need for need in found.needs if need.kind is NeedKind.QUESTION]
+        assert (question.address, question.asked, question.why) == ("coder", "user", "Which colour?")
         desk.send("blue", thread=question.thread)
         desk.once()
         found = board.look()
         # What was there before is not told again, and its thread stands beside each.
         assert moved(found) == [("user", "coder"), ("coder", "user")] * 2
         assert {one.thread for one in found.mail} == {question.thread}
-        assert not [need for need in found.needs if need.what is Need.QUESTION]
+        assert not [need for need in found.needs if need.kind is NeedKind.QUESTION]
         assert found.turns == 2
     finally:
         board.close()
@@ -57,7 +57,7 @@ def test_a_workdir_that_is_gone_is_told_and_the_others_are_shown(desk: Desk, tmp
     try:
         found = board.look()
         assert (len(found.workdirs), found.healthy) == (2, False)
-        assert {need.agent for need in found.needs} == {"gone", "coder"}
+        assert {need.address for need in found.needs} == {"gone", "coder"}
     finally:
         board.close()
 

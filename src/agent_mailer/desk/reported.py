@@ -26,8 +26,9 @@ from agent_mailer.remote.port import (
     Working,
 )
 from agent_mailer.remote.watched import Watched, Watcher
+from agent_mailer.views.board import troubled
 from agent_mailer.views.values.history import HeldView, StuckView
-from agent_mailer.views.values.needs import NeedKind, NeedView
+from agent_mailer.views.values.needs import NeedView
 from agent_mailer.views.values.status import FaultView, Problem, ScheduleView, StatusView
 
 STOPPED = "stopped"
@@ -158,12 +159,4 @@ def problems_beside(view: StatusView | FaultView) -> Iterator[NeedView]:
     address = (view.mailbox.address or view.agent) if isinstance(view, StatusView) else unreadable(view).address
     for problem in view.problems:
         if problem.code in _BESIDE:
-            yield NeedView(
-                f"{problem.code.value}:{view.workdir}",
-                NeedKind.TROUBLE,
-                view.workdir,
-                address,
-                0.0,
-                why=problem.text,
-                command=problem.fix,
-            )
+            yield troubled(view.workdir, address, problem)

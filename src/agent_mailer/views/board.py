@@ -15,9 +15,9 @@ from agent_mailer.events import EventName
 from agent_mailer.views.local import everywhere, place_at
 from agent_mailer.views.log import LogReader
 from agent_mailer.views.pulse import Pulses
-from agent_mailer.views.values.board import BoardView, MovedView, Need, NeedView
 from agent_mailer.views.values.history import LineView
-from agent_mailer.views.values.status import AllView, FaultView, Problem, StatusView
+from agent_mailer.views.values.needs import BoardView, MovedView, NeedKind, NeedView
+from agent_mailer.views.values.status import AllView, FaultView, Problem, ProblemView, StatusView
 
 MAIL_KEPT = 200
 LINES_READ = 400
@@ -94,33 +94,53 @@ class Board:
 
 
 def needs_of(view: StatusView | FaultView) -> Iterator[NeedView]:
-    """What of a workdir needs a person, the most urgent first. Pure."""
-    where = f"-C {shlex.quote(view.workdir)}"
+    """What of a workdir needs a person, the most urgent first; its agent's id is its path. Pure."""
+    workdir, where = view.workdir, f"-C {shlex.quote(view.workdir)}"
     if isinstance(view, FaultView):
-        name = view.workdir.rpartition("/")[2]
-        yield from (NeedView(Need.PROBLEM, view.workdir, name, one.text, one.fix) for one in view.problems)
+        name = workdir.rpartition("/")[2]
+        yield from (troubled(workdir, name, problem) for problem in view.problems)
         return
+    address = view.mailbox.address or view.agent
     for asked in view.asked:
         yield NeedView(
-            Need.PERMISSION,
-            view.workdir,
-            view.agent,
-            f"asks whether it may: {asked.tool}",
-            f"agent-mailer approvals show {asked.question} {where}",
-            asked.thread,
-            asked.question,
+            f"{NeedKind.APPROVAL.value}:{workdir}:{asked.question}",
+            NeedKind.APPROVAL,
+            workdir,
+            address,
+            asked.at,
+            asked.until,
+            tool=asked.tool,
+            thread=asked.thread,
+            message_id=asked.message_id,
+            targets=(asked.question,),
+            command=f"agent-mailer approvals show {asked.question} {where}",
         )
-    for blocked in view.blocked:
-        fix = f"agent-mailer send {where} --to {view.agent} --thread {shlex.quote(blocked.thread)} --body TEXT"
+    for one in view.blocked:
         yield NeedView(
-            Need.QUESTION, view.workdir, view.agent, f"asks {blocked.asked}: {blocked.question}", fix, blocked.thread
+            f"{NeedKind.QUESTION.value}:{workdir}:{one.turn_id}",
+            NeedKind.QUESTION,
+            workdir,
+            address,
+            one.since,
+            why=one.question,
+            thread=one.thread,
+            message_id=one.message_id,
+            command=f"agent-mailer send {where} --to {address} --thread {shlex.quote(one.thread)} --body TEXT",
+            asked=one.asked,
         )
-    for problem in view.problems:
-        yield NeedView(Need.PROBLEM, view.workdir, view.agent, problem.text, problem.fix)
-    told = any(problem.code is Problem.PAUSED for problem in view.problems)
-    if view.pause is not None and view.pause.until is None and not told:
-        text = f"is paused: {view.pause.reason.replace('_', ' ')}"
-        yield NeedView(Need.PAUSE, view.workdir, view.agent, text, f"agent-mailer resume {where}")
+    yield from (troubled(workdir, address, problem) for problem in view.problems)
+    pause, told = view.pause, any(problem.code is Problem.PAUSED for problem in view.problems)
+    if pause is not None and pause.until is None and not told:
+        kind, command = NeedKind.PAUSED, f"agent-mailer resume {where}"
+        yield NeedView(
+            f"{kind.value}:{workdir}:", kind, workdir, address, pause.since, why=pause.reason, command=command
+        )
+
+
+def troubled(workdir: str, address: str, problem: ProblemView) -> NeedView:
+    """Since when is not known."""
+    name = f"{problem.code.value}:{workdir}"
+    return NeedView(name, NeedKind.TROUBLE, workdir, address, 0.0, why=problem.text, command=problem.fix)
 
 
 def _names(view: StatusView) -> tuple[str, str]:

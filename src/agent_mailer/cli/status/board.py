@@ -10,7 +10,7 @@ from agent_mailer.cli.terminal.printing import counted, dollars
 from agent_mailer.cli.terminal.screen import Ink, paint, width, wrapped
 from agent_mailer.clock import from_iso
 from agent_mailer.names import printable
-from agent_mailer.views.values.board import BoardView, MovedView, NeedView
+from agent_mailer.views.values.needs import BoardView, MovedView, NeedKind, NeedView
 from agent_mailer.views.values.status import StatusView
 
 EVERY = 1.0
@@ -56,8 +56,21 @@ def lines(board: BoardView) -> list[str]:
 
 
 def need_text(need: NeedView) -> str:
-    mend = f" ({printable(need.fix, 4096)})" if need.fix else ""
-    return f"{printable(need.agent, 60)}: {printable(need.text, 300)}{mend}"
+    mend = f" ({printable(need.command, 4096)})" if need.command else ""
+    name = need.address.partition("@")[0] or need.address
+    return f"{printable(name, 60)}: {printable(need_words(need), 300)}{mend}"
+
+
+def need_words(need: NeedView) -> str:
+    """What it says behind the agent's name."""
+    match need.kind:
+        case NeedKind.APPROVAL:
+            return f"asks whether it may: {need.tool}"
+        case NeedKind.QUESTION:
+            return f"asks {need.asked}: {need.why}"
+        case NeedKind.PAUSED:
+            return f"is paused: {need.why.replace('_', ' ')}"
+    return need.why
 
 
 def moved_text(one: MovedView) -> str:

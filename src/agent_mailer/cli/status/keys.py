@@ -22,14 +22,14 @@ from textual.binding import Binding, BindingType
 from textual.widgets import DataTable, Footer, Input, Static
 from textual.worker import get_current_worker
 
-from agent_mailer.cli.status.board import EVERY, WIDE, head, moved_text, need_text
+from agent_mailer.cli.status.board import EVERY, WIDE, head, moved_text, need_text, need_words
 from agent_mailer.cli.status.many import HEAD, cells_of
 from agent_mailer.cli.terminal.screen import plain
 from agent_mailer.names import printable
 from agent_mailer.process.commands import run_command, run_in_terminal
 from agent_mailer.service.install import own_program
 from agent_mailer.views.board import Board
-from agent_mailer.views.values.board import BoardView, Need, NeedView
+from agent_mailer.views.values.needs import BoardView, NeedKind, NeedView
 from agent_mailer.views.values.status import FaultView, StatusView
 
 
@@ -123,13 +123,13 @@ class _Screen(App[None]):
         views = self._shown.workdirs if self._shown is not None else ()
         return views[row] if 0 <= row < len(views) else None
 
-    def _need(self, what: Need) -> NeedView | None:
+    def _need(self, kind: NeedKind) -> NeedView | None:
         """Of the chosen agent, else the first of all."""
         if self._shown is None:
             return None
         chosen = self._chosen()
-        found = [need for need in self._shown.needs if need.what is what]
-        own = [need for need in found if chosen is not None and need.workdir == chosen.workdir]
+        found = [need for need in self._shown.needs if need.kind is kind]
+        own = [need for need in found if chosen is not None and need.agent_id == chosen.workdir]
         return next(iter(own or found), None)
 
     def action_allow(self) -> None:
@@ -139,20 +139,20 @@ class _Screen(App[None]):
         self._decide("deny")
 
     def _decide(self, verb: str) -> None:
-        need = self._need(Need.PERMISSION)
+        need = self._need(NeedKind.APPROVAL)
         code = _code_of(need) if need is not None else ""
         if need is None or not code:
             self._say("nobody asks for anything")
         else:
             # It is shown whole before: what is allowed is read first, in the terminal and not in a line of ours.
-            self._beside(("approvals", "show", code, "-C", need.workdir), (verb, code, "-C", need.workdir))
+            self._beside(("approvals", "show", code, "-C", need.agent_id), (verb, code, "-C", need.agent_id))
 
     def action_answer(self) -> None:
-        self._answering = self._need(Need.QUESTION)
+        self._answering = self._need(NeedKind.QUESTION)
         if self._answering is None:
             self._say("no question waits")
             return
-        self._say(f"{self._answering.agent} {self._answering.text}")
+        self._say(f"{self._answering.address} {need_words(self._answering)}")
         field = self.query_one(Input)
         field.display = True
         field.focus()
@@ -161,8 +161,8 @@ class _Screen(App[None]):
         need, text = self._answering, event.value.strip()
         self.action_nothing()
         if need is not None and text:
-            to = ("--to", need.agent, "--thread", need.thread, "--body", text)
-            self._run("send", "-C", need.workdir, *to)
+            to = ("--to", need.address, "--thread", need.thread, "--body", text)
+            self._run("send", "-C", need.agent_id, *to)
 
     def action_nothing(self) -> None:
         field = self.query_one(Input)
@@ -231,14 +231,14 @@ def _code_of(need: NeedView) -> str:
     from agent_mailer.assemble import Workplace
     from agent_mailer.views.kept import approvals
 
-    found = [view for view in approvals(Workplace(Path(need.workdir)).state) if view.question == need.question]
+    found = [view for view in approvals(Workplace(Path(need.agent_id)).state) if view.question in need.targets]
     return found[0].code if found else ""
 
 
 def _need_text(need: NeedView) -> str:
     """With the key that ends it, where one does; else with the command."""
-    keys = {Need.QUESTION: "r", Need.PERMISSION: "a, d", Need.PAUSE: "p"}.get(need.what)
-    return f"{need_text(msgspec.structs.replace(need, fix=''))} ({keys})" if keys else need_text(need)
+    keys = {NeedKind.QUESTION: "r", NeedKind.APPROVAL: "a, d", NeedKind.PAUSED: "p"}.get(need.kind)
+    return f"{need_text(msgspec.structs.replace(need, command=''))} ({keys})" if keys else need_text(need)
 
 
 def _program() -> str:
