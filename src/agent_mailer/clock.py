@@ -23,6 +23,21 @@ class SystemClock:
         return time.monotonic()
 
 
+def duration(seconds: float) -> str:
+    """Seconds in two units at most: `42 s`, `3 min`, `2 h 5 min`, `4 d 3 h`."""
+    left = max(0, round(seconds))
+    if left < 60:
+        return f"{left} s"
+    minutes = left // 60
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h" if hours else f"{days} d"
+
+
 def iso(moment: float) -> str:
     """Seconds since the epoch as ISO 8601 in UTC with milliseconds and `Z`."""
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

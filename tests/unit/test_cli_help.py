@@ -100,3 +100,26 @@ def test_under_amp_help_and_errors_name_amp() -> None:
 
 def test_topics_are_no_commands() -> None:
     assert not TOPICS.keys() & _Program.table.keys()
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+@pytest.mark.parametrize("path", ["", "watch", "config", "mail reply", "team"])
+def test_help_breaks_no_word_at_the_edge_and_is_never_wider_than_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, path: str, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    command = get_command(app)
+    context = typer.Context(command, info_name="agent-mailer")
+    for word in path.split():
+        assert isinstance(command, TyperGroup)
+        found = command.get_command(context, word)
+        assert found is not None
+        command, context = found, typer.Context(found, info_name=word, parent=context)
+    text = command.get_help(context)
+    # A line to be copied is one line.
+    lines = [line for line in text.split("\n") if not line.startswith("  agent-mailer ")]
+    assert [line for line in lines if len(line.rstrip()) > min(columns, 80)] == []
+    assert not any(line.endswith("...") and "[" not in line for line in lines)
+    monkeypatch.setenv("COLUMNS", "200")
+    whole = set(command.get_help(context).split())
+    assert set(text.split()) <= whole

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from agent_mailer.cli.terminal.printing import duration, screen_text
+from agent_mailer.cli.terminal.printing import screen_text
 from agent_mailer.cli.terminal.tables import columns
+from agent_mailer.clock import duration
 from agent_mailer.demo.story import is_trouble, tell
 from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.names import parse_age, pick, split_addresses
@@ -67,6 +68,9 @@ def test_screen_text_keeps_writing_and_shows_what_steers() -> None:
     [
         (-3, "0 s"),
         (42, "42 s"),
+        (59.4, "59 s"),
+        (60, "1 min"),
+        (85, "1 min"),
         (200, "3 min"),
         (7500, "2 h 5 min"),
         (7200, "2 h"),

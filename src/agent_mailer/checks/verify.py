@@ -13,6 +13,7 @@ import msgspec
 from agent_mailer.checks import CheckResult, Level, first_failure, guarded, ok
 from agent_mailer.checks.agent import check_runtime, program_of
 from agent_mailer.checks.mailbox import mailbox_checks
+from agent_mailer.checks.watched import check_watched
 from agent_mailer.checks.workdir import check_approve, check_config, check_folder, check_identity, check_trust
 from agent_mailer.errors import ExitCode, MailerError
 from agent_mailer.progress import Step, Tell, untold
@@ -79,6 +80,8 @@ def doctor_checks(place: Workplace, tell: Tell = untold) -> list[CheckResult]:
         tell(Step("looks at the state"))
         results += _state_checks(place)
     if _loads(place):
+        if results[0].result is Level.OK:
+            results.append(check_watched(place))
         tell(Step("looks at the machine"))
         results += _place_checks(place)
         results += _agent_checks(place, tell)

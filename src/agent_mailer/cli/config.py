@@ -182,7 +182,12 @@ def edit(workdir: Workdir = None) -> None:
         before = b""
     place.disk.replace(copy, before, sync=Sync.NONE)
     while True:
-        open_editor(copy)
+        try:
+            open_editor(copy, "agent-mailer config set KEY VALUE")
+        except MailerError:
+            if copy.read_bytes() == before:
+                place.disk.remove(copy)
+            raise
         after = copy.read_bytes()
         if after == before:
             place.disk.remove(copy)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
 from agent_mailer.cli.terminal.printing import json_text, tell_error
-from agent_mailer.errors import ExitCode, MailerError, UsageFault
+from agent_mailer.errors import ExitCode, MailerError, UsageFault, said_of
 from agent_mailer.names import printable
 
 
@@ -36,6 +36,7 @@ def status_of(play: Callable[[], object]) -> int:
             from agent_mailer.cli.elsewhere import naming_agents
 
             fault = naming_agents(fault, sys.argv[1:], os.environ)
+        fault.fix = said_of(fault.fix, _folder_in(sys.argv[1:]))
         _tell(fault)
         return fault.exit_code
     except KeyboardInterrupt:
@@ -66,6 +67,16 @@ def status_of(play: Callable[[], object]) -> int:
         )
         return ExitCode.FAILED
     return status if isinstance(status, int) else ExitCode.OK
+
+
+def _folder_in(words: Sequence[str]) -> str:
+    """The folder that was named on the command line; the command that mends something there names it, too."""
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        if word in ("-C", "--workdir"):
+            return after
+        if word.startswith("--workdir="):
+            return word.partition("=")[2]
+    return ""
 
 
 def _tell(fault: MailerError) -> None:

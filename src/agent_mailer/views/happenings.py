@@ -12,7 +12,7 @@ from enum import StrEnum
 
 import msgspec
 
-from agent_mailer.clock import from_iso
+from agent_mailer.clock import duration, from_iso
 from agent_mailer.events import EventName, LogRecord
 from agent_mailer.names import printable
 from agent_mailer.outcomes import Outcome
@@ -206,7 +206,7 @@ def _of_message(record: LogRecord) -> Happening | None:
             left = fields.get("in_seconds")
             failed = outcome in {one for one in Outcome if one.counts}
             times = f" (failed {_times(fields.get('attempts'))})" if failed else ""
-            when = f"in {_span(left)}" if isinstance(left, int | float) and left >= 1 else "now"
+            when = f"in {duration(left)}" if isinstance(left, int | float) and left >= 1 else "now"
             mend = f"tried again {when}{times}"
             head = outcome.replace("_", " ")
             return Happening(record.ts, head.upper() if failed else head, Tone.BAD if failed else Tone.ODD, mend)
@@ -271,9 +271,8 @@ def _of_watcher(record: LogRecord) -> Happening | None:
             turns = "its turn" if running == 1 else f"{running} turns"
             if not isinstance(grace, int | float) or grace <= 0:
                 return _of(record, "stopping", Tone.ODD, f"ends {turns} now; the mail is tried again at the next start")
-            return Happening(
-                record.ts, "stopping", Tone.ODD, f"waits up to {_span(grace)} for {turns}; Ctrl-C again ends them now"
-            )
+            waits = f"waits up to {duration(grace)} for {turns}; Ctrl-C again ends them now"
+            return Happening(record.ts, "stopping", Tone.ODD, waits)
         case EventName.WATCH_STOPPED:
             paused = _text(fields, "paused")
             left = f"paused ({paused.replace('_', ' ')}): mail may wait" if paused else ""
@@ -372,16 +371,6 @@ def _taken(fields: Mapping[str, object]) -> str:
 
 def _times(count: object) -> str:
     return "once" if count == 1 else f"{count} times"
-
-
-def _span(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 90
-        else f"{seconds / 60:.0f} min"
-        if seconds < 5400
-        else f"{seconds / 3600:.0f} h"
-    )
 
 
 def _moment(now: float, left: float) -> str:

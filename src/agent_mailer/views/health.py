@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from agent_mailer.clock import duration
 from agent_mailer.config import RuntimeKind
 from agent_mailer.errors import said_of
 from agent_mailer.state.pauses import SignedOut
@@ -102,16 +103,14 @@ def _problems(
         text = f"paused until a person ends it: {pause.reason}"
         yield ProblemView(Problem.PAUSED, text, resume)
     elif pause is not None and _is_outage(pause) and now - pause.since >= learned.outage_after:
-        text = (
-            f"the agent program has not worked for {(now - pause.since) / 60:.0f} min: {pause.detail or pause.reason}"
-        )
+        text = f"the agent program has not worked for {duration(now - pause.since)}: {pause.detail or pause.reason}"
         yield ProblemView(Problem.OUTAGE, text, f"agent-mailer doctor{here}")
     late = [one for one in view.settling if one.why and now - one.since >= learned.outage_after]
     if late:
         first = min(late, key=lambda one: one.since)
         what = f"an answer to {first.to}" if first.to else "the end of a turn"
         more = f" and {len(late) - 1} more" if len(late) > 1 else ""
-        text = f"{what} has waited to leave for {(now - first.since) / 60:.0f} min{more}: {first.why}"
+        text = f"{what} has waited to leave for {duration(now - first.since)}{more}: {first.why}"
         yield ProblemView(Problem.ANSWER_WAITS, text, f"agent-mailer turns show {first.turn_id}{here}")
     if view.dead_letters:
         text = f"{view.dead_letters} given up"

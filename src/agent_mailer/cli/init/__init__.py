@@ -272,8 +272,13 @@ def _set_up(
     if fault is not None:
         note(f"\nwarning: {fault.message}\n  fix: {fault.fix}")
     here = [] if place.workdir == _cwd() else ["-C", str(place.workdir)]
+    from agent_mailer.state.lock import holder_of
+
+    holder = holder_of(place.folder.path / ".lock")
+    if holder is not None:
+        say(f"\nIts watcher runs (process {holder.process.pid}).")
     say("\nNext, in another terminal:" if then_watch else "\nNext:")
-    if not then_watch:
+    if not then_watch and holder is None:
         say("  " + shlex.join(["agent-mailer", "watch", *here]))
     words = ["agent-mailer", "send", *here, "--to", place.handle, "--subject", "Hello", "--body", "Who are you?"]
     if wishes.first_mail:

@@ -23,12 +23,12 @@ from agent_mailer.cli.mail.options import (
     To,
     as_screen,
     in_turn,
+    mail_at,
     parse_context,
     parse_kind,
     parse_labels,
     parse_priority,
     parse_refs,
-    person_at,
     read_body,
     tell_staged,
     whole,
@@ -37,9 +37,12 @@ from agent_mailer.cli.options import Json, MaildirRoot, Workdir
 from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import note, say
 from agent_mailer.errors import ExitCode, UsageFault
-from agent_mailer.names import one_of, split_addresses
+from agent_mailer.names import one_of, printable, split_addresses
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from agent_mailer.assemble import Workplace
     from agent_mailer.mailbox.port import Draft
     from agent_mailer.people import Person
     from agent_mailer.people.port import Sent, Waited
@@ -142,9 +145,10 @@ def send(
     if wait is not None and wait < 0:
         raise UsageFault("bad_wait", "--wait is a number of seconds", "")
     from agent_mailer.mailbox.port import Action, Draft
-    from agent_mailer.people import new_key
+    from agent_mailer.people import new_key, person_at
 
-    person = person_at(sender, workdir, maildir_root)
+    place, who = mail_at(sender, workdir, maildir_root)
+    person = person_at(place, who, note)
     draft = Draft(
         new_key(dedupe_key),
         Action.SEND,
@@ -161,6 +165,8 @@ def send(
     )
     if wait_for is None:
         _send_as_person(person, draft, wait, as_json=as_json)
+        if wait is None and not as_json:
+            _tell_unwatched(place, draft.to)
     else:
         _send_and_wait_for(person, draft, wait_for, WAIT_FOR if wait is None else wait, as_json=as_json)
 
@@ -225,6 +231,14 @@ def _send_as_person(person: Person, draft: Draft, wait: int | None, *, as_json: 
         _tell_end(sent, waited, wait or 0)
     if waited is not None and waited.ending.status:
         raise typer.Exit(waited.ending.status)
+
+
+def _tell_unwatched(place: Workplace, recipients: Sequence[str]) -> None:
+    """Who does not wait would not hear that nobody works on it."""
+    from agent_mailer.cli.mail.unwatched import unwatched
+
+    for recipient, workdir in unwatched(place, recipients):
+        note(f"nobody watches for {printable(recipient, 100)}: agent-mailer watch -C {shlex.quote(str(workdir))}")
 
 
 def _tell_end(sent: Sent, waited: Waited, seconds: int) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agent_mailer.cli.terminal.printing import dollars, duration, local_time
+from agent_mailer.cli.terminal.printing import dollars, local_time
 from agent_mailer.cli.terminal.screen import Ink, paint, width, wrapped
 from agent_mailer.cli.terminal.tables import columns
+from agent_mailer.clock import duration
 from agent_mailer.names import printable
 from agent_mailer.views.values.status import AllView, FaultView, Problem, StatusView
 

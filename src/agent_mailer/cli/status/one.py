@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from agent_mailer.cli.terminal.printing import dollars, duration, ink_of, local_time
+from agent_mailer.cli.terminal.printing import dollars, ink_of, local_time
 from agent_mailer.cli.terminal.screen import Ink, Part, Row, laid_out, side_by_side
+from agent_mailer.clock import duration
 from agent_mailer.names import printable, running_on
 from agent_mailer.views.configured import doubtful
 from agent_mailer.views.values.status import (

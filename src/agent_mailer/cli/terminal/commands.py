@@ -6,13 +6,15 @@ command that was asked for is imported.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from importlib import import_module
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, ClassVar, Protocol, cast
 
 import typer
+from typer._click import HelpFormatter
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command, get_command_name, get_group
 
@@ -20,7 +22,7 @@ from agent_mailer.errors import UsageFault
 from agent_mailer.names import printable
 
 if TYPE_CHECKING:
-    from typer._click import Command, Context, HelpFormatter, Parameter
+    from typer._click import Command, Context, Parameter
     from typer.models import CommandInfo
 
 
@@ -80,6 +82,45 @@ def required_arguments(params: list[Parameter]) -> list[str]:
     return [(one.name or "").upper() for one in params if one.param_type_name == "argument" and one.required]
 
 
+NARROWEST_HELP, WIDEST_HELP = 20, 80
+_SENTENCE = 1000
+LEAST_BESIDE = 24
+"""With less room than this beside a command or an option, what it does stands below it."""
+
+
+class _Help(HelpFormatter):
+    """Help in as many columns as there are: no word is broken at the edge of a narrow terminal."""
+
+    def __init__(self) -> None:
+        room = min(get_terminal_size().columns, WIDEST_HELP)
+        super().__init__(width=max(room, NARROWEST_HELP) - 2)
+
+    def write_dl(self, rows: Sequence[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        """A row each: what it is, and what it does beside it."""
+        rows = list(rows)
+        first = min(max(len(name.rstrip()) for name, _ in rows), col_max) + col_spacing
+        if self.width - first - 2 >= LEAST_BESIDE:
+            super().write_dl(rows, col_max, col_spacing)
+            return
+        indent = " " * self.current_indent
+        for name, text in rows:
+            self.write("".join(f"{line}\n" for line in _broken(name.rstrip(), self.width, indent)))
+            self.write("".join(f"{line}\n" for line in _broken(text, self.width, indent + "    ")))
+
+
+def _broken(text: str, room: int, indent: str) -> Iterator[str]:
+    from agent_mailer.cli.terminal.screen import wrapped
+
+    for line in wrapped(" ".join(text.split()), room - len(indent), whole=True):
+        yield f"{indent}{line}".rstrip()
+
+
+def _help_of(command: Command, ctx: Context) -> str:
+    formatter = _Help()
+    command.format_help(ctx, formatter)
+    return formatter.getvalue().rstrip("\n")
+
+
 def _write_examples(ctx: Context, formatter: HelpFormatter) -> None:
     from agent_mailer.cli.examples import AMP, examples_of
 
@@ -94,6 +135,9 @@ def _write_examples(ctx: Context, formatter: HelpFormatter) -> None:
 class FastCommand(TyperCommand):
     """A command; `cls` of every `app.command`."""
 
+    def get_help(self, ctx: Context) -> str:
+        return _help_of(self, ctx)
+
     def format_epilog(self, ctx: Context, formatter: HelpFormatter) -> None:
         super().format_epilog(ctx, formatter)
         _write_examples(ctx, formatter)
@@ -107,6 +151,17 @@ class FastCommand(TyperCommand):
 
 class FastGroup(TyperGroup):
     """A group of commands; `cls` of every typer app."""
+
+    def get_help(self, ctx: Context) -> str:
+        return _help_of(self, ctx)
+
+    def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
+        """A line each, with the whole first sentence of what it does."""
+        found = [(name, command) for name in self.list_commands(ctx) if (command := self.get_command(ctx, name))]
+        rows = [(name, command.get_short_help_str(_SENTENCE)) for name, command in found if not command.hidden]
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
 
     def format_epilog(self, ctx: Context, formatter: HelpFormatter) -> None:
         super().format_epilog(ctx, formatter)

@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from agent_mailer.cli.terminal.printing import duration
 from agent_mailer.cli.terminal.screen import Ink, cells, fit, is_dumb, paint, plain
+from agent_mailer.clock import duration
 from agent_mailer.progress import Step, Tell, untold
 
 AFTER = 1.0

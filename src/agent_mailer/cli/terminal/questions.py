@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -69,15 +70,24 @@ def a_value_of(key: str) -> Callable[[str], str]:
 
 
 FALLBACKS = ("sensible-editor", "nano", "vi")
+_NEED_A_TERMINAL = frozenset(
+    (*FALLBACKS, "vim", "nvim", "vim.basic", "vim.tiny", "editor", "emacs", "pico", "joe", "mcedit", "micro", "hx")
+)
 
 
-def open_editor(path: Path) -> None:
-    """Open `path`, return when the editor has ended. Raises UsageFault if there is none, MailerError if it failed."""
+def open_editor(path: Path, instead: str = "do it in a terminal") -> None:
+    """Open `path`, return when the editor has ended. Raises UsageFault if there is none, MailerError if it failed.
+
+    `instead`: what can be done where there is no terminal.
+    """
     from agent_mailer.process.commands import run_in_terminal
 
     # What is edited lies in a workdir's state folder.
     theirs = path.absolute().parents[1:2]
     words = _editor(theirs)
+    if os.path.basename(words[0]) in _NEED_A_TERMINAL and not (sys.stdin.isatty() and sys.stdout.isatty()):  # noqa: PTH119
+        why = f"{words[0]} needs a terminal, and here is none"
+        raise UsageFault("no_terminal", why, f"{instead}, or set EDITOR to a program that needs none")
     try:
         status = run_in_terminal([*words, str(path)], theirs)
     except OSError as error:
