@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -71,7 +72,7 @@ def a_value_of(key: str) -> Callable[[str], str]:
 
 FALLBACKS = ("sensible-editor", "nano", "vi")
 _NEED_A_TERMINAL = frozenset(
-    (*FALLBACKS, "vim", "nvim", "vim.basic", "vim.tiny", "editor", "emacs", "pico", "joe", "mcedit", "micro", "hx")
+    (*FALLBACKS, "vim", "nvim", "vim.basic", "vim.tiny", "emacs", "pico", "joe", "mcedit", "micro", "hx")
 )
 
 
@@ -85,7 +86,9 @@ def open_editor(path: Path, instead: str = "do it in a terminal") -> None:
     # What is edited lies in a workdir's state folder.
     theirs = path.absolute().parents[1:2]
     words = _editor(theirs)
-    if os.path.basename(words[0]) in _NEED_A_TERMINAL and not (sys.stdin.isatty() and sys.stdout.isatty()):  # noqa: PTH119
+    # `editor` leads to one of them on Debian.
+    named = {Path(words[0]).name, Path(shutil.which(words[0]) or words[0]).resolve().name}
+    if named & _NEED_A_TERMINAL and not (sys.stdin.isatty() and sys.stdout.isatty()):
         why = f"{words[0]} needs a terminal, and here is none"
         raise UsageFault("no_terminal", why, f"{instead}, or set EDITOR to a program that needs none")
     try:
