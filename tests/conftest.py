@@ -13,7 +13,7 @@ from tests.running import Running
 from tests.sizes import asked_for, give_time
 from tests.spent import Spent
 
-pytest_plugins = ("tests.databases", "tests.broker_people")
+pytest_plugins = ("tests.databases", "tests.broker_people", "tests.team_desk")
 SCRUBBED = ("AGENT_MAILER_", "AM_", "ANTHROPIC", "CLAUDE", "CODEX", "OPENAI")
 
 

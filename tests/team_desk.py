@@ -7,11 +7,11 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.broker_desk import BrokerDesk, running_broker
 from tests.typed import Typed, type_in
 
 from agent_mailer.assemble import Workplace
@@ -56,7 +56,7 @@ class TeamDesk:
         return [row for row in rows if row["event"] == name.value]
 
 
-@contextmanager
+@pytest.fixture
 def team_desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TeamDesk]:
     """What of it runs at the end is ended."""
     found = TeamDesk(tmp_path)
@@ -68,3 +68,10 @@ def team_desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TeamD
         send(process, signal.SIGKILL)
     if any((Path(folder) / "tmux").exists() for folder in os.environ["PATH"].split(os.pathsep)):
         subprocess.run(["tmux", "kill-server"], check=False, capture_output=True)
+
+
+@pytest.fixture
+def team_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerDesk]:
+    """One for a team, with nobody at it."""
+    with running_broker(tmp_path_factory.mktemp("broker")) as found:
+        yield found

@@ -6,14 +6,12 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import yaml
 from tests.desk import until
 from tests.sizes import LONG
-from tests.team_desk import TeamDesk, team_desk
+from tests.team_desk import TeamDesk
 
 from agent_mailer.assemble import Workplace
 from agent_mailer.events import EventName
@@ -23,128 +21,208 @@ AMP = str(Path(sys.executable).parent / "amp")
 SLOW = "sh -c 'cat >/dev/null; while [ ! -e {go} ]; do sleep 0.05; done; echo it is done'"
 
 
-@pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TeamDesk]:
-    with team_desk(tmp_path, monkeypatch) as found:
-        yield found
-
-
-def test_started_while_its_watchers_end_it_runs_and_its_turn_goes_on(desk: TeamDesk) -> None:
-    go = desk.project / "go"
-    desk.up(command=SLOW.format(go=go))
-    desk.amp("send", "coder", "work")
-    until(lambda: desk.log("coder", EventName.TURN_STARTED), "its turn")
-    before = desk.watching()
+def test_started_while_its_watchers_end_it_runs_and_its_turn_goes_on(team_desk: TeamDesk) -> None:
+    go = team_desk.project / "go"
+    team_desk.up(command=SLOW.format(go=go))
+    team_desk.amp("send", "coder", "work")
+    until(lambda: team_desk.log("coder", EventName.TURN_STARTED), "its turn")
+    before = team_desk.watching()
     for process in before.values():
         # As when the terminal is gone: whoever has a turn gives it time, and ends then.
         send(process, signal.SIGHUP)
-    again = desk.amp("start", "--detach")
+    again = team_desk.amp("start", "--detach")
     assert again.status == 0, again
-    after = desk.watching()
+    after = team_desk.watching()
     assert set(after) == set(before)
     assert all(after[name] != before[name] for name in before), again
     go.touch()
-    until(lambda: desk.log("coder", EventName.TURN_SETTLED), "its end")
-    assert [len(desk.log("coder", one)) for one in (EventName.TURN_STARTED, EventName.TURN_ADOPTED)] == [1, 1]
-    assert [row["outcome"] for row in desk.log("coder", EventName.TURN_ENDED)] == ["done"]
-    assert desk.watching() == after
+    until(lambda: team_desk.log("coder", EventName.TURN_SETTLED), "its end")
+    assert [len(team_desk.log("coder", one)) for one in (EventName.TURN_STARTED, EventName.TURN_ADOPTED)] == [1, 1]
+    assert [row["outcome"] for row in team_desk.log("coder", EventName.TURN_ENDED)] == ["done"]
+    assert team_desk.watching() == after
 
 
-def test_a_broken_file_leaves_what_was_last_taken_over_and_says_so(desk: TeamDesk) -> None:
-    desk.up()
-    file = desk.team / "team.yaml"
+def test_a_broken_file_leaves_what_was_last_taken_over_and_says_so(team_desk: TeamDesk) -> None:
+    team_desk.up()
+    file = team_desk.team / "team.yaml"
     good = file.read_text()
     file.write_text("team: shop\nagents:\n\t- role: coder\n")
     for words in (("status",), ("ask", "do it", "--wait", "60"), ("stop",), ("start", "--detach")):
-        done = desk.amp(*words)
+        done = team_desk.amp(*words)
         assert (done.status, "line 3" in done.err, "never by tabs" in done.err) == (0, True, True), done
         assert "what was last taken over of it counts" in done.err
-    assert len(desk.watching()) == 2
-    assert (desk.amp("up", "--detach").status, len(desk.watching())) == (78, 2)
+    assert len(team_desk.watching()) == 2
+    assert (team_desk.amp("up", "--detach").status, len(team_desk.watching())) == (78, 2)
     # What is only changed is told, too, until it is taken over.
     file.write_text(good + "  max_retries: 4\n")
-    assert f"amp up --dir {desk.team}" in desk.amp("status").err
-    assert desk.amp("up", "--detach").status == 0
-    assert desk.amp("status").err == ""
+    assert f"amp up --dir {team_desk.team}" in team_desk.amp("status").err
+    assert team_desk.amp("up", "--detach").status == 0
+    assert team_desk.amp("status").err == ""
 
 
 @LONG
-def test_who_leaves_the_team_is_watched_no_more_and_keeps_its_folder(desk: TeamDesk) -> None:
-    desk.up()
-    file = desk.team / "team.yaml"
+def test_who_leaves_the_team_is_watched_no_more_and_keeps_its_folder(team_desk: TeamDesk) -> None:
+    team_desk.up()
+    file = team_desk.team / "team.yaml"
     shape = yaml.safe_load(file.read_text())
     shape["agents"] = [one for one in shape["agents"] if one["role"] != "reviewer"]
     file.write_text(yaml.safe_dump(shape))
-    assert desk.amp("up", "--detach").status == 0
-    until(lambda: set(desk.watching()) == {"shop_coder"}, "the reviewer's watcher has ended")
-    assert desk.agent("reviewer").folder.path.is_dir()
-    assert "- reviewer:" not in (desk.agent("coder").workdir / "AGENT.md").read_text()
+    assert team_desk.amp("up", "--detach").status == 0
+    until(lambda: set(team_desk.watching()) == {"shop_coder"}, "the reviewer's watcher has ended")
+    assert team_desk.agent("reviewer").folder.path.is_dir()
+    assert "- reviewer:" not in (team_desk.agent("coder").workdir / "AGENT.md").read_text()
 
 
 @LONG
-def test_a_folder_that_is_moved_goes_on_where_it_is(desk: TeamDesk) -> None:
-    desk.up()
-    desk.amp("ask", "do it", "--wait", "60")
-    moved = desk.team.rename(desk.teams / "elsewhere")
-    lost = desk.amp("status")
-    assert (lost.status, "is not there any more" in lost.err) == (78, True), lost
-    again = desk.amp("up", "--dir", moved, "--detach")
+def test_a_folder_that_is_moved_goes_on_where_it_is(team_desk: TeamDesk) -> None:
+    team_desk.up()
+    team_desk.amp("ask", "do it", "--wait", "60")
+    moved = team_desk.team.rename(team_desk.teams / "elsewhere")
+    mends = f"amp up --dir {moved}"
+    named = team_desk.amp("status", "shop")
+    assert (named.status, mends in named.err) == (78, True), named
+    lost = team_desk.amp("status", cwd=team_desk.teams)
+    assert (lost.status, "is not there any more" in lost.err, mends in lost.err) == (78, True, True), lost
+    for cwd in (moved, team_desk.project):
+        there = team_desk.amp("status", cwd=cwd)
+        assert (f"the team's folder was {team_desk.team}" in there.err, mends in there.err) == (True, True), there
+    refused = team_desk.amp("start", "--dir", moved, "--detach")
+    assert (refused.status, mends in refused.err) == (78, True), refused
+    again = team_desk.amp("up", "--dir", moved, "--detach")
     assert again.status == 0, again
-    asked = desk.amp("ask", "once more", "--wait", "60")
+    asked = team_desk.amp("ask", "once more", "--wait", "60")
     assert (asked.status, asked.out.strip().splitlines()[-1]) == (0, "it is done"), asked
-    assert desk.watching().keys() == {"shop_coder", "shop_reviewer"}
+    assert team_desk.watching().keys() == {"shop_coder", "shop_reviewer"}
+    assert team_desk.amp("status", cwd=moved).err == ""
 
 
 @LONG
-def test_an_agent_whose_folder_is_deleted_is_told_and_made_again(desk: TeamDesk) -> None:
-    desk.up()
-    watcher = desk.watching()["shop_reviewer"]
-    shutil.rmtree(desk.agent("reviewer").workdir)
+def test_a_file_that_is_gone_leaves_the_team_known_and_is_written_back(team_desk: TeamDesk) -> None:
+    team_desk.up()
+    file = team_desk.team / "team.yaml"
+    good = file.read_bytes()
+    file.rename(team_desk.project / "team.yaml.away")
+    back = f"cp {team_desk.team / '.amp' / 'team.yaml'} {file}"
+    before = team_desk.watching()
+    # Found by name, by the project, by its own folder; and no second team is made.
+    for words, cwd in (
+        (("status", "shop"), team_desk.teams),
+        (("status",), team_desk.project),
+        (("status",), team_desk.team),
+    ):
+        shown = team_desk.amp(*words, cwd=cwd)
+        assert (shown.status, back in shown.err, "shop_coder" in shown.out) == (0, True, True), shown
+    for more in ((), ("shop", "--local")):
+        again = team_desk.amp("up", *more, "--detach")
+        assert again.status == 78, again
+        assert "runs: 2 of its 2 agents are watched" in again.err
+        assert back in again.err
+    listed = team_desk.amp("list")
+    assert ("2 of 2" in listed.out, back in listed.err) == (True, True), listed
+    [row] = team_desk.amp("list", "--json").json
+    assert (row["watched"], row["fix"]) == (2, back)
+    assert team_desk.watching() == before
+    shutil.copy(team_desk.team / ".amp" / "team.yaml", file)
+    assert file.read_bytes() == good
+    assert team_desk.amp("up", "--detach").err == ""
+    # An empty one is told with its line, by the list as well.
+    file.write_text("")
+    listed = team_desk.amp("list")
+    assert (f"{file}: line 1: it is empty" in listed.err, back in listed.err) == (True, True), listed
+    file.unlink()
+    assert team_desk.amp("stop").status == 0
+    assert not team_desk.watching()
+    # Without what was kept, too, nothing is made over agents that are watched.
+    file.write_bytes(good)
+    assert team_desk.amp("start", "--detach").status == 0
+    file.unlink()
+    (team_desk.team / ".amp" / "team.yaml").unlink()
+    lost = team_desk.amp("up", "--local", "--detach")
+    assert lost.status == 75, lost
+    assert all(str(process.pid) in lost.err for process in team_desk.watching().values())
+
+
+def test_the_team_of_the_project_one_stands_in_is_meant(team_desk: TeamDesk, tmp_path: Path) -> None:
+    for name in ("", "   "):
+        blank = team_desk.amp("init", name, "--local")
+        assert (blank.status, "is no name of a team" in blank.err) == (2, True), blank
+    for name in (".", "..", "/", "./", "a/.."):
+        no_name = team_desk.amp("init", name, "--local")
+        assert (no_name.status, "or above it" in no_name.err) == (2, True), no_name
+    assert list(team_desk.project.iterdir()) == []
+    team_desk.made("shop-codex", "--local")
+    other = tmp_path / "other"
+    other.mkdir()
+    assert team_desk.amp("init", "--local", cwd=other).status == 0
+    # Not the last one, nor a new one that is called as the folder.
+    inside = team_desk.project / "src"
+    inside.mkdir()
+    for cwd in (team_desk.project, inside):
+        found = team_desk.amp("status", "--json", cwd=cwd).json["workdirs"]
+        assert found[0]["agent"].startswith("shop-codex_")
+    again = team_desk.amp("init")
+    assert (again.status, "shop-codex" in again.out) == (0, True), again
+    # A second one of this project is made by name alone, and says so; the last one is meant, if that is one of the two.
+    second = team_desk.made("second", "--local")
+    assert "shop-codex works on this folder, too" in second.err
+    assert team_desk.amp("status", "--json").json["workdirs"][0]["agent"].startswith("second_")
+    assert team_desk.amp("init", "--local", cwd=other).status == 0
+    which = team_desk.amp("status")
+    assert (which.status, "second, shop-codex" in which.err, "--dir" in which.err) == (2, True, True), which
+
+
+@LONG
+def test_an_agent_whose_folder_is_deleted_is_told_and_made_again(team_desk: TeamDesk) -> None:
+    team_desk.up()
+    watcher = team_desk.watching()["shop_reviewer"]
+    shutil.rmtree(team_desk.agent("reviewer").workdir)
     until(lambda: not is_alive(watcher), "its watcher has ended")
-    shown = desk.amp("status")
+    shown = team_desk.amp("status")
     assert "no longer there: shop_reviewer" in shown.err, shown
-    assert desk.amp("ask", "do it", "--wait", "60").status == 0, "the others go on"
-    refused = desk.amp("start", "--detach")
-    assert (refused.status, f"amp up --dir {desk.team}" in refused.err) == (1, True), refused
-    again = desk.amp("up", "--detach")
+    assert team_desk.amp("ask", "do it", "--wait", "60").status == 0, "the others go on"
+    refused = team_desk.amp("start", "--detach")
+    assert (refused.status, f"amp up --dir {team_desk.team}" in refused.err) == (1, True), refused
+    again = team_desk.amp("up", "--detach")
     assert (again.status, "reviewer: set up" in again.out) == (0, True), again
-    assert desk.amp("send", "reviewer", "look", "--wait", "60").status == 0
-    shutil.rmtree(desk.agent("reviewer").workdir)
-    assert desk.amp("stop").status == 0
-    assert not desk.watching()
+    assert team_desk.amp("send", "reviewer", "look", "--wait", "60").status == 0
+    shutil.rmtree(team_desk.agent("reviewer").workdir)
+    assert team_desk.amp("stop").status == 0
+    assert not team_desk.watching()
 
 
 @LONG
-def test_two_that_start_it_at_once_start_it_once(desk: TeamDesk) -> None:
-    desk.made()
+def test_two_that_start_it_at_once_start_it_once(team_desk: TeamDesk) -> None:
+    team_desk.made()
     words = [AMP, "start", "--detach"]
-    both = [subprocess.Popen(words, cwd=desk.project, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [subprocess.Popen(words, cwd=team_desk.project, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = [one.communicate()[0] for one in both]
     assert [one.returncode for one in both] == [0, 0], said
     assert sum(text.count("watches already") for text in said) == 2, said
-    assert len(desk.watching()) == 2
+    assert len(team_desk.watching()) == 2
     # Made by two at once, it is one team.
     words[1] = "up"
-    both = [subprocess.Popen(words, cwd=desk.project, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [subprocess.Popen(words, cwd=team_desk.project, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = [one.communicate()[0] for one in both]
     assert [one.returncode for one in both] == [0, 0], said
-    assert desk.amp("ask", "do it", "--wait", "60").status == 0
+    assert team_desk.amp("ask", "do it", "--wait", "60").status == 0
 
 
 @LONG
-def test_projects_of_one_name_and_teams_of_one_project_are_kept_apart(desk: TeamDesk, tmp_path: Path) -> None:
-    desk.made()
+def test_projects_of_one_name_and_teams_of_one_project_are_kept_apart(team_desk: TeamDesk, tmp_path: Path) -> None:
+    team_desk.made()
     other = tmp_path / "elsewhere" / "shop"
     other.mkdir(parents=True)
-    refused = desk.amp("up", "--detach", cwd=other)
-    assert (refused.status, str(desk.project) in refused.err, "amp up NAME" in refused.err) == (2, True, True), refused
+    refused = team_desk.amp("up", "--detach", cwd=other)
+    assert refused.status == 2, refused
+    assert str(team_desk.project) in refused.err
+    assert "amp up NAME" in refused.err
     # A second team of one project, with blanks and what no name can hold.
-    desk.made("Zweites Büro", "--local", "--detach", verb="up")
-    assert {row["team"] for row in desk.amp("list", "--json").json} == {"shop", "zweites-b-ro"}
-    first = desk.agent("coder").project_dir()
-    assert first == Workplace(desk.teams / "zweites-b-ro" / "agents" / "zweites-b-ro_coder").project_dir()
-    asked = desk.amp("ask", "--team", "zweites-b-ro", "do it", "--wait", "60")
+    team_desk.made("Zweites Büro", "--local", "--detach", verb="up")
+    assert {row["team"] for row in team_desk.amp("list", "--json").json} == {"shop", "zweites-b-ro"}
+    first = team_desk.agent("coder").project_dir()
+    assert first == Workplace(team_desk.teams / "zweites-b-ro" / "agents" / "zweites-b-ro_coder").project_dir()
+    asked = team_desk.amp("ask", "--team", "zweites-b-ro", "do it", "--wait", "60")
     assert asked.status == 0, asked
-    assert set(desk.watching()) == {"zweites-b-ro_coder", "zweites-b-ro_reviewer"}
-    nothing = desk.amp("init", "日本", "--local")
+    assert set(team_desk.watching()) == {"zweites-b-ro_coder", "zweites-b-ro_reviewer"}
+    nothing = team_desk.amp("init", "日本", "--local")
     assert (nothing.status, "nothing of it is a-z or 0-9" in nothing.err) == (2, True), nothing

@@ -12,7 +12,8 @@ import yaml
 from agent_mailer.config import RuntimeKind
 from agent_mailer.errors import ConfigFault, UsageFault
 from agent_mailer.runtimes.port import PermissionMode
-from agent_mailer.teams.plan import Member, Team, read_team, team_name, template, templates, written
+from agent_mailer.teams.plan import Member, Team, team_name, written
+from agent_mailer.teams.reading import read_team, template, templates
 
 LAUNCHERS = """\
 # written by another launcher
@@ -114,23 +115,38 @@ def test_nothing_in_the_file_is_by_reference(tmp_path: Path) -> None:
     [
         ("team: t\nagents:\n\t- role: a\n", r"line 3.*never by tabs"),
         ("team: t\nagents: [\n", r"line 3"),
-        ("- a\n", "holds no keys"),
-        ("", "holds no keys"),
-        ("team: t\nagents: []\n", "1 to 100 agents"),
-        ("team: t\n", "agents"),
-        ("agents: [{role: a}]\n", "team"),
-        ("team: T x\nagents: [{role: a}]\n", "t-x can"),
-        ("team: t\nagents: [{role: a}, {role: a}]\n", "two agents have the name t_a"),
-        ("team: t\nagents: [{role: a, name: x}, {role: a, name: y}]\n", "two agents have the role a"),
+        ("- a\n", "line 1: it holds no keys"),
+        ("", "it is empty"),
+        ("# nothing\n", "it is empty"),
+        ("team: t\nagents: []\n", "line 2: .*1 to 100 agents"),
+        ("team: t\n", "agents is a list"),
+        ("agents: [{role: a}]\n", "line 1: the key team is missing"),
+        ("team: T x\nagents: [{role: a}]\n", "line 1: .*did you mean t-x"),
+        ("team: 7\nagents: [{role: a}]\n", "line 1: team is a text: in quotes, '7'"),
+        ("team: t\nteam: u\nagents: [{role: a}]\n", "line 1: 'team' stands there twice, the second time in line 2"),
+        ("team: t\nagents:\n- role: a\n  model: x\n  model: y\n", "line 4: 'model' .*in line 5"),
+        ("team: t\nagents: [{role: a}, {role: a}]\n", "line 2: two agents have the name t_a"),
+        ("team: t\nagents:\n- {role: a, name: x}\n- {role: a, name: y}\n", "line 4: two agents have the role a"),
         ("team: t\nagents: [{role: a, name: ../up}]\n", "cannot name an agent"),
-        ("team: t\nagents: [{role: a, modle: x}]\n", "no key 'modle'"),
-        ("team: t\nagents: [{role: a, max_retries: many}]\n", "max_retries"),
-        ("team: t\nagents: [{role: a, limits: {turns_per_day: many}}]\n", "limits.turns_per_day"),
-        ("team: t\nagents: [{role: a, address: b}]\n", "address is decided by the team"),
-        ("team: t\nagents: [{role: a, runtime: cobol}]\n", "runtime"),
-        ("team: t\nagent_runtime: cobol\nagents: [{role: a}]\n", "agent_runtime"),
-        ("team: t\ncolour: red\nagents: [{role: a}]\n", "no key 'colour'"),
-        ("team: t\nagents: [1]\n", "agents"),
+        ("team: t\nagents:\n- role: a\n  modle: x\n", "line 4: there is no key 'modle'; did you mean model"),
+        ("team: t\nagents:\n- role: a\n  system_promt: x\n", "line 4: .*did you mean system_prompt"),
+        ("team: t\nagents:\n- role: a\n  agent_runtime: codex\n", "line 4: .*agent_runtime stands at the top"),
+        ("team: t\nagents: [{role: a, max_retries: many}]\n", "line 2: max_retries"),
+        ("team: t\nagents:\n- role: a\n  limits:\n    turns_per_day: many\n", "line 5: limits.turns_per_day"),
+        (
+            "team: t\nagents:\n- role: a\n  limits:\n    turns_per_dy: 3\n",
+            "line 5: .*did you mean limits.turns_per_day",
+        ),
+        ("team: t\nagents:\n- role: a\n  schedule:\n  - name: n\n    corn: 3 3 * * *\n", "line [56]: .*corn"),
+        ("team: t\nagents: [{role: a, schedule: nightly}]\n", "line 2: schedule is a list"),
+        ("team: t\nagents: [{role: a, address: b}]\n", "line 2: .*address is decided by the team"),
+        ("team: t\nagents:\n- role: a\n  runtime: cluade\n", "line 4: runtime is 'cluade', .*did you mean claude"),
+        ("team: t\nagent_runtime: cobol\nagents: [{role: a}]\n", "line 2: agent_runtime is 'cobol', .*codex"),
+        ("team: t\npermission_mode: accept-edits\nagents: [{role: a}]\n", "line 2: .*did you mean acceptEdits"),
+        ("team: t\ncolour: red\nagents: [{role: a}]\n", "line 2: there is no key 'colour'"),
+        ("team: t\nagent: [{role: a}]\n", "line 2: there is no key 'agent'; did you mean agents"),
+        ("team: t\nmodel: x\nagents: [{role: a}]\n", "line 2: .*model is a key of an agent"),
+        ("team: t\nagents:\n- role: a\n- 1\n", "line 4: each of the agents has keys"),
         ("team: !!python/object/apply:os.system [true]\nagents: []\n", "line 1"),
         (BOMB, "no key"),
         ("x" * (1024 * 1024 + 1), "larger than"),

@@ -44,7 +44,7 @@ def _of_port(name: str) -> Offers:
 
 def _template(ctx: typer.Context, incomplete: str) -> list[str]:
     del ctx
-    from agent_mailer.teams.plan import templates
+    from agent_mailer.teams.reading import templates
 
     return [name for name in templates() if name.startswith(incomplete)]
 

@@ -6,6 +6,8 @@ changes nothing of what runs.
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,10 +17,11 @@ import msgspec
 from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.errors import BusyFault, ConfigFault
 from agent_mailer.locks import FileLock
-from agent_mailer.teams.plan import FILE, LARGEST, Team, read_team
+from agent_mailer.teams.plan import FILE, LARGEST, Team
+from agent_mailer.teams.reading import read_team
 
 FOLDER = ".amp"
-_LOCK = "lock"
+_LOCK, _AT = "lock", "at"
 PATIENCE = 120.0
 """Seconds for which one waits for another; a start waits for its watchers."""
 
@@ -31,6 +34,11 @@ class Standing(msgspec.Struct, frozen=True):
     changed: bool = False
 
 
+def has_team(directory: Path) -> bool:
+    """Whether a team is there; of one that was taken over its file may be gone."""
+    return (directory / FILE).is_file() or (directory / FOLDER / FILE).is_file()
+
+
 def standing(directory: Path) -> Standing:
     """Raises ConfigFault where the file is broken and nothing was taken over before."""
     kept = _kept(directory)
@@ -39,7 +47,7 @@ def standing(directory: Path) -> Standing:
     except ConfigFault as fault:
         if kept is None:
             raise
-        return Standing(kept, fault)
+        return Standing(kept, _with_the_way_back(directory, kept, fault))
     if kept is None or _bytes(directory / FILE) == _bytes(directory / FOLDER / FILE):
         return Standing(now)
     return Standing(kept, changed=True)
@@ -49,6 +57,16 @@ def keep(directory: Path, disk: Disk) -> None:
     """What the file says is taken over. Raises OSError."""
     _folder(directory, disk)
     disk.replace(directory / FOLDER / FILE, read_regular(directory / FILE, LARGEST, follow=True), sync=Sync.NONE)
+    disk.replace(directory / FOLDER / _AT, os.fsencode(directory) + b"\n", sync=Sync.NONE)
+
+
+def moved_from(directory: Path, team: Team) -> Path | None:
+    """Where its folder was when it was last taken over, if its agents still look for their mail there."""
+    if not team.local or team.root is not None:
+        return None
+    found = _bytes(directory / FOLDER / _AT)
+    before = Path(os.fsdecode(found.removesuffix(b"\n"))) if found else directory
+    return None if os.path.realpath(before) == os.path.realpath(directory) else before
 
 
 @contextmanager
@@ -68,6 +86,15 @@ def _kept(directory: Path) -> Team | None:
     with suppress(ConfigFault):
         return read_team(directory, directory / FOLDER / FILE)
     return None
+
+
+def _with_the_way_back(directory: Path, kept: Team, fault: ConfigFault) -> ConfigFault:
+    """What was last taken over can be written back."""
+    path = directory / FILE
+    back = f"cp {shlex.quote(str(directory / FOLDER / FILE))} {shlex.quote(str(path))}"
+    if fault.code == "no_team":
+        return ConfigFault("file_gone", f"the file of the team {kept.name} is gone: {path}", back)
+    return ConfigFault(fault.code, fault.message, f"{fault.fix}; or, as it was: {back}")
 
 
 def _folder(directory: Path, disk: Disk) -> None:

@@ -1,4 +1,4 @@
-"""Which team is meant, and where its folder is: by name, by the folder one stands in, or the last one.
+"""Which team is meant, and where its folder is: by name, by the folder or the project one stands in, or the last one.
 
 Names, variables and files are those of the existing launcher.
 """
@@ -6,6 +6,7 @@ Names, variables and files are those of the existing launcher.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,8 +15,9 @@ import msgspec
 
 from agent_mailer.clock import iso
 from agent_mailer.disk import Disk, Sync, read_regular
-from agent_mailer.errors import ConfigFault
-from agent_mailer.teams.plan import FILE, team_name
+from agent_mailer.errors import ConfigFault, MailerError, UsageFault
+from agent_mailer.teams.kept import has_team, standing
+from agent_mailer.teams.plan import team_name
 
 LARGEST = 64 * 1024
 START, STOP = "start-team.sh", "stop-team.sh"
@@ -50,31 +52,70 @@ def is_path(name: str) -> bool:
 
 
 def directory_meant(name: str, given: Path | None, environ: Mapping[str, str], home: Path) -> Path:
-    """An existing team: the one named, else that of the current folder or one above, else the last one.
-
-    Raises ConfigFault.
-    """
+    """An existing team: the one named, else `team_here`, else the last one. Raises ConfigFault, UsageFault."""
     if given is not None or name:
         found = new_directory(name, given, environ, home)
-        if not (found / FILE).is_file():
-            fix = f"amp list, or make it: amp init {team_name(name)}" if name and not is_path(name) else "amp list"
-            raise ConfigFault("no_team", f"there is no team in {found}", fix)
+        if not has_team(found):
+            called = found.name if given is not None or is_path(name) else team_name(name)
+            make = "" if given is not None or is_path(name) else f"; to make it: amp init {called}"
+            raise ConfigFault("no_team", f"there is no team in {found}", _where_it_is(called, environ, home) + make)
         return found
-    with suppress(FileNotFoundError):
-        here = Path.cwd()
-        for folder in (here, *here.parents):
-            if (folder / FILE).is_file() and (folder / "agents").is_dir():
-                return folder
-            if folder == home:
-                break
+    if (here := team_here(environ, home)) is not None:
+        return here
     last = last_team(environ, home)
     if last is None:
         raise ConfigFault(
             "no_team", "this folder is no team, and none was made before", "amp claude-code, or amp codex"
         )
-    if not (last / FILE).is_file():
-        raise ConfigFault("no_team", f"the last team, in {last}, is not there any more", "amp list")
+    if not has_team(last):
+        what = f"the last team, in {last}, is not there any more"
+        raise ConfigFault("no_team", what, _where_it_is(last.name, environ, home))
     return last
+
+
+def team_here(environ: Mapping[str, str], home: Path) -> Path | None:
+    """The team in whose folder, or in whose project, one stands; of several of one project the last one. None where
+    there is none. Raises UsageFault where that does not say which.
+    """
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:
+        return None
+    for folder in (here, *here.parents):
+        if has_team(folder) and (folder / "agents").is_dir():
+            return folder
+        if folder == home:
+            break
+    projects = {team: project for team in all_teams(environ, home) if (project := project_of(team)) is not None}
+    around = (Path(os.path.realpath(here)), *Path(os.path.realpath(here)).parents)
+    for folder in around:
+        found = [team for team, project in projects.items() if project == folder]
+        if len(found) > 1 and (last := last_team(environ, home)) in found:
+            return last
+        if len(found) > 1:
+            names = ", ".join(team.name for team in found)
+            fix = f"name one of them: {' or '.join(f'--dir {shlex.quote(str(team))}' for team in found)}"
+            raise UsageFault("which_team", f"several teams work on {folder}: {names}", fix)
+        if found:
+            return found[0]
+    return None
+
+
+def project_of(directory: Path) -> Path | None:
+    """Where the team works, as its agents' folders have it; what its file says may be another by now."""
+    with suppress(OSError):
+        links = sorted((directory / "agents").glob("*/project"))
+        return next((Path(os.path.realpath(link)) for link in links if link.is_symlink()), None)
+    return None
+
+
+def _where_it_is(called: str, environ: Mapping[str, str], home: Path) -> str:
+    """The command that takes a folder that was moved over where it is now, as far as that can be found."""
+    for team in all_teams(environ, home):
+        with suppress(MailerError):
+            if team.name != called and standing(team).team.name == called:
+                return f"it was moved: amp up --dir {shlex.quote(str(team))}"
+    return "amp list shows what there is; a folder that was moved: amp up --dir WHERE_IT_IS"
 
 
 def last_team(environ: Mapping[str, str], home: Path) -> Path | None:
@@ -96,9 +137,9 @@ def all_teams(environ: Mapping[str, str], home: Path) -> list[Path]:
     """The folders of teams: below the usual one, and the last one wherever it is; by path."""
     found = set[Path]()
     with suppress(OSError):
-        found.update(path.parent for path in teams_folder(environ, home).glob(f"*/{FILE}"))
+        found.update(path for path in teams_folder(environ, home).iterdir() if has_team(path))
     last = last_team(environ, home)
-    if last is not None and (last / FILE).is_file():
+    if last is not None and has_team(last):
         found.add(last)
     return sorted(found)
 

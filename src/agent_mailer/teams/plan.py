@@ -1,25 +1,21 @@
-"""A team as `team.yaml` says it: who belongs to it, where its mail is, what does the work.
+"""A team: who belongs to it, where its mail is, what does the work; and `team.yaml` as it is written for a new one.
 
-The file has the keys that the existing launcher writes, and is read: what a person changes in it holds from the next
-`up`. Any further key of an agent is one of its configuration.
+The file has the keys that the existing launcher writes.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 
 import msgspec
 
 from agent_mailer.config import RuntimeKind
-from agent_mailer.config_values import check_value
-from agent_mailer.disk import read_regular
-from agent_mailer.errors import ConfigFault, MailerError, UsageFault
-from agent_mailer.names import one_of, printable
+from agent_mailer.errors import UsageFault
+from agent_mailer.names import printable
 from agent_mailer.runtimes.port import PermissionMode
-from agent_mailer.teams.embedded import EMBEDDED, url_of
+from agent_mailer.teams.embedded import EMBEDDED
 
 FILE = "team.yaml"
 LARGEST = 1024 * 1024
@@ -30,23 +26,6 @@ LOCAL = ""
 
 _WATCH = "agent-mailer watch"
 _HEAD = "# A team of agents. Change it, then: amp up (a running team takes it over without losing a turn).\n"
-_LAUNCHERS = (
-    "team",
-    "broker_url",
-    "runtime",
-    "agent_runtime",
-    "permission_mode",
-    "project_dir",
-    "maildir_root",
-    "agents",
-)
-_OWN = ("name", "role", "description", "system_prompt", "runtime")
-_DECIDED = frozenset(
-    {"agent_id", "agent_name", "address", "api_key", "broker_url", "mailbox", "maildir_root", "project_dir", "runtime"}
-)
-"""Keys of the configuration that the team as a whole decides."""
-
-RUNTIMES = (RuntimeKind.CLAUDE, RuntimeKind.CODEX, RuntimeKind.COMMAND, RuntimeKind.INFINITI)
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -111,73 +90,15 @@ def team_name(text: str) -> str:
         raise UsageFault(
             "bad_team_name",
             f"{printable(text, 60)!r} cannot name a team: nothing of it is a-z or 0-9",
-            "give a name: amp codex NAME",
+            "give a name of a-z, 0-9, - and _: --team NAME",
         )
     return name
-
-
-def read_team(directory: Path, path: Path | None = None) -> Team:
-    """What `team.yaml` in that folder says, or `path` of it. Raises ConfigFault naming the line, or the key."""
-    path = path or directory / FILE
-    import yaml
-
-    try:
-        data = read_regular(path, LARGEST + 1, follow=True)
-    except FileNotFoundError:
-        raise ConfigFault("no_team", f"{directory} is no team: it has no {FILE}", "amp list, or amp init") from None
-    except OSError as error:
-        raise ConfigFault("bad_team", f"{path} cannot be read: {error.strerror}", f"ls -l {path}") from None
-    if len(data) > LARGEST:
-        raise ConfigFault("bad_team", f"{path} is larger than {LARGEST} bytes", f"ls -l {path}")
-    try:
-        raw = yaml.safe_load(data)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f" line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
-        what = printable(f"{error.context or ''} {error.problem or ''}".strip(), 200)
-        hint = "; YAML is indented by blanks, never by tabs" if "'\\t'" in str(error) else ""
-        raise ConfigFault("bad_team", f"{path}:{where}: {what}{hint}", f"edit {path}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise ConfigFault("bad_team", f"{path} is no YAML: {printable(str(error), 200)}", f"edit {path}") from None
-    try:
-        team = _team_of(raw)
-    except (MailerError, msgspec.ValidationError) as fault:
-        why = fault.message if isinstance(fault, MailerError) else str(fault)
-        raise ConfigFault("bad_team", f"{path}: {why}", f"edit {path}") from None
-    if team.broker_url == EMBEDDED:
-        return msgspec.structs.replace(team, broker_url=url_of(directory), embedded=True)
-    return team
 
 
 def without(before: Team, after: Team) -> Team:
     """Who was in the team, and is no more."""
     stay = {member.name for member in after.members}
     return msgspec.structs.replace(before, members=tuple(one for one in before.members if one.name not in stay))
-
-
-def template(name: str) -> tuple[Member, ...]:
-    """The agents of a shipped template; `name` of each is its role. Raises UsageFault."""
-    import yaml
-
-    one_of(name, templates(), "--template")
-    raw = yaml.safe_load((_templates_folder() / f"{name}.yaml").read_text("utf-8"))
-    return tuple(_member_of(one, "") for one in raw["agents"])
-
-
-def templates() -> tuple[str, ...]:
-    return tuple(sorted(path.stem for path in _templates_folder().glob("*.yaml")))
-
-
-@cache
-def _templates_folder() -> Path:
-    """As shipped: beside the package in a wheel, at the top of the tree in an editable install."""
-    here = Path(__file__).resolve()
-    for folder in (here.parents[1] / "templates" / "teams", here.parents[3] / "templates" / "teams"):
-        if folder.is_dir():
-            return folder
-    raise ConfigFault(
-        "no_templates", "the templates of teams are missing from this installation", "reinstall agent-mailer"
-    )
 
 
 def written(team: Team) -> bytes:
@@ -237,71 +158,6 @@ def body_of(name: str) -> str:
 
 def _tables(value: object) -> list[dict[str, object]]:
     return msgspec.convert(value, list[dict[str, object]])
-
-
-class _Head(msgspec.Struct, rename={"name": "team"}):
-    name: str
-    agents: list[dict[str, object]]
-    broker_url: str | None = LOCAL
-    agent_runtime: RuntimeKind = RuntimeKind.CLAUDE
-    permission_mode: PermissionMode = PermissionMode.ACCEPT_EDITS
-    project_dir: str | None = None
-    maildir_root: str | None = None
-
-
-def _team_of(raw: object) -> Team:
-    """Raises MailerError, msgspec.ValidationError."""
-    if not isinstance(raw, dict):
-        raise ConfigFault("bad_team", "it holds no keys", "")
-    if unknown := [key for key in raw if key not in _LAUNCHERS]:
-        raise ConfigFault(
-            "bad_team", f"there is no key {printable(str(unknown[0]), 60)!r} ({', '.join(_LAUNCHERS)})", ""
-        )
-    head = msgspec.convert(raw, _Head)
-    if team_name(head.name) != head.name:
-        raise ConfigFault(
-            "bad_team", f"{printable(head.name, 60)!r} cannot name a team ({team_name(head.name)} can)", ""
-        )
-    if not 0 < len(head.agents) <= MOST_AGENTS:
-        raise ConfigFault("bad_team", f"a team has 1 to {MOST_AGENTS} agents", "")
-    members = tuple(_member_of(one, f"{head.name}_") for one in head.agents)
-    for what, words in (("name", [m.name for m in members]), ("role", [m.role for m in members])):
-        if twice := {word for word in words if words.count(word) > 1}:
-            raise ConfigFault("bad_team", f"two agents have the {what} {min(twice)}", "")
-    project = Path(head.project_dir).expanduser() if head.project_dir else None
-    root = Path(head.maildir_root).expanduser() if head.maildir_root else None
-    if root is not None and (head.broker_url or not root.is_absolute()):
-        raise ConfigFault("bad_team", "maildir_root is the whole path of a folder, and needs no broker_url", "")
-    url = head.broker_url or LOCAL
-    return Team(head.name, head.agent_runtime, head.permission_mode, members, url, project, root=root)
-
-
-class _Own(msgspec.Struct):
-    role: str
-    name: str = ""
-    description: str = ""
-    system_prompt: str = ""
-    runtime: RuntimeKind | None = None
-
-
-def _member_of(raw: Mapping[str, object], prefix: str) -> Member:
-    """Raises MailerError, msgspec.ValidationError."""
-    own = msgspec.convert({key: raw[key] for key in _OWN if key in raw}, _Own)
-    name = own.name or f"{prefix}{own.role}"
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,62}", name):
-        raise UsageFault("bad_name", f"{printable(name, 60)!r} cannot name an agent (a-z, 0-9, - and _)", "")
-    values = {str(key): value for key, value in raw.items() if key not in _OWN}
-    texts = {}
-    if "schedule" in values:
-        tables = _tables(values["schedule"])
-        texts = {str(one.get("name")): msgspec.convert(one.pop("text"), str) for one in tables if "text" in one}
-        values["schedule"] = [{"body": body_of(str(one.get("name"))), **one} for one in tables]
-    for key, value in values.items():
-        if key in _DECIDED:
-            raise UsageFault("decided", f"agent {name}: {key} is decided by the team, not for one of its agents", "")
-        for leaf, inner in leaves_of(key, value):
-            check_value(leaf, inner)
-    return Member(name, own.role, own.description, own.system_prompt, own.runtime, values, texts)
 
 
 def leaves_of(key: str, value: object) -> list[tuple[str, object]]:

@@ -54,7 +54,7 @@ class Where(StrEnum):
 
 class TeamView(msgspec.Struct, frozen=True):
     """A team on one line. `mail` is the broker's URL, or `folder`; `watched`: how many of its agents are.
-    What a `fault` keeps from being known is left out.
+    What a `fault` of its file keeps from being known is left out; else it is what was last taken over.
     """
 
     team: str
@@ -63,6 +63,7 @@ class TeamView(msgspec.Struct, frozen=True):
     agents: int | msgspec.UnsetType = msgspec.UNSET
     watched: int | msgspec.UnsetType = msgspec.UNSET
     fault: str | msgspec.UnsetType = msgspec.UNSET
+    fix: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -86,11 +87,14 @@ def seen(directory: Path) -> TeamView:
     """The team in that folder, as far as it can be read."""
     view = TeamView(directory.name, str(directory))
     try:
-        team = standing(directory).team
+        now = standing(directory)
+        team, fault = now.team, now.fault
         view = TeamView(team.name, str(directory), team.broker_url or "folder", len(team.members))
+        if fault is not None:
+            view = msgspec.structs.replace(view, fault=fault.message, fix=fault.fix)
         return msgspec.structs.replace(view, watched=len(watchers(workplaces(team, directory))))
     except MailerError as fault:
-        return msgspec.structs.replace(view, fault=fault.message)
+        return msgspec.structs.replace(view, fault=fault.message, fix=fault.fix)
 
 
 def require_no_stranger(places: Mapping[str, Workplace], session: str) -> None:

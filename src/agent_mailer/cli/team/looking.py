@@ -12,7 +12,7 @@ import typer
 from agent_mailer.cli.options import Json
 from agent_mailer.cli.team.options import Dir, Name, Team_, found
 from agent_mailer.cli.terminal.commands import FastCommand, single
-from agent_mailer.cli.terminal.printing import json_out, json_text, say
+from agent_mailer.cli.terminal.printing import json_out, json_text, note, say
 from agent_mailer.errors import ExitCode, UsageFault
 
 status_app, list_app, logs_app = single(), single(), single()
@@ -68,13 +68,17 @@ def list_teams(as_json: Json = False) -> None:
         shown = [
             (
                 printable(row.team, 40),
-                printable(row.fault, 200) if row.fault else f"{row.watched} of {row.agents}",
+                f"{row.watched} of {row.agents}" if row.watched is not msgspec.UNSET else "?",
                 printable(row.mail or "", 100),
                 printable(row.directory, 4096),
             )
             for row in rows
         ]
         say(columns(shown, ("TEAM", "WATCHED", "MAIL", "FOLDER")))
+        for row in rows:
+            if row.fault:
+                note(f"\nwarning: {printable(row.team, 40)}: {printable(row.fault, 4096)}")
+                note(f"  fix: {printable(row.fix or '', 4096)}")
 
 
 @logs_app.command("logs", cls=FastCommand)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,12 +13,12 @@ import typer
 
 from agent_mailer.cli.team.login import BrokerUrl, Password, Username
 from agent_mailer.cli.team.mailboxes import Mail, where_mail_is
-from agent_mailer.cli.team.options import Detach, Dir, Found, Name, Systemd, Team_, named, where_from
+from agent_mailer.cli.team.options import Detach, Dir, Found, NewName, Systemd, Team_, named, where_from
 from agent_mailer.cli.team.running import NoAttach, start_and_show
 from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import note, say
 from agent_mailer.config import RuntimeKind
-from agent_mailer.errors import UsageFault
+from agent_mailer.errors import BusyFault, ConfigFault, UsageFault
 from agent_mailer.names import one_of
 from agent_mailer.runtimes.port import PermissionMode
 
@@ -62,7 +63,7 @@ Template = Annotated[
 @codex_app.command("codex", cls=FastCommand)
 def of_one_program(
     ctx: typer.Context,
-    name: Name = "",
+    name: NewName = "",
     team: Team_ = "",
     directory: Dir = None,
     local: Local = False,
@@ -100,7 +101,7 @@ def of_one_program(
 
 @up_app.command("up", cls=FastCommand)
 def up(
-    name: Name = "",
+    name: NewName = "",
     team: Team_ = "",
     directory: Dir = None,
     local: Local = False,
@@ -118,8 +119,9 @@ def up(
 ) -> None:
     """Make the team where it is not there, take over what was changed in its team.yaml, and start what does not run."""
     where = where_from(detach, systemd)
+    called, directory = _meant(named(name, team), directory)
     made = _make(
-        _name(named(name, team)),
+        called,
         directory,
         Mail(local, amq, broker_url, username, password),
         _runtime(runtime),
@@ -133,7 +135,7 @@ def up(
 
 @init_app.command("init", cls=FastCommand)
 def init(
-    name: Name = "",
+    name: NewName = "",
     team: Team_ = "",
     directory: Dir = None,
     local: Local = False,
@@ -148,10 +150,12 @@ def init(
 ) -> None:
     """Make a team for the project in this folder; start nothing. Without a mode its agents may change files."""
     from agent_mailer.cli.team.own_broker import end
+    from agent_mailer.teams.place import teams_folder
     from agent_mailer.teams.running import watchers
 
+    called, directory = _meant(named(name, team), directory)
     made = _make(
-        _name(named(name, team)),
+        called,
         directory,
         Mail(local, amq, broker_url, username, password),
         _runtime(runtime),
@@ -162,7 +166,8 @@ def init(
     )
     if made.team.embedded and not watchers(made.places):
         end(made.directory)
-    say(f"\nNext: amp start {'' if directory is None else f'--dir {made.directory} '}{made.team.name}")
+    usual = made.directory == teams_folder(os.environ, Path.home()) / made.team.name
+    say(f"\nNext: amp start {made.team.name if usual else f'--dir {shlex.quote(str(made.directory))}'}")
 
 
 def _make(
@@ -181,16 +186,18 @@ def _make(
     from agent_mailer.cli.team.own_broker import log_in_there
     from agent_mailer.clock import SystemClock
     from agent_mailer.disk import Disk
-    from agent_mailer.teams.kept import changing, keep, standing
+    from agent_mailer.teams.kept import changing, has_team, keep, standing
     from agent_mailer.teams.making import make, workplaces
     from agent_mailer.teams.place import new_directory, remember_last
-    from agent_mailer.teams.plan import FILE, read_team, without
+    from agent_mailer.teams.plan import without
+    from agent_mailer.teams.reading import read_team
     from agent_mailer.teams.running import dismiss
 
     where = new_directory(name, directory, os.environ, Path.home())
     said = PermissionMode(one_of(mode, [one.value for one in PermissionMode], "--permission-mode")) if mode else None
     before = None
-    if (where / FILE).exists():
+    if has_team(where):
+        _require_sound(where)
         plan, before = read_team(where), standing(where).team
         if by_folder:
             _refuse_namesake(plan, where)
@@ -201,6 +208,7 @@ def _make(
         wanted: PermissionMode | None = plan.mode
     else:
         _refuse_team_as_project(name)
+        _refuse_place(where, named=directory is None)
         login = log_in_there(where) if mail.embedded else mail.choose()
         plan = _new(name, where, login, runtime or RuntimeKind.CLAUDE, template, command, embedded=mail.embedded)
         plan = msgspec.structs.replace(plan, root=mail.tree())
@@ -214,6 +222,8 @@ def _make(
         for line in dismiss(where, workplaces(without(before, plan), where)) if before is not None else ():
             say(line)
     remember_last(plan.name, where, os.environ, Path.home(), Disk(), SystemClock().now())
+    if before is None:
+        _note_others(plan.project, where)
     return Found(where, plan, workplaces(plan, where))
 
 
@@ -228,12 +238,13 @@ def _new(
     embedded: bool,
 ) -> Team:
     from agent_mailer.names import split_words
+    from agent_mailer.teams.place import is_path
     from agent_mailer.teams.plan import LOCAL, Team, team_name
-    from agent_mailer.teams.plan import template as members_of
+    from agent_mailer.teams.reading import template as members_of
 
     if (runtime is RuntimeKind.COMMAND) is (command is None):
         raise UsageFault("no_command", "--runtime command and --command LINE belong together", "give both, or neither")
-    called = team_name(Path(name).name if "/" in name else name)
+    called = team_name(where.name if is_path(name) else name)
     here = Path.cwd()
     project = None if here == where or where in here.parents else here
     extra: dict[str, object] = {"command": split_words(command, "--command")} if command is not None else {}
@@ -274,12 +285,60 @@ def _refuse_namesake(plan: Team, where: Path) -> None:
         raise UsageFault("another_project", f"the team {plan.name} in {where} works on {plan.project}, not here", fix)
 
 
+def _require_sound(where: Path) -> None:
+    """Raises ConfigFault where the team's file cannot be taken over, with what of it runs."""
+    from agent_mailer.teams.kept import standing
+    from agent_mailer.teams.making import workplaces
+    from agent_mailer.teams.running import watchers
+
+    now = standing(where)
+    if now.fault is not None:
+        running = len(watchers(workplaces(now.team, where)))
+        runs = f"runs: {running} of its {len(now.team.members)} agents are watched" if running else "does not run"
+        raise ConfigFault(now.fault.code, f"{now.fault.message}\nThe team {now.team.name} {runs}", now.fault.fix)
+
+
+def _refuse_place(where: Path, *, named: bool) -> None:
+    """Raises UsageFault, BusyFault for a folder that no new team can be made in; `named`: a name has led there."""
+    from agent_mailer.assemble import Workplace
+    from agent_mailer.teams.making import AGENTS
+    from agent_mailer.teams.running import watchers
+
+    if named and where in (Path.cwd(), *Path.cwd().parents):
+        what = f"{where} is the project, or above it; a team has a folder of its own"
+        raise UsageFault("in_the_way", what, "amp init, or amp init NAME: below ~/amp-teams; or: amp init --dir DIR")
+    found = {
+        path.parent.parent.name: path.parent.parent for path in where.glob(f"{AGENTS}/*/.agent-mailer/config.toml")
+    }
+    if running := watchers({name: Workplace(path) for name, path in found.items()}):
+        pids = " ".join(str(process.pid) for process in running.values())
+        what = (
+            f"agents in {where / AGENTS} are watched, and nothing says to which team they belong: {', '.join(running)}"
+        )
+        raise BusyFault("agents_watched", what, f"kill {pids}")
+
+
+def _note_others(project: Path | None, where: Path) -> None:
+    """Two teams may work on one folder: which of them is meant is to be known from the beginning."""
+    from agent_mailer.teams.place import all_teams, project_of
+
+    if project is None:
+        return
+    here = Path(os.path.realpath(project))
+    others = [team.name for team in all_teams(os.environ, Path.home()) if team != where and project_of(team) == here]
+    if others:
+        note(
+            f"{', '.join(others)} works on this folder, too. A command here without a name means the team that was "
+            "made or started last; to name one: amp ask --team NAME TASK, amp status NAME"
+        )
+
+
 def _refuse_team_as_project(name: str) -> None:
     """Raises UsageFault where a new team would work on another team's folder."""
-    from agent_mailer.teams.plan import FILE
+    from agent_mailer.teams.kept import has_team
 
     here = Path.cwd()
-    if any((folder / FILE).is_file() and (folder / "agents").is_dir() for folder in (here, *here.parents)):
+    if any(has_team(folder) and (folder / "agents").is_dir() for folder in (here, *here.parents)):
         fix = f"cd to the project, then: amp up {name}"
         raise UsageFault("in_a_team", f"{here} is in a team's folder: a new team is made from its project's", fix)
 
@@ -292,6 +351,15 @@ def _ask_for_mode(why: str) -> PermissionMode:
     say(f"{why}.")
     everything = typer.confirm("May its agents do everything that you may do, with nobody asked?", default=False)
     return PermissionMode.BYPASS_PERMISSIONS if everything else careful
+
+
+def _meant(said: str, directory: Path | None) -> tuple[str, Path | None]:
+    """Without a word the team of this folder, if there is one; else a new one that is called as the folder."""
+    from agent_mailer.teams.place import team_here
+
+    if not said and directory is None and (here := team_here(os.environ, Path.home())) is not None:
+        return here.name, here
+    return _name(said), directory
 
 
 def _name(given: str, suffix: str = "") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,12 +11,22 @@ import msgspec
 import typer
 
 from agent_mailer.cli.terminal.printing import note
-from agent_mailer.errors import UsageFault
+from agent_mailer.errors import ConfigFault, UsageFault
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
     from agent_mailer.teams.plan import Team
     from agent_mailer.teams.running import Where
+
+
+def _no_blank(ctx: typer.Context, param: typer.CallbackParam, value: str) -> str:
+    """Who types an empty name has meant another. Raises UsageFault."""
+    source = ctx.get_parameter_source(param.name or "")
+    if not value.strip() and source is not None and source.name == "COMMANDLINE":
+        what = f"{value!r} is no name of a team"
+        raise UsageFault("bad_team_name", what, "give a name of a-z, 0-9, - and _; or none at all")
+    return value
+
 
 Name = Annotated[
     str,
@@ -23,9 +34,22 @@ Name = Annotated[
         metavar="[NAME]",
         help="The team's name, or the path of its folder. Default: the team of this folder, else the last one.",
         show_default=False,
+        callback=_no_blank,
     ),
 ]
-Team_ = Annotated[str, typer.Option("--team", metavar="NAME", help="The same as NAME.", show_default=False)]
+NewName = Annotated[
+    str,
+    typer.Argument(
+        metavar="[NAME]",
+        help="What the team is called, or the path of its folder. Default: as this folder.",
+        show_default=False,
+        callback=_no_blank,
+    ),
+]
+Team_ = Annotated[
+    str,
+    typer.Option("--team", metavar="NAME", help="The same as NAME.", show_default=False, callback=_no_blank),
+]
 Dir = Annotated[
     Path | None,
     typer.Option("--dir", metavar="DIR", help="The team's folder. Default: NAME below $AMP_TEAMS_DIR, ~/amp-teams."),
@@ -65,14 +89,25 @@ def found(name: str, team: str, directory: Path | None) -> Found:
     if now.fault is not None:
         note(
             f"warning: {now.fault.message}\n"
-            f"what was last taken over of it counts until you mend it ({now.fault.fix}; amp up)"
+            f"what was last taken over of it counts until you fix it: {now.fault.fix}; then: amp up --dir {where}"
         )
     elif now.changed:
         note(f"{where / FILE} was changed since it was last taken over: amp up --dir {where}")
+    if (fault := moved(where, now.team)) is not None:
+        note(f"warning: {fault.message} ({fault.fix})")
     one = Found(where, now.team, workplaces(now.team, where))
     if gone := [member.name for member in now.team.members if member.name not in one.places]:
         note(f"warning: not set up, or no longer there: {', '.join(gone)} (amp up --dir {where})")
     return one
+
+
+def moved(where: Path, team: Team) -> ConfigFault | None:
+    """What is to be done about a folder that is not where it was."""
+    from agent_mailer.teams.kept import moved_from
+
+    before = moved_from(where, team)
+    what = f"the team's folder was {before}, and its agents still look for their mail there"
+    return ConfigFault("moved", what, f"amp up --dir {shlex.quote(str(where))}") if before is not None else None
 
 
 def where_from(detach: bool, systemd: bool) -> Where | None:

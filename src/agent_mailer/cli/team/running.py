@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_mailer.cli.team.options import Detach, Dir, Found, Name, Systemd, Team_, found, where_from
+from agent_mailer.cli.team.options import Detach, Dir, Found, Name, Systemd, Team_, found, moved, where_from
 from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import note, say
 from agent_mailer.errors import BusyFault, ConfigFault, MailerError, UsageFault
@@ -135,7 +135,10 @@ def rm(
 
 
 def start_and_show(one: Found, chosen: Where | None, *, attach: bool) -> None:
-    """Start it, remember it as the last one, and show its session where it has one and somebody looks."""
+    """Start it, remember it as the last one, and show its session where it has one and somebody looks.
+
+    Raises ConfigFault for one whose folder was moved, MailerError.
+    """
     from agent_mailer.clock import SystemClock
     from agent_mailer.disk import Disk
     from agent_mailer.teams.kept import changing
@@ -144,6 +147,8 @@ def start_and_show(one: Found, chosen: Where | None, *, attach: bool) -> None:
     from agent_mailer.teams.running import Where, where_possible
     from agent_mailer.teams.running import start as start_all
 
+    if (fault := moved(one.directory, one.team)) is not None:
+        raise fault
     terminal = sys.stdout.isatty()
     where = where_possible(one.directory, chosen, terminal=terminal)
     require_set_up(one.directory, one.team.members, one.places)
