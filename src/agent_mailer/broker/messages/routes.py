@@ -259,14 +259,16 @@ async def json_list(portions: AsyncIterator[Sequence[Message]], *, html: bool) -
 
     async def pieces() -> AsyncIterator[bytes]:
         mark = b"["
-        for portion in start:
+        # Of what a portion was to hold all may have been marked as read since the one before it was read.
+        for portion in filter(None, start):
             yield mark + await _joined(portion, html=html)
             mark = b","
         start.clear()
         async for portion in portions:
             if portion:
                 yield mark + await _joined(portion, html=html)
-        yield b"]"
+                mark = b","
+        yield b"]" if mark == b"," else b"[]"
 
     return StreamingResponse(pieces(), media_type="application/json")
 
