@@ -202,7 +202,7 @@ def test_missing_folders_of_the_mailbox_are_made(desk: Desk) -> None:
     for leaf in ("inbox/cur", "receipts"):
         shutil.rmtree(desk.root / "agents/coder" / leaf)
     report = mend(desk)
-    assert said(report, "cur") == said(report, "receipts") == ["was missing or open to others, mended"]
+    assert said(report, "cur") == said(report, "receipts") == ["was missing or open to others, fixed"]
     desk.script({"witness": "ran"})
     desk.send()
     assert outcomes(desk.once()) == ["done"]

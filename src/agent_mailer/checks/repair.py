@@ -255,7 +255,7 @@ class Repair:
 
     def _mailbox(self, mail: MailFolders, nameless: Sequence[str]) -> None:
         for path in mail.make():
-            self._say(path, "was missing or open to others, mended")
+            self._say(path, "was missing or open to others, fixed")
         if not nameless:
             return
         state = self._state

@@ -23,7 +23,7 @@ class _Program(LazyGroup):
         "config": ("agent_mailer.cli.config", "Show and change the agent's configuration."),
         "agent": ("agent_mailer.cli.agent", "Remove an agent, move it, give it another address."),
         "verify": ("agent_mailer.cli.doctor:verify_app", "Is this folder ready to be watched?"),
-        "doctor": ("agent_mailer.cli.doctor", "Check everything around the agent, and say what mends it."),
+        "doctor": ("agent_mailer.cli.doctor", "Check everything around the agent, and say what fixes it."),
         "test-runtime": ("agent_mailer.cli.test", "One tiny real turn of the agent program."),
         "test-claude": ("agent_mailer.cli.test:claude_app", "The same with Claude Code."),
         "test-notify": ("agent_mailer.cli.test:notify_app", "One notice to the operator, now."),

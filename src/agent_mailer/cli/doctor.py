@@ -29,7 +29,9 @@ def doctor(
     workdir: Workdir = None,
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="Mend damaged state instead, one line for each thing done. No watcher may run."),
+        typer.Option(
+            "--repair", help="Repair damaged state instead, one line for each thing done. No watcher may run."
+        ),
     ] = False,
     as_service: Annotated[
         bool,
@@ -43,7 +45,7 @@ def doctor(
 ) -> None:
     """Check everything: what verify checks, the state, the machine, the mail tools, the agent program's own word.
 
-    What is wrong comes first, with what was looked at and the command that mends it; what is well is one line. Changes
+    What is wrong comes first, with what was looked at and the command that fixes it; what is well is one line. Changes
     nothing without --repair; exits 1 if a check failed, or if --repair left something to you.
     """
 
@@ -53,7 +55,7 @@ def doctor(
     if repair:
         from agent_mailer.checks.repair import repair_workdir
 
-        with shown("mends the state", quiet=quiet or as_json) as tell:
+        with shown("repairs the state", quiet=quiet or as_json) as tell:
             mended = repair_workdir(place, tell)
         _show_repaired(mended, as_json=as_json)
     elif as_service:

@@ -279,7 +279,7 @@ def _word(entry: StuckEntry, origin: Message | None, back: str) -> Draft:
     """What its sender is told. The same entry gives the same draft, and so the same final id."""
     thread = entry.thread if entry.thread == entry.thread.strip() else ""
     name = printable(entry.message_id or entry.locator)
-    mend = "Send it again under an id of its own." if entry.kind is StuckKind.USED_ID else "Send it again, mended."
+    mend = "Send it again under an id of its own." if entry.kind is StuckKind.USED_ID else "Send it again, corrected."
     body = (
         f"A message of yours was not worked on.\n\nMessage: {name}\nReason: {entry.why} ({entry.kind})\n\n"
         f"It is kept. {mend} On the agent's machine: agent-mailer stuck show {printable(entry.key)}"

@@ -176,7 +176,7 @@ def opened(place: str) -> Iterator[Source]:
             raise ConfigFault(
                 "not_text",
                 f"{named(url)} holds text that is not UTF-8: {str(error.orig).splitlines()[0]}",
-                "mend that row in it; nothing was taken over",
+                "fix that row in it; nothing was taken over",
             ) from None
 
 

@@ -231,7 +231,7 @@ def _broken(source: Source, lost: list[Loss]) -> ConfigFault:
         "source_broken",
         f"{len(lost)} {'row' if len(lost) == 1 else 'rows'} of {source.name} can be nothing here: {told}{more};"
         " nothing was changed",
-        "mend them there, or go without them: --leave-out",
+        "fix them there, or go without them: --leave-out",
     )
 
 

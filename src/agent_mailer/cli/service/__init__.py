@@ -49,7 +49,7 @@ def install(
     no_start: Annotated[bool, typer.Option("--no-start", help="Install and enable it, and start nothing.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Install this workdir's agent, and start it; again, to mend or change what is installed.
+    """Install this workdir's agent, and start it; again, to repair or change what is installed.
 
     The programs it needs are found as your shell finds them, and `verify` is run in the service's own surroundings
     before anything is put in place. What was installed with --name, --path and --allow-sudo stays until it is given

@@ -30,7 +30,7 @@ class Problem(StrEnum):
 
 
 class ProblemView(Part, frozen=True):
-    """`fix` is the command that mends it; empty where there is none."""
+    """`fix` is the command that fixes it; empty where there is none."""
 
     code: Problem
     text: str
