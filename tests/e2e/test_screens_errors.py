@@ -95,7 +95,7 @@ def test_no_word_is_broken_at_the_edge_and_the_command_stays_one_line(desk: Desk
 def test_configuration(tmp_path: Path) -> None:
     status, shown = look(tmp_path, "watch", "--no-interactive")
     assert status == 78
-    for words in ("error:", "config.toml", "runtime (--runtime)", "permission_mode (--permission-mode)", "fix:"):
+    for words in ("error:", "config.toml", "runtime (--runtime:", "permission_mode (--permission-mode:", "fix:"):
         assert words in shown
 
 

@@ -106,7 +106,7 @@ def test_a_mistake_with_the_agent_ends_in_what_helps(desk: Desk) -> None:
     assert "fix: install no-such-program" in look("verify")
     config.write_text(f"permision_mode = 'plan'\n{before}")
     assert "did you mean permission_mode?" in look("watch", "--once", "--no-interactive")
-    assert "permission_mode (--permission-mode)" in look("watch", "--no-interactive", cwd=elsewhere)
+    assert "permission_mode (--permission-mode:" in look("watch", "--no-interactive", cwd=elsewhere)
     config.write_text(before)
     with terminal([COMMAND, "watch", "--no-interactive"], desk.workdir, home_of(desk)) as screen:
         screen.until("Ctrl-C stops")

@@ -22,6 +22,9 @@ LEAST_LISTED, BESIDES = 8, 28
 NEEDS = 8
 """So much of what needs somebody is shown."""
 
+_WHOLE = {Problem.CONFIG, Problem.UNREADABLE}
+"""What was meant stands at the end."""
+
 _MERE = {Problem.NO_WATCHER}
 """Perhaps it is meant so: it is told after all that is wrong."""
 
@@ -98,7 +101,10 @@ def _needs(every: AllView) -> Iterator[Row]:
         there = _there(one.workdir)
         for problem in one.problems:
             fix = Part(printable(problem.fix.replace(f" -C {shlex.quote(one.workdir)}", there), 4096), Ink.BOLD)
-            row = Row(_name(one), (fix, Part(running_on(problem.text, 200), cut=True)))
+            # Which folder it is stands in the fix.
+            text = problem.text.replace(f"{one.workdir}/.agent-mailer/", "")
+            whole = problem.code in _WHOLE
+            row = Row(_name(one), (fix, Part(running_on(text, 400 if whole else 200), cut=not whole)))
             if problem.code in _MERE:
                 last.append(row)
             else:

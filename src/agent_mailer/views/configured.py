@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from agent_mailer.config_faults import STARTS, gone_by_mistake, incomplete, is_mistyped, mistyped
+from agent_mailer.config_faults import EDIT, STARTS, gone_by_mistake, mend_missing, mistyped, told
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
@@ -26,16 +26,22 @@ class Configured(msgspec.Struct, frozen=True):
 
 def configured(place: Workplace, *, watched: bool) -> Configured:
     """`watched`: a watcher runs, which may have been told more than the file says. Raises as `Workplace.loaded`."""
-    loaded, gone = place.loaded, place.trust.verdict.gone
+    loaded, gone, path = place.loaded, place.trust.verdict.gone, place.folder.config
     # What is there and not trusted is not missing.
     there = place.trust.verdict.there.values
     lacking = [one for one in place.missing() if one[0] in STARTS and one[0] not in there]
-    if gone and (fault := is_mistyped(place.folder.config, loaded, gone)) is not None:
-        return Configured(fault.message, fault.fix, gone_by_mistake(loaded, gone))
-    if lacking and (not watched or mistyped(loaded.unknown, [key for key, _ in lacking])):
-        fault = incomplete(place.folder.config, loaded, lacking)
-        return Configured(fault.message, fault.fix, stops=not watched)
-    return Configured()
+    wrong = mistyped(loaded.unknown, [*gone, *(key for key, _ in lacking)])
+    stops = bool(lacking) and not watched
+    if wrong:
+        # It is said of a workdir that stands beside it.
+        text = told(path, wrong).replace(str(path), path.name)
+        return Configured(text, EDIT, gone_by_mistake(loaded, gone), stops)
+    if not stops:
+        return Configured()
+    mend = mend_missing(loaded.config, lacking)
+    # A person can be asked: then nothing needs to be looked up.
+    fix = "agent-mailer init" if mend.startswith("agent-mailer init ") else mend
+    return Configured(f"{path.name} lacks {', '.join(key for key, _ in lacking)}", fix, stops=stops)
 
 
 def doubtful(unknown: tuple[str, ...]) -> str:

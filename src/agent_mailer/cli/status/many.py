@@ -17,7 +17,7 @@ EXPLAINED = 10
 """What is wrong is told of so many below the table."""
 
 _SHORT = {
-    Problem.CONFIG: "configuration",
+    Problem.CONFIG: "misconfigured",
     Problem.NO_WATCHER: "no watcher",
     Problem.WATCHER_HALTED: "halted",
     Problem.WATCHER_SILENT: "silent",
