@@ -247,7 +247,48 @@ def test_the_console(walk: Walk) -> None:
         assert b"agent-mailer" in page.read()
 
 
-REFERENCE = ("commands", "configuration", "events", "files", "folder", "guards", "history", "status", "tools")
+def test_any_agent(walk: Walk) -> None:
+    def none_is_here(walk: Walk) -> None:
+        assert not any(shutil.which(name, path=walk.env["PATH"]) for name in ("gemini", "kimi", "opencode"))
+
+    follow(walk, "any-agent.md", {"none_is_here": none_is_here})
+
+
+def test_the_sandbox(home: Path, tmp_path: Path) -> None:
+    """With the one that this machine has."""
+    with newcomer(home, tmp_path, sandbox="") as walk:
+
+        def an_agent_is_set_up(walk: Walk) -> None:
+            set_up(walk, "--runtime", "command", "--command", "cat")
+
+        follow(walk, "sandbox.md", {"an_agent_is_set_up": an_agent_is_set_up})
+
+
+def test_schedules(walk: Walk) -> None:
+    """The table is the page's own."""
+
+    def the_table_is_written(walk: Walk) -> None:
+        set_up(walk, "--runtime", "command", "--command", "cat")
+        [table] = [block.text for block in blocks(page("docs/reference/schedules.md")) if block.language == "toml"]
+        with (walk.home / HAIKU / ".agent-mailer" / "config.toml").open("a") as file:
+            file.write(f"\n{table}")
+
+    follow(walk, "reference/schedules.md", {"the_table_is_written": the_table_is_written})
+
+
+REFERENCE = (
+    "commands",
+    "configuration",
+    "events",
+    "files",
+    "folder",
+    "guards",
+    "history",
+    "metrics",
+    "reservations",
+    "status",
+    "tools",
+)
 
 
 @pytest.mark.parametrize("name", REFERENCE)
