@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from tests.clocks import FakeClock
 from tests.desk import Desk, outcomes, until
+from tests.typed import type_in
 
 from agent_mailer.disk import Disk
 from agent_mailer.events import EventName
@@ -181,6 +182,7 @@ def test_a_command_without_hooks_is_looked_at_around_its_whole_turn(tmp_path: Pa
     assert "- src/a (src/**): changed; who wrote it is not known" in told.body
     assert told.envelope.automatic.value == "notice"
     assert [one["kind"] for one in desk.notices()] == ["reserved"]
+    assert type_in(desk.workdir, "turns", "show", event["turn_id"], "--json").json["turn"]["touched"] == line
     # Nothing of others' is touched: nothing is told.
     desk.shell("cat >/dev/null; cat src/a; echo ok >own")
     desk.send()

@@ -18,6 +18,7 @@ from agent_mailer.mailbox.port import Message
 from agent_mailer.names import is_turn_id, pick
 from agent_mailer.process.holder import STDERR_FILE, STDOUT_FILE
 from agent_mailer.process.output import LineFramer, OutputTail, tail_text
+from agent_mailer.reservations.touched import as_line
 from agent_mailer.runtimes.port import Event, Progress, Result, Runtime
 from agent_mailer.state.records import ItemState, SettledItem, TurnRecord
 from agent_mailer.state.turns import shares
@@ -278,6 +279,7 @@ def _whole(state: State, record: TurnRecord) -> WholeTurnView:
         sent=tuple(_sent(entry, turn) for entry in settlement.items) if settlement else (),
         folder=str(state.turns.path(record.turn_id)),
         started_at=record.started_at,
+        touched=as_line(settlement.touched) if settlement and settlement.touched else "",
     )
 
 

@@ -193,6 +193,7 @@ def _facts(turn: WholeTurnView) -> Iterator[tuple[str, str]]:
     yield "outcome" if ended else "phase", in_its_colour(turn.state)
     yield "waits", printable(turn.waits, 600)
     yield "detail", printable(turn.detail or "", 300)
+    yield "reserved", printable(turn.touched, 600)
     yield "question", running_on(turn.question or "", 300)
     yield "attempt", str(turn.attempt) if turn.attempt > 1 else ""
     yield "claimed", local_time(turn.claimed_at)

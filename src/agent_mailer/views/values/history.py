@@ -73,7 +73,9 @@ class TurnView(View, frozen=True):
 
 
 class WholeTurnView(TurnView, frozen=True):
-    """A turn with all that is known of it. `resumed` is the session it went on in, `session` the one it left."""
+    """A turn with all that is known of it. `resumed` is the session it went on in, `session` the one it left; `touched`
+    one line on what changed of others' reserved files meanwhile.
+    """
 
     resumed: str | None
     pid: int | None
@@ -83,6 +85,7 @@ class WholeTurnView(TurnView, frozen=True):
     sent: tuple[SentView, ...]
     folder: str
     started_at: float | None
+    touched: str
 
 
 class MessageView(View, frozen=True):
