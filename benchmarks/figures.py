@@ -265,6 +265,7 @@ FIGURES = {
     "broker-processes": broker_scale.processes,
     "broker-million": broker_scale.million,
     "relay-idle": relay.idle_watcher,
+    "mcp-mail-idle": relay.idle_at_mcp_mail,
     "console": console.console,
     "own-console": own_console.pages,
 }

@@ -60,6 +60,25 @@ def test_a_plain_message_loads_nothing_of_state_and_git(tmp_path: Path) -> None:
     assert loaded(desk.workdir, "mail", "inbox", "--as", "coder", of=UNASKED) == set()
 
 
+def test_a_watcher_of_a_folder_loads_no_other_mailbox_and_nothing_that_speaks_http(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.configure(reserve=["src/**"])
+    desk.send("x")
+    out = tmp_path / "modules"
+    script = (
+        f"import atexit; atexit.register(lambda: open({str(out)!r}, 'w').write(' '.join(sys.modules)))\n"
+        "import sys; sys.argv = ['agent-mailer', 'watch', '--once', '--no-interactive']\n"
+        "from agent_mailer.cli.app import main\n"
+        "main()\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=desk.workdir, capture_output=True, timeout=60, check=True)
+    assert [answer.strip() for answer in desk.answered()] == ["done"]
+    modules = set(out.read_text().split())
+    assert "agent_mailer.reservations.leases" in modules
+    others = {f"agent_mailer.mailbox.{name}" for name in ("amp", "http", "mcp_agent_mail", "relay", "server_drafts")}
+    assert modules & {"httpx", *others} == set()
+
+
 def test_mail_in_a_turn_loads_neither_config_nor_state(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     out = tmp_path / "modules"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -462,6 +464,26 @@ def test_the_seeds_words_in_the_configuration_are_read(town: Town, tmp_path: Pat
     assert desk.place().loaded.unknown == ()
     desk.configure(broker_url="http://127.0.0.1:1")
     assert desk.place().config.broker_url == "http://127.0.0.1:1"
+
+
+def test_a_server_that_is_slow_holds_up_no_look(town: Town, work: Path) -> None:
+    over = threading.Event()
+    town.fake.fault = lambda *_: None if over.wait(60) else (500, b"")
+    try:
+        assert "no answer within" in type_in(work, "status").out
+    finally:
+        over.set()
+
+
+def test_the_tool_for_pi_types_what_the_commands_take(tmp_path: Path) -> None:
+    source = (Path(__file__).resolve().parents[2] / "examples" / "pi" / "mail.ts").read_text()
+    typed = [re.findall(r'"([^"]+)"', line) for line in source.splitlines() if line.strip().startswith("return [")]
+    assert [words[0] for words in typed] == ["register", "read", "send", "reply", "contacts"]
+    for command, *words in typed:
+        helped = type_in(tmp_path, "mail", command, "--help")
+        assert helped.status == 0
+        options = [word for word in words if re.fullmatch(r"--\w[\w-]*", word)]
+        assert [word for word in options if word not in helped.out] == [], command
 
 
 def test_a_server_that_is_down_is_told_by_every_command(tmp_path: Path) -> None:

@@ -199,6 +199,32 @@ def test_a_killed_watchers_turn_keeps_its_files_until_its_end(desks: TwoDesks) -
             until(lambda: desks.held() == [], "everything given back")
 
 
+@pytest.mark.parametrize("taken", [False, pytest.param(True, marks=LONG)], ids=["had again", "lost"])
+def test_an_adopted_turn_has_its_files_again_or_is_told_that_another_has_them(desks: TwoDesks, *, taken: bool) -> None:
+    path = desks.first.root / "meta" / "reservations.json"
+    desks.first.send("first")
+    with desks.first.watching() as watcher:
+        until(lambda: desks.marks() == [("begin", "coder")], "the first at work")
+        watcher.kill()
+        watcher.wait()
+        (before,) = desks.held()
+        # It has run out while nobody watched.
+        path.write_text("[]")
+        planner = Leases(path.parent, Disk(), FakeClock(), project=before["project"], address="planner")
+        if taken:
+            assert asyncio.run(planner.take("", ["src/a.py"], 600.0)) == []
+        with desks.first.watching():
+            if taken:
+                until(lambda: desks.first.log(EventName.RESERVATION_LOST), "it is told")
+                assert "src/a.py is held by planner until " in desks.first.log(EventName.RESERVATION_LOST)[0]["why"]
+            else:
+                until(lambda: [one["owner"] for one in desks.held()] == [before["owner"]], "it has them again")
+            desks.go()
+            until(lambda: desks.first.log(EventName.TURN_SETTLED), "the turn settled")
+    assert len(desks.first.log(EventName.RESERVATION_LOST)) == taken
+    assert [one["owner"]["address"] for one in desks.held()] == ["planner"] * taken
+
+
 @LONG  # it waits until what was reserved has run out
 def test_what_a_killed_holder_had_is_free_once_it_has_run_out(desks: TwoDesks) -> None:
     desks.first.send("first")
