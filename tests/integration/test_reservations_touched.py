@@ -212,3 +212,29 @@ def test_what_is_given_back_while_a_turn_runs_is_looked_at_then_and_no_longer(tm
         until(lambda: desk.log(EventName.TURN_SETTLED), "the turn settled")
     (event,) = desk.log(EventName.RESERVATION_TOUCHED)
     assert event["file"] == "src/a"
+
+
+def test_what_an_agent_writes_into_its_hooks_notes_harms_no_turn(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    (desk.workdir / "src").mkdir()
+    (desk.workdir / "src/a").write_text("before")
+    holding(desk, "planner", "src/**")
+    desk.configure(reservations=True)
+    seen = {"how": "made", "pattern": "p", "since": 1, "until": 1e308}
+    odd = [
+        {"at": 1, "seen": [{**seen, "path": "../\0x\ud800", "owner": {"address": "nobody-there", "turn": "../../x"}}]},
+        {"at": 1, "seen": [{**seen, "path": "a\nb", "owner": {"address": "planner", "turn": ""}}]},
+        {"at": 1, "call": "x" * 10_000, "seen": "no"},
+    ]
+    lines = tmp_path / "lines"
+    lines.write_text("".join(f"{json.dumps(one)}\n" for one in odd))
+    out = "$AGENT_MAILER_TURN_DIR/outbox"
+    desk.shell(f"cat >/dev/null; cp {lines} {out}/calls.jsonl; mkfifo {out}/before-x; echo x >src/a; echo ok")
+    desk.send()
+    assert outcomes(desk.once()) == ["done"]
+    (answer,) = desk.answered()
+    assert answer.startswith("ok\n\n[While ")
+    assert "\\n" in answer
+    (told,) = desk.inbox("planner")
+    assert "src/a" in told.body
+    assert type_in(desk.workdir, "stuck", "list", "--json").json["stuck"] == []
