@@ -1,7 +1,7 @@
 """kill -9 of session, listener, watcher and stand-in, at each point of a live turn: every message is answered once.
 
-At each point between which nothing durable happens: the mail is offered, taken, its answer staged, its word left. Then
-at random moments, while a session takes and answers in one go.
+In a folder, and at our broker. At each point between which nothing durable happens: the mail is offered, taken, its
+answer staged, its word left. Then at random moments, while a session takes and answers in one go.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from contextlib import contextmanager, suppress
 from enum import StrEnum
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.broker_desk import running_broker
 from tests.crash.loop import SEED
 from tests.desk import Desk, until
+from tests.integration.test_amp_watch import AmpDesk
 from tests.proved import Harness, proved
 from tests.sizes import LONG, SOAK
 
@@ -49,6 +52,7 @@ class Victim(StrEnum):
 EVERY = tuple(
     (point, victim) for point, victim in product(Point, Victim) if (point, victim) != (Point.OFFERED, Victim.STAND_IN)
 )
+NEAR_THE_CLAIM = tuple((Point.TAKEN, victim) for victim in Victim)
 SOME = ((Point.TAKEN, Victim.SESSION), (Point.FINISHED, Victim.WATCHER))
 
 
@@ -84,9 +88,20 @@ class Live:
             process.communicate()
 
 
+class AtBroker(AmpDesk):
+    """The same agent with its mail at our broker, where nobody is killed."""
+
+    def send(self, body: str = "please", **how: Any) -> str:
+        sent: str = self.mail(f"{body} {how['thread']}")["id"]
+        return sent
+
+    def answered(self) -> list[str]:
+        return [str(one["body"]).strip() for one in self.answers()]
+
+
 class Loop:
-    def __init__(self, base: Path) -> None:
-        self.desk = Desk(base)
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
         self.desk.shell('cat >/dev/null; echo "headless $AGENT_MAILER_MESSAGE_ID"')
         guards = {"turns_per_hour": 0, "rounds_per_day": 0, "pair_rounds": 0, "ring_rounds": 0, "new_threads": 0}
         self.desk.configure(delivery="live-first", live_wait=5, max_starts=1000, guards=guards)
@@ -200,8 +215,24 @@ class Loop:
 def test_whoever_is_killed_each_message_is_answered_once(
     tmp_path: Path, points: tuple[tuple[Point, Victim], ...], rounds: int
 ) -> None:
+    play(Desk(tmp_path), points, rounds)
+
+
+@pytest.mark.parametrize(
+    ("points", "rounds"),
+    [
+        pytest.param(NEAR_THE_CLAIM, 2, id="long", marks=LONG),
+        pytest.param(EVERY, 60, id="soak", marks=SOAK),
+    ],
+)
+def test_the_same_holds_at_our_broker(tmp_path: Path, points: tuple[tuple[Point, Victim], ...], rounds: int) -> None:
+    with running_broker(tmp_path) as broker:
+        play(AtBroker(tmp_path / "here", broker, broker.person("ann")), points, rounds)
+
+
+def play(desk: Desk, points: tuple[tuple[Point, Victim], ...], rounds: int) -> None:
     chance = random.Random(SEED + 11)
-    loop = Loop(tmp_path)
+    loop = Loop(desk)
     try:
         for point, victim in points:
             loop.at(point, victim)

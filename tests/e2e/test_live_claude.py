@@ -13,7 +13,7 @@ from tests.desk import until
 from tests.e2e.claude_desk import ClaudeDesk
 from tests.e2e.clis import claude_binary
 from tests.e2e.fake_anthropic import FakeAnthropic, Text, Tool
-from tests.e2e.live_home import YEAR, at_claude, claude_home
+from tests.e2e.live_home import YEAR, at_claude, claude_home, submit
 from tests.sizes import LONG
 from tests.typed import COMMAND
 
@@ -127,3 +127,26 @@ def test_a_session_beside_an_agent_is_rung_for_its_mail_takes_it_and_answers_in_
         assert "How far is it?" in last.tool_results[0]
         assert "answered: " in last.tool_results[1]
         assert ["42 km" in text for text in home.planner_has()] == [True]
+
+
+def test_mail_that_comes_while_the_person_types_is_answered_and_what_is_typed_stays(
+    tmp_path: Path, fake: FakeAnthropic
+) -> None:
+    home = claude_home(tmp_path, fake)
+    home.plugin("install", "claude")
+    begun, rest = "please rename the river", " to Orinoco"
+    with home.watching_live_first(), at_claude(home) as screen:
+        screen.type(begun, enter=False)
+        screen.until(begun)
+        fake.says(mail("take", id=YEAR), mail("answer", id=YEAR, body="42 km"), Text("it has its answer"))
+        home.planner_writes("How far is it?")
+        screen.until("it has its answer", begun)
+        assert ["42 km" in text for text in home.planner_has()] == [True]
+        assert not any(begun in text for request in fake.requests for text in request.prompts)
+        # It goes on where it was, and nothing else was put into it.
+        home.until_somebody_listens()
+        before = len(fake.requests)
+        fake.says(Text("renamed"))
+        submit(screen, rest)
+        screen.until("renamed")
+        assert begun + rest in [text.strip() for text in fake.requests[before].prompts]
