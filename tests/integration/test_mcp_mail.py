@@ -466,6 +466,7 @@ def test_the_seeds_words_in_the_configuration_are_read(town: Town, tmp_path: Pat
     assert desk.place().config.broker_url == "http://127.0.0.1:1"
 
 
+@LONG  # it waits for as long as a look does
 def test_a_server_that_is_slow_holds_up_no_look(town: Town, work: Path) -> None:
     over = threading.Event()
     town.fake.fault = lambda *_: None if over.wait(60) else (500, b"")

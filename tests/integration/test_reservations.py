@@ -199,7 +199,8 @@ def test_a_killed_watchers_turn_keeps_its_files_until_its_end(desks: TwoDesks) -
             until(lambda: desks.held() == [], "everything given back")
 
 
-@pytest.mark.parametrize("taken", [False, pytest.param(True, marks=LONG)], ids=["had again", "lost"])
+@LONG
+@pytest.mark.parametrize("taken", [False, True], ids=["had again", "lost"])
 def test_an_adopted_turn_has_its_files_again_or_is_told_that_another_has_them(desks: TwoDesks, *, taken: bool) -> None:
     path = desks.first.root / "meta" / "reservations.json"
     desks.first.send("first")

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from tests.clocks import FakeClock
 from tests.desk import Desk, outcomes, until
+from tests.sizes import LONG
 from tests.typed import type_in
 
 from agent_mailer.disk import Disk
@@ -190,6 +191,7 @@ def test_a_command_without_hooks_is_looked_at_around_its_whole_turn(tmp_path: Pa
     assert len(desk.log(EventName.RESERVATION_TOUCHED)) == len(desk.inbox("planner")) == 1
 
 
+@LONG
 def test_what_is_given_back_while_a_turn_runs_is_looked_at_then_and_no_longer(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     (desk.workdir / "src").mkdir()
