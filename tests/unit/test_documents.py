@@ -123,7 +123,10 @@ def _links(text: str) -> list[str]:
     return re.findall(r"\]\(([^)\s]+)\)", prose)
 
 
-@pytest.mark.parametrize("name", [*GUIDES, "SPEC.md", "CHANGELOG.md", "CONTRIBUTING.md", "tests/CONFORMANCE.md"])
+LINKED = [*GUIDES, "SPEC.md", "SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md", "tests/CONFORMANCE.md"]
+
+
+@pytest.mark.parametrize("name", LINKED)
 def test_every_link_into_the_project_leads_somewhere(name: str) -> None:
     here = PROJECT / name
     for link in _links(here.read_text("utf-8")):
@@ -134,6 +137,17 @@ def test_every_link_into_the_project_leads_somewhere(name: str) -> None:
         assert found.exists(), f"{name}: {link}"
         if anchor:
             assert anchor in _anchors(found), f"{name}: {link}"
+
+
+@pytest.mark.parametrize("name", LINKED)
+def test_a_link_is_written_so_that_it_is_looked_at(name: str) -> None:
+    """In one form alone; what leads outside is whole, for a person or `./run site -b linkcheck` to ask."""
+    text = (PROJECT / name).read_text("utf-8")
+    prose = re.sub(r"^```.*?^```|`[^`\n]*`", "", text, flags=re.MULTILINE | re.DOTALL)
+    assert not re.findall(r"^\[[^\]]+\]:|\bhref=|<https?:", prose, re.MULTILINE), "a link in another form"
+    for link in _links(text):
+        if "://" in link:
+            assert re.fullmatch(r"https://[a-z0-9-]+(\.[a-z0-9-]+)+(/[\w./#?=&%~-]*)?", link), link
 
 
 @cache
