@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.desk import Desk
+from tests.sizes import LONG
 from tests.typed import COMMAND, type_in
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -77,6 +78,38 @@ def test_a_watcher_of_a_folder_loads_no_other_mailbox_and_nothing_that_speaks_ht
     assert "agent_mailer.reservations.leases" in modules
     others = {f"agent_mailer.mailbox.{name}" for name in ("amp", "http", "mcp_agent_mail", "relay", "server_drafts")}
     assert modules & {"httpx", *others} == set()
+
+
+@LONG  # many commands
+def test_each_json_answer_of_mail_says_what_can_be_done_next(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.configure(reservations=True)
+    desk.send("hello", to="user")
+    listed = type_in(desk.workdir, "mail", "inbox", "--json").json
+    (one,) = listed["messages"]
+    answers = [listed]
+    for words in (
+        ("read", one["id"]),
+        ("read", "--unread"),
+        ("thread", one["thread"]),
+        ("send", "--to", "coder", "--subject", "s", "--body", "b"),
+        ("reserve", "src/a.py"),
+        ("reservations",),
+        ("release",),
+        ("register",),
+        ("contacts",),
+        ("who",),
+        ("receipts",),
+        ("sent",),
+        ("search", "hello"),
+    ):
+        typed = type_in(desk.workdir, "mail", *words, "--json")
+        assert typed.status == 0, (words, typed.err, typed.out)
+        answers.append(typed.json)
+        assert answers[-1]["next"], words
+        for step in answers[-1]["next"]:
+            assert step["command"].startswith("agent-mailer "), words
+            assert set(step) == {"command", "why"}, words
 
 
 def test_mail_in_a_turn_loads_neither_config_nor_state(tmp_path: Path) -> None:

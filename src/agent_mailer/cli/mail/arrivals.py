@@ -26,7 +26,7 @@ from agent_mailer.cli.mail.options import (
     whole,
 )
 from agent_mailer.cli.options import Json, MaildirRoot, Workdir
-from agent_mailer.cli.terminal.printing import json_out, json_text, local_time, note, say
+from agent_mailer.cli.terminal.printing import json_text, local_time, note, say
 from agent_mailer.cli.terminal.tables import columns
 from agent_mailer.errors import UsageFault
 from agent_mailer.names import printable
@@ -212,7 +212,8 @@ def sent(
         raise UsageFault("bad_number", "--limit is a number from 0 on", "")
     found = person_at(whose, workdir, maildir_root).sent(limit)
     if as_json:
-        json_out({"messages": [head(message) for message in found]})
+        newest: list[steps.Step] = [(["receipts", found[-1].envelope.id], "how far the newest is")] if found else []
+        steps.told({"messages": [head(message) for message in found]}, *newest, steps.SEND)
         return
     if not found:
         note("nothing was sent")
