@@ -42,7 +42,7 @@ def lines(board: BoardView) -> list[str]:
     room = width()
     if not board.workdirs:
         return ["no workdirs yet: agent-mailer init"]
-    shown = [head(board), "", *agents(board.workdirs, folders=room is None or room >= WIDE)]
+    shown = [*wrapped(head(board), room), "", *agents(board.workdirs, folders=room is None or room >= WIDE)]
     if board.needs:
         shown += ["", paint("NEEDS YOU", Ink.BOLD)]
         for need in board.needs[:NEEDS_SHOWN]:

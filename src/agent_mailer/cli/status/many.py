@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agent_mailer.cli.terminal.printing import dollars, local_time
+from agent_mailer.cli.terminal.printing import counted, dollars, local_time
 from agent_mailer.cli.terminal.screen import Ink, paint, width, wrapped
 from agent_mailer.cli.terminal.tables import columns
 from agent_mailer.clock import duration
@@ -79,7 +79,7 @@ def cells_of(view: StatusView | FaultView) -> tuple[str, ...]:
         _now(view),
         _waiting(view),
         str(view.dead_letters) if view.dead_letters else "",
-        dollars(view.today.cost_usd) or (f"{view.today.turns} turns" if view.today.turns else ""),
+        dollars(view.today.cost_usd) or (counted(view.today.turns, "turn") if view.today.turns else ""),
         workdir,
     )
 
