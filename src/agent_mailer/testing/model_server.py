@@ -29,7 +29,9 @@ class Say(msgspec.Struct, frozen=True):
 
 
 class Call(msgspec.Struct, frozen=True):
-    """A tool, by the end of the name that the agent offers it under (of several, as `a|b`), and what it is told."""
+    """A tool, by the end of the name that the agent offers it under (of several, as `a|b`), and what it is told: of
+    that what its schema names, since some agents refuse a call that says more.
+    """
 
     tool: str
     arguments: Mapping[str, object] = {}
@@ -156,7 +158,9 @@ class _Handler(BaseHTTPRequestHandler):
             case Call():
                 ends = tuple(step.tool.split("|"))
                 name = next((name for name in wire.tools(body) if name.lower().endswith(ends)), ends[0])
-                call = (name, dict(step.arguments), f"call_{len(self.models.asked)}")
+                takes = wire.takes(body, name)
+                told = {key: value for key, value in step.arguments.items() if takes is None or key in takes}
+                call = (name, told, f"call_{len(self.models.asked)}")
                 self._answer(wire, "", call, streams=streams)
 
     def _answer(self, wire: model_wires.Wire, text: str, call: model_wires.Call | None, *, streams: bool) -> None:

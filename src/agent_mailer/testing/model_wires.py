@@ -17,6 +17,9 @@ TOKENS_IN, TOKENS_OUT = 100, 20
 class Wire(Protocol):
     def tools(self, body: Body) -> list[str]: ...
 
+    def takes(self, body: Body, tool: str) -> frozenset[str] | None:
+        """The names of what a tool is told, as it is offered; None where that is not said."""
+
     def texts(self, body: Body) -> Iterator[str]: ...
 
     def streams(self, path: str, body: Body) -> bool: ...
@@ -33,6 +36,11 @@ def wire_of(path: str) -> Wire | None:
     if plain.endswith("/chat/completions"):
         return OpenAiChat()
     return Gemini() if plain.endswith((":streamGenerateContent", ":generateContent")) else None
+
+
+def _properties(schema: object) -> frozenset[str] | None:
+    found = schema.get("properties") if isinstance(schema, dict) else None
+    return frozenset(found) if isinstance(found, dict) else None
 
 
 def _all_texts(value: object) -> Iterator[str]:
@@ -52,6 +60,10 @@ class OpenAiChat:
 
     def tools(self, body: Body) -> list[str]:
         return [str(tool.get("function", {}).get("name", "")) for tool in body.get("tools") or ()]
+
+    def takes(self, body: Body, tool: str) -> frozenset[str] | None:
+        offered = (one.get("function", {}) for one in body.get("tools") or ())
+        return next((_properties(one.get("parameters")) for one in offered if one.get("name") == tool), None)
 
     def texts(self, body: Body) -> Iterator[str]:
         return _all_texts(body.get("messages"))
@@ -99,8 +111,14 @@ class Gemini:
     """https://ai.google.dev/api/generate-content, read in November 2026."""
 
     def tools(self, body: Body) -> list[str]:
-        found = [one for tool in body.get("tools") or () for one in tool.get("functionDeclarations") or ()]
-        return [str(one.get("name", "")) for one in found]
+        return [str(one.get("name", "")) for one in self._offered(body)]
+
+    def takes(self, body: Body, tool: str) -> frozenset[str] | None:
+        meant = [one for one in self._offered(body) if one.get("name") == tool]
+        return next((_properties(one.get("parametersJsonSchema") or one.get("parameters")) for one in meant), None)
+
+    def _offered(self, body: Body) -> list[Any]:
+        return [one for tool in body.get("tools") or () for one in tool.get("functionDeclarations") or ()]
 
     def texts(self, body: Body) -> Iterator[str]:
         return _all_texts(body.get("contents"))
