@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,7 +112,14 @@ def test_a_pause_that_a_person_has_ended_is_not_brought_back_by_an_old_settlemen
     rig.check("after the pause")
 
 
-_TOUCHES = Case("it writes what another has", f"mkdir -p src; echo x >src/a; {ANSWER.script}")
+_HOOK = f"{shlex.quote(sys.executable)} -I -m agent_mailer.reservations.hook $AGENT_MAILER_TURN_DIR"
+# One file while a program's hook looks, and another where nobody does.
+_TOUCHES = Case(
+    "it writes what another has",
+    f"""mkdir -p src; say '{{"hook_event_name":"PreToolUse","tool_use_id":"c"}}' | {_HOOK}; echo x >src/a
+say '{{"hook_event_name":"PostToolUse","tool_use_id":"c"}}' | {_HOOK} >/dev/null; echo x >src/b
+{ANSWER.script}""",
+)
 
 
 @pytest.mark.parametrize(
@@ -138,10 +147,14 @@ def test_what_changed_of_others_is_told_once_whoever_dies_in_between(
     assert rig.watch(point) == KILLED
     rig.recover()
     [event] = desk.log(EventName.RESERVATION_TOUCHED)
-    assert event["file"] == "src/a"
+    assert event["file"] == "src/a src/b"
+    [record] = [desk.place().state.turns.load(turn) for turn in rig.turns()]
+    assert record is not None
+    assert record.settlement is not None
+    assert [one.by_call for one in record.settlement.touched] == [True, False]
     [answer] = desk.inbox()
     assert answer.body.count("files changed that others have reserved") == 1
     [told] = desk.inbox("planner")
-    assert told.body.count("src/a") == 1
+    assert (told.body.count("src/a"), told.body.count("src/b")) == (1, 1)
     assert [one["kind"] for one in desk.notices()] == ["reserved"]
     rig.check(str(point))
