@@ -135,13 +135,15 @@ def test_the_installed_completion_is_bash_s_own(tmp_path: Path, home: Path) -> N
     assert str(home) in done.stdout
 
 
-@pytest.mark.parametrize("name", ["agent-mailer.bash", "_agent-mailer", "agent-mailer.fish"])
-def test_the_scripts_for_packagers_ask_as_the_installed_ones_do(name: str) -> None:
-    shell = {"agent-mailer.bash": "bash", "_agent-mailer": "zsh", "agent-mailer.fish": "fish"}[name]
-    theirs = get_completion_script(prog_name="agent-mailer", complete_var="_AGENT_MAILER_COMPLETE", shell=shell)
+@pytest.mark.parametrize("program", ["agent-mailer", "amp"])
+@pytest.mark.parametrize(("shell", "name"), [("bash", "{}.bash"), ("zsh", "_{}"), ("fish", "{}.fish")])
+def test_the_scripts_for_packagers_ask_as_the_installed_ones_do(program: str, shell: str, name: str) -> None:
+    variable = f"_{program.upper().replace('-', '_')}_COMPLETE"
+    theirs = get_completion_script(prog_name=program, complete_var=variable, shell=shell)
     asked = re.compile(r"\b_?[A-Z]+(?:_[A-Z]+)+(?==)|complete_[a-z]+")
-    ours = (SCRIPTS / name).read_text()
+    script = SCRIPTS / name.format(program)
+    ours = script.read_text()
     assert set(asked.findall(theirs)) <= set(asked.findall(ours))
-    program = shutil.which(shell)
-    if program is not None:
-        subprocess.run([program, "-n", SCRIPTS / name], check=True)
+    assert f"{program} " in ours.replace("\n", " ")
+    if (found := shutil.which(shell)) is not None:
+        subprocess.run([found, "-n", script], check=True)

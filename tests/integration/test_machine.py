@@ -23,7 +23,7 @@ from tests.typed import COMMAND
 
 from agent_mailer.checks import Level, limits
 from agent_mailer.checks.limits import check_limits
-from agent_mailer.checks.machine import check_turn_end
+from agent_mailer.checks.machine import check_commands, check_turn_end
 from agent_mailer.cli.terminal.streams import Unhurried
 from agent_mailer.disk import Disk, SystemCalls
 from agent_mailer.errors import ConfigFault
@@ -307,3 +307,21 @@ def test_what_finds_a_turns_processes_is_named_as_the_machine_has_it() -> None:
     assert "control group (turn_memory)" in limited.text
     assert ("subreaper" in plain.text) is can_inherit_orphans()
     assert ("pid namespace" in plain.text) is in_a_pid_namespace()
+
+
+def test_it_is_told_who_else_is_called_amp_or_agent_mailer(tmp_path: Path) -> None:
+    ours, links = Path(COMMAND).parent, tmp_path / "links"
+    links.mkdir()
+    for name in ("agent-mailer", "amp"):
+        (links / name).symlink_to(ours / name)
+    assert check_commands(str(links)).text == "agent-mailer and amp are ours"
+    assert check_commands(str(tmp_path)).result is Level.OK
+    for name, instead in (("amp", "agent-mailer team"), ("agent-mailer", str(ours / "agent-mailer"))):
+        theirs = tmp_path / name
+        theirs.mkdir()
+        (theirs / name).write_text("#!/bin/sh\n")
+        (theirs / name).chmod(0o755)
+        found = check_commands(os.pathsep.join([str(theirs), str(links)]))
+        assert (found.result, found.looked_at) == (Level.WARNING, str(theirs / name))
+        assert found.fix == f"put {ours} before {theirs} in PATH; or type: {instead}"
+        assert check_commands(os.pathsep.join([str(links), str(theirs)])).result is Level.OK

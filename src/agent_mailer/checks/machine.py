@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -18,6 +20,7 @@ TOO_LOW = 64 * _MEBIBYTE
 """A turn's transcript alone may take this much."""
 
 FEW_INODES = 1000
+_COMMANDS = ("agent-mailer", "amp")
 FEW_INSTANCES = 128
 _INOTIFY = Path("/proc/sys/fs/inotify")
 _OF_THE_NAMESPACE = Path("/proc/sys/user")
@@ -46,6 +49,21 @@ def _disk(path: Path) -> CheckResult:
     if free < LOW:
         return warning("disk", path, f"only {text}", fix)
     return ok("disk", path, text)
+
+
+def check_commands(path: str) -> CheckResult:
+    """Who is meant in a shell by the names of our two programs: others have them, too."""
+    home = Path(sys.executable).parent
+    first = {name: Path(there) for name in _COMMANDS if (there := shutil.which(name, path=path)) is not None}
+    others = {name: found for name, found in first.items() if found.resolve() != (home / name).resolve()}
+    for name, found in others.items():
+        text = f"{name} is another program, or another installation: {found} comes first in PATH, not {home / name}"
+        instead = "agent-mailer team" if name == _COMMANDS[1] and _COMMANDS[0] not in others else str(home / name)
+        return warning("commands", found, text, f"put {home} before {found.parent} in PATH; or type: {instead}")
+    if missing := [name for name in _COMMANDS if name not in first]:
+        text = f"not in PATH: {', '.join(missing)}; they are in {home}"
+        return ok("commands", home, text)
+    return ok("commands", home, "agent-mailer and amp are ours")
 
 
 def check_file_events(path: Path) -> CheckResult:

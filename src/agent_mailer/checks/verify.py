@@ -138,7 +138,7 @@ def _state_checks(place: Workplace) -> list[CheckResult]:
 def _place_checks(place: Workplace) -> list[CheckResult]:
     from agent_mailer.checks.git import check_git
     from agent_mailer.checks.limits import check_limits
-    from agent_mailer.checks.machine import check_disk, check_file_events, check_turn_end
+    from agent_mailer.checks.machine import check_commands, check_disk, check_file_events, check_turn_end
     from agent_mailer.checks.workdir import check_agent_md, check_notify, check_templates
 
     state = next((path for path in (place.folder.path, place.workdir) if os.access(path, os.R_OK)), place.workdir)
@@ -147,6 +147,7 @@ def _place_checks(place: Workplace) -> list[CheckResult]:
     return [
         *check_disk([state, *kept, Path(tempfile.gettempdir())]),
         *check_limits(place.config.max_parallel_turns),
+        check_commands(os.environ.get("PATH", os.defpath)),
         check_file_events(state),
         check_turn_end(place.config.turn_memory),
         *check_templates(place.folder.templates),
