@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -34,14 +35,14 @@ def bridge() -> None:
         _follow(script, {"answer": {"stopReason": "end_turn"}})
         agent = (sys.executable, acp_agent.__file__, str(script))
         through = _bridged(agent, base)
-        by_hand, bridged = [], []
-        for _ in range(TURNS):
-            by_hand.append(_seconds(agent, _INITIALIZE))
-            bridged.append(_seconds(through, b"do it"))
-        alone = statistics.median(by_hand) * 1e3
-        added = statistics.median(bridged) * 1e3 - alone
-        text = f"{added:.0f} ms (the agent alone {alone:.0f} ms{_of_a_real_one()})"
-        row("a turn through the bridge, over the agent by hand", text, "under 80 ms", met=added < 80)
+        pairs = [(_took(agent, _INITIALIZE), _took(through, b"do it")) for _ in range(TURNS)]
+        # Of each pair by itself: what else the machine does falls on both.
+        wall, cpu = (statistics.median(two[n] - one[n] for one, two in pairs) * 1e3 for n in range(2))
+        alone = statistics.median(one[0] for one, _ in pairs) * 1e3
+        bare = statistics.median(_took([sys.executable, "-c", "pass"], b"")[0] for _ in range(TURNS)) * 1e3
+        text = f"{wall:.0f} ms ({wall / bare:.1f} x a bare Python; the agent alone {alone:.0f} ms{_of_a_real_one()})"
+        row("a turn through the bridge, over the agent by hand: wall", text, "under 80 ms", met=wall < 80)
+        row("a turn through the bridge, over the agent by hand: CPU", f"{cpu:.0f} ms", "under 80 ms", met=cpu < 80)
         there = base / "there"
         _follow(script, {"touch": str(there)}, {"await": str(go)}, {"answer": {"stopReason": "end_turn"}})
         process = subprocess.Popen(through, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
@@ -70,10 +71,12 @@ def _bridged(agent: Sequence[str], base: Path) -> list[str]:
     return [sys.executable, ISOLATED, "-m", BRIDGE, msgspec.json.encode(orders).decode()]
 
 
-def _seconds(argv: Sequence[str], said: bytes) -> float:
-    began = time.monotonic()
+def _took(argv: Sequence[str], said: bytes) -> tuple[float, float]:
+    """Wall and CPU, in seconds, of it and all that it has waited for."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     subprocess.run(argv, input=said, stdout=subprocess.DEVNULL, check=True)
-    return time.monotonic() - began
+    wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def _of_a_real_one() -> str:
