@@ -216,3 +216,26 @@ def test_another_users_agents_are_nobody_elses(desk: BrokerDesk, scene: Scene, v
         visitor.post("/console/ask", {"Sec-Fetch-Site": "cross-site"}, agent=agent_id, verb="pause").status_code == 403
     )
     assert asked(scene, "coder") == []
+
+
+def test_a_request_that_nobody_took_in_time_is_shown_as_too_late_and_may_be_asked_again(
+    visitor: Visitor, scene: Scene
+) -> None:
+    report(scene, "idle")
+
+    def pauses(page: str) -> list[dict[str, list[str]]]:
+        idle = [scene.agents["idle"]["id"]]
+        asks = forms(page, "/console/ask")
+        return [one for one in asks if one["verb"] == ["pause"] and one.get("agent") == idle]
+
+    with watching(scene, "idle"):
+        [form] = pauses(visitor.get("/console/agents").text)
+        assert visitor.post("/console/ask", None, **form).status_code == 303
+        scene.desk.sql("UPDATE remote_requests SET ends_ms = 1 WHERE state = 'waiting' AND verb = 'pause'")
+        page = visitor.get("/console/agents").text
+        assert '<span class="chip bad">too late</span>' in page
+        # Its watcher is not given it any more, and a new form asks anew.
+        assert "pause" not in [one["verb"] for one in asked(scene, "idle")]
+        [again] = pauses(page)
+        assert visitor.post("/console/ask", None, **again).status_code == 303
+        assert [one["verb"] for one in asked(scene, "idle")].count("pause") == 1

@@ -165,6 +165,44 @@ def test_a_session_that_ends_in_the_middle_of_such_a_form_loses_no_word(
         assert 'action="/console"' in led.text
 
 
+def test_names_and_tags_with_signs_go_through_pages_and_actions(visitor: Visitor, scene: Scene) -> None:
+    signs = 'o\'n "x" <b>&amp; 50% a/b #1 ?q=+'
+    made = scene.agent("signs")
+
+    def told(path: str, **query: str) -> str:
+        """The text of a page, as a person reads it."""
+        answer = visitor.get(path, **query)
+        assert answer.status_code == 200, path
+        return " ".join(check(answer.text).texts)
+
+    fields = {"name": signs, "role": signs, "description": signs, "system_prompt": signs, "tags": f"plain, {signs}"}
+    assert visitor.post("/console/agent/change", None, agent=made["id"], **fields).status_code == 303
+    [agent] = [one for one in scene.call("GET", "/admin/agents") if one["id"] == made["id"]]
+    assert (agent["name"], set(agent["tags"])) == (signs, {"plain", signs})
+    for path in ("/console/agents", "/console/stats", "/console/audit", "/console/compose"):
+        told(path)
+    assert signs in told("/console/agent", id=made["id"])
+    told("/console/agent/settings", id=made["id"])
+    # The list is cut by that very tag.
+    assert visitor.post("/console/agents/filter", None, tag=[signs]).status_code == 303
+    assert visitor.get("/console/agents").text.count("<tr data-row>") == 1
+    visitor.post("/console/agents/filter", None)
+    assert visitor.post("/console/teams/make", None, name=signs, description=signs).status_code == 303
+    [team] = [one["id"] for one in scene.call("GET", "/admin/teams") if one["name"] == signs]
+    assert signs in told("/console/team", id=team)
+    scene.send("me", "signs", signs, signs, labels=[signs], thread_id=signs)
+    assert told("/console/thread", id=signs).count(signs) >= 2
+    assert signs in told("/console/threads")
+    for what, shelf in (("archive", "/console/archive"), ("trash", "/console/trash")):
+        assert visitor.post(f"/console/thread/{what}", None, thread=signs).status_code == 303
+        assert signs in told(shelf)
+        back = "unarchive" if what == "archive" else "restore"
+        assert visitor.post(f"/console/thread/{back}", None, thread=signs).status_code == 303
+        assert signs in told("/console/threads")
+    for asked in (f'subject:"{signs}"', f"tag:{signs}", signs):
+        told("/console/search", q=asked)
+
+
 def test_the_list_is_cut_to_tags_and_to_pages(desk: BrokerDesk, alice: Person, visitor: Visitor, scene: Scene) -> None:
     for number in range(60):
         scene.agent(f"many{number:02}")

@@ -18,16 +18,18 @@ from tests.databases import ON_A_FILE
 from tests.sizes import LONG
 from tests.strict_html import check
 
+from agent_mailer.broker.audit import Act
 from agent_mailer.console.charts import Bar, bars
 from agent_mailer.console.mail.finding import Asked, find, read
 from agent_mailer.console.places.counting import Counting
 from agent_mailer.console.words_zh import ZH
+from agent_mailer.mailbox.port import Kind
 from agent_mailer.remote.access import RemoteVerb
 from agent_mailer.state.held import Guard
 from agent_mailer.state.records import PauseReason
 from agent_mailer.state.stuck import StuckKind
 
-NAMED = (PauseReason, StuckKind, Guard, RemoteVerb)
+NAMED = (PauseReason, StuckKind, Guard, RemoteVerb, Act, Kind)
 TEMPLATES = Path(__file__).parents[2] / "src" / "agent_mailer" / "console" / "templates"
 HOSTILE = (
     "<script>alert(1)</script>",
