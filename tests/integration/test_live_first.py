@@ -99,10 +99,10 @@ def assert_offer_is_shown(desk: Desk, message: str) -> None:
     assert shown["next_wake"] == {"why": "offer", "at": offered["until"]}
     until_when = f"until {local_time(offered['until'])[11:]}"
     screen = " ".join(type_in(desk.workdir, "status").out.split())
-    assert f"offered {message} to claude-1 claude-2 until " in screen
+    assert f"offered {message} to claude-1 claude-2 since " in screen
     for words in (("status", "--all"), ("turns", "list"), ()):
         typed = type_in(desk.workdir, *words)
-        assert "to claude-1 claude-2 until " in typed.out + typed.err, (words, typed)
+        assert "to claude-1 claude-2 since " in typed.out + typed.err, (words, typed)
     assert until_when in type_in(desk.workdir).out
 
 

@@ -9,7 +9,7 @@ from agent_mailer.cli.terminal.screen import Ink, paint, width, wrapped
 from agent_mailer.cli.terminal.tables import columns
 from agent_mailer.clock import duration
 from agent_mailer.names import printable
-from agent_mailer.views.values.status import AllView, FaultView, Problem, StatusView
+from agent_mailer.views.values.status import AllView, FaultView, OfferedView, Problem, StatusView
 
 HEAD = ("AGENT", "STATE", "NOW", "WAITING", "DEAD", "TODAY", "WORKDIR")
 
@@ -115,7 +115,11 @@ def taker_of(view: StatusView) -> str:
         return ""
     first = min(view.offered, key=lambda offer: offer.until)
     more = f" +{len(view.offered) - 1}" if len(view.offered) > 1 else ""
-    return f"to {printable(' '.join(first.to), 30)} until {local_time(first.until)[11:]}{more}"
+    return f"to {printable(' '.join(first.to), 30)} {_clock(first)}{more}"
+
+
+def _clock(offer: OfferedView) -> str:
+    return f"since {local_time(offer.since)[11:]} until {local_time(offer.until)[11:]}"
 
 
 def _waiting(view: StatusView) -> str:

@@ -153,7 +153,8 @@ def _pause(view: StatusView, now: float) -> list[Part]:
 def _uncounted(view: StatusView) -> list[Part]:
     if not view.uncounted:
         return []
-    text = f"{', '.join(view.uncounted)} hold nothing: its program does not count that; turns and minutes count"
+    hold = "holds" if len(view.uncounted) == 1 else "hold"
+    text = f"{', '.join(view.uncounted)} {hold} nothing: its program does not count that; turns and minutes count"
     return [Part(f"{text} (agent-mailer config set limits.turns_per_day N)", Ink.YELLOW)]
 
 
@@ -216,16 +217,13 @@ def _queue(view: StatusView) -> list[Part]:
 
 def _offered(view: StatusView, now: float) -> list[Part]:
     soonest = sorted(view.offered, key=lambda offer: offer.until)
-    parts = [
-        Part(f"{printable(offer.message_id)} {offered_to(offer, now)}, since {_clock(offer.since, now)}", Ink.GREEN)
-        for offer in soonest[:LISTED]
-    ]
+    parts = [Part(f"{printable(offer.message_id)} {offered_to(offer, now)}", Ink.GREEN) for offer in soonest[:LISTED]]
     return parts + _more(len(soonest))
 
 
 def offered_to(offer: OfferedView, now: float) -> str:
-    """To whom, and until when they have it alone."""
-    return f"to {printable(' '.join(offer.to), 80)} until {_moment(offer.until, now)}"
+    """To whom, since when, and until when they have it alone."""
+    return f"to {printable(' '.join(offer.to), 80)} since {_clock(offer.since, now)} until {_moment(offer.until, now)}"
 
 
 def _urgent(priority: str) -> str:
