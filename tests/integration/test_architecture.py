@@ -24,7 +24,7 @@ SOURCE = PROJECT / "src" / "agent_mailer"
 PAGE = (PROJECT / "docs" / "architecture.md").read_text("utf-8")
 
 MOST_OTHERS = 30
-MOST_CHANGES = 80
+MOST_CHANGES = 70
 LARGEST = 400
 SMALLEST = 40
 
@@ -64,6 +64,9 @@ def test_one_mail_goes_the_way_that_the_page_tells(tmp_path: Path) -> None:
     assert changes <= MOST_CHANGES, f"{changes} changes of room"
 
 
+BESIDE = "watch.trees"
+"""Whatever anybody makes in a folder above ours stirs it: here the folder of all tests."""
+
 REST = 0.5
 """Seconds in which a watcher that is at rest calls nothing."""
 
@@ -80,7 +83,7 @@ def one_mail(desk: Desk) -> list[str]:
         name = frame.f_code.co_filename
         if event == "call" and name.startswith(source):
             module = name.removeprefix(source).removesuffix(".py").replace("/", ".").removesuffix(".__init__")
-            if room_of(module) not in GROUND_FLOOR:
+            if room_of(module) not in GROUND_FLOOR and module != BESIDE:
                 entered.append(module)
 
     async def story() -> None:
@@ -130,17 +133,21 @@ async def send(desk: Desk) -> None:
     assert await mailbox.deliver(item) == Delivered()
 
 
+QUIET = (["process", "watch"], ["process", "watch", "turn_tools", "watch"])
+"""The ways of a look that finds nothing new."""
+
+
 def changes_of_room(entered: list[str]) -> int:
-    """A turn that takes longer is looked at more often: those looks, all alike, count once."""
+    """A turn that takes longer is looked at more often: looks that are alike, one after the other, count once."""
     rooms = [room_of(module) for module in entered]
     way = [room for number, room in enumerate(rooms) if number == 0 or room != rooms[number - 1]]
-    quiet = ["process", "watch", "turn_tools", "watch"]
-    number = 0
-    while number + 8 <= len(way):
-        if way[number : number + 4] == quiet == way[number + 4 : number + 8]:
-            del way[number : number + 4]
-        else:
-            number += 1
+    for quiet in QUIET:
+        number, long = 0, len(quiet)
+        while number + 2 * long <= len(way):
+            if way[number : number + long] == quiet == way[number + long : number + 2 * long]:
+                del way[number : number + long]
+            else:
+                number += 1
     return len(way) - 1
 
 
