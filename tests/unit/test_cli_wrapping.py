@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_mailer.cli.terminal import tables
+from agent_mailer.cli.terminal.printing import prose
 from agent_mailer.cli.terminal.screen import Part, Row, cells, laid_out, side_by_side, wrapped
 
 TEXT = st.text(st.characters(exclude_categories=("C", "Z", "M")) | st.just(" "), max_size=80)
@@ -64,3 +65,17 @@ def test_wide_characters_take_two_columns() -> None:
     assert list(wrapped("中文字符", 5)) == ["中文", "字符"]
     assert side_by_side([["中", "x"], ["abc", "y"]]) == ["中   x", "abc  y"]
     assert side_by_side([]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "room", "lines"),
+    [
+        ("nobody watches: agent-mailer watch -C /a", 30, ["nobody watches:", "agent-mailer watch -C /a"]),
+        ("  fix: agent-mailer resume", 20, ["  fix:", "  agent-mailer resume"]),
+        ("paused until: agent-mailer resume, or a day", 24, ["paused until:", "agent-mailer resume, or", "a day"]),
+        ("one\ntwo", 20, ["one", "two"]),
+        ("as long as it is: agent-mailer resume", None, ["as long as it is: agent-mailer resume"]),
+    ],
+)  # fmt: skip
+def test_prose_breaks_between_words_and_never_within_a_command(text: str, room: int | None, lines: list[str]) -> None:
+    assert prose(text, room).split("\n") == lines

@@ -9,6 +9,7 @@ import typer
 from agent_mailer.cli.terminal.commands import FastCommand, LazyGroup, single
 from agent_mailer.cli.terminal.printing import say
 from agent_mailer.cli.terminal.screen import Ink, paint, width, wrapped
+from agent_mailer.cli.terminal.tables import choices
 from agent_mailer.errors import UsageFault
 from agent_mailer.names import printable
 
@@ -109,9 +110,7 @@ def show(
     if not words:
         say(parent.get_help())
         say("\nTopics (agent-mailer help TOPIC):")
-        room = max(map(len, TOPICS))
-        for name, (line, _, _) in TOPICS.items():
-            say(f"  {name.ljust(room)}  {line}")
+        say(choices((name, line) for name, (line, _, _) in TOPICS.items()))
         return
     if len(words) == 1 and words[0] in TOPICS:
         _tell(*TOPICS[words[0]])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from agent_mailer.cli.terminal.printing import say
+from agent_mailer.cli.terminal.printing import say_prose
 from agent_mailer.cli.terminal.progress import shown
 from agent_mailer.desk.asking import ask, order
 from agent_mailer.errors import ExitCode
@@ -33,6 +33,6 @@ def order_and_tell(place: Workplace, ordered: Order) -> None:
 
 def _tell(answer: Answer) -> None:
     for line in answer.lines:
-        say(line)
+        say_prose(line)
     if not answer.ok:
         raise typer.Exit(ExitCode.FAILED)

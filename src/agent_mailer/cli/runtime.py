@@ -51,7 +51,7 @@ def list_(workdir: Workdir = None, as_json: Json = False) -> None:
         return
     rows = [(view.name, view.title, view.version or view.problem, view.fix if view.problem else "") for view in views]
     say(columns(rows, ("name", "agent", "here", "what fixes it"), ids=(), whole=("name",)))
-    note("\nagent-mailer init --runtime acp --agent NAME; agent-mailer runtime check NAME tries one without an account")
+    note("\nagent-mailer init --runtime acp --agent NAME; agent-mailer runtime check NAME (without an account)")
 
 
 @app.command("show", cls=FastCommand)

@@ -284,10 +284,15 @@ class PersonalMail(Protocol):
 
 
 def unknown_recipients(names: Iterable[str], where: str, known: Iterable[str]) -> UsageFault:
+    from difflib import get_close_matches
+
+    names, there = list(names), sorted(known)
+    close = dict.fromkeys(one for name in names for one in get_close_matches(name, there, 1))
+    meant = f"; did you mean {' or '.join(printable(one, 100) for one in close)}?" if close else ""
     return UsageFault(
         "unknown_recipient",
-        f"nobody is called {', '.join(printable(name, 100) for name in names)} {where}",
-        f"known are: {', '.join(printable(name, 100) for name in sorted(known))}",
+        f"nobody is called {', '.join(printable(name, 100) for name in names)} {where}{meant}",
+        f"known are: {', '.join(printable(name, 100) for name in there)}",
     )
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent_mailer.cli.terminal.printing import say
+from agent_mailer.cli.terminal.printing import say, say_prose
 from agent_mailer.cli.terminal.questions import a_command, a_handle, a_key, a_local_name, a_url, a_value_of, ask
 from agent_mailer.cli.terminal.tables import choices
 from agent_mailer.config import RuntimeKind
@@ -31,9 +31,9 @@ def ask_what_is_missing(place: Workplace) -> dict[str, object]:
     """The missing values, asked one by one until each is valid; what the broker decides is not among them."""
     from agent_mailer.setup.found import default_name, look_for_identity
 
-    say(f"Setting up {place.workdir} for an agent. Ctrl-C leaves everything as it is.")
+    say_prose(f"Setting up {place.workdir} for an agent. Ctrl-C leaves everything as it is.")
     if known := look_for_identity(place):
-        say(f"{known}: that is not asked again.")
+        say_prose(f"{known}: that is not asked again.")
     answers: dict[str, object] = {}
     if _nothing_says_where(place):
         _ask_where(place, answers)
@@ -70,7 +70,7 @@ def _ask_where(place: Workplace, answers: dict[str, object]) -> None:
     broker = "an Agent Mailer broker, for agents on several machines"
     if login is not None:
         broker += f"; you are logged in at {login.broker_url} as {login.username}"
-    say("\nWhere its mail is:")
+    say_prose("\nWhere its mail is:")
     say(choices((("folder", folder), ("broker", broker))))
     likely = "broker" if login is not None and root is None else "folder"
     if ask("Mailbox", likely, lambda text: one_of(text, ("folder", "broker"), "Mailbox")) == "broker":
@@ -88,9 +88,9 @@ def _ask_for_broker(place: Workplace, answers: dict[str, object]) -> None:
     if not config.api_key:
         login = _login(url)
         if login is not None:
-            say(f"\nYou are logged in there as {login.username}: a key of the agent's own will be made.")
+            say_prose(f"\nYou are logged in there as {login.username}: a key of the agent's own will be made.")
         else:
-            say("\nAn API key of yours at that broker, amk_...; it is not shown while you type")
+            say_prose("\nAn API key of yours at that broker, amk_...; it is not shown while you type")
             answers["api_key"] = ask("API key", None, a_key, hidden=True)
     if not config.agent_id and not config.address:
         question = "\nIts name there, what stands before the @"
@@ -100,7 +100,7 @@ def _ask_for_broker(place: Workplace, answers: dict[str, object]) -> None:
 def _ask_for_runtime(place: Workplace, answers: dict[str, object]) -> None:
     from agent_mailer.setup.found import look_for_programs
 
-    say("\nWhat does the work (looking for claude and codex):")
+    say_prose("\nWhat does the work (looking for claude and codex):")
     seen = look_for_programs(place)
     rows = [
         ("claude", seen[RuntimeKind.CLAUDE].text),
@@ -123,7 +123,7 @@ def _ask_for_mode(place: Workplace, answers: dict[str, object]) -> None:
 
     chosen = str(answers.get("runtime") or place.config.runtime or "")
     runtime = RuntimeKind(chosen) if chosen else None
-    say("\nWhat the agent may do while nobody watches (there is no default; choose):")
+    say_prose("\nWhat the agent may do while nobody watches (there is no default; choose):")
     say(choices(meanings(runtime, as_root=os.geteuid() == 0)))
     check = a_value_of("permission_mode")
 

@@ -8,10 +8,11 @@ import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from agent_mailer.cli.terminal.screen import Ink, paint, plain, width, wrapped
+from agent_mailer.cli.terminal.screen import LEAST, Ink, paint, plain, width, wrapped
 from agent_mailer.names import printable
 
 _NOT_PLAIN = re.compile(r"[^\x20-\x7e\n]")
+_COMMAND = re.compile(r"(?:agent-mailer|amp)(?: (?!(?:or|then|and|as)\b)[^\s,;:()]+)+")
 _JOINERS = "\u200c\u200d"
 
 
@@ -36,8 +37,29 @@ def told_when_done() -> Iterator[list[str]]:
         say(line)
 
 
+def say_prose(text: str) -> None:
+    """Sentences on stdout, on a terminal broken between words."""
+    say(prose(text, width()))
+
+
 def note(text: str) -> None:
-    """A line about the work itself, on stderr, so that stdout holds the result alone."""
+    """A line about the work itself, on stderr, so that stdout holds the result alone; on a terminal broken as prose."""
+    _complain(prose(text, width(sys.stderr)))
+
+
+def prose(text: str, room: int | None) -> str:
+    """Lines broken between words, but not within a command: that is copied."""
+    if room is None:
+        return text
+    lines: list[str] = []
+    for line in _COMMAND.sub(lambda found: found[0].replace(" ", "\0"), text).split("\n"):
+        words = line.lstrip(" ")
+        indent = line[: len(line) - len(words)]
+        lines += [indent + part for part in wrapped(words, max(room - len(indent), LEAST), whole=True)]
+    return "\n".join(lines).replace("\0", " ")
+
+
+def _complain(text: str) -> None:
     sys.stderr.write(plain(text, sys.stderr) + "\n")
     sys.stderr.flush()
 
@@ -79,9 +101,9 @@ def tell_error(message: str, fix: str) -> None:
     """What is wrong, and the command that mends it, on stderr; the command in one line, for whoever copies it."""
     room = width(sys.stderr)
     lines = [part for line in f"error: {message}".split("\n") for part in wrapped(line, room, whole=True)]
-    note("\n".join(lines).replace("error:", paint("error:", Ink.RED, sys.stderr), 1))
+    _complain("\n".join(lines).replace("error:", paint("error:", Ink.RED, sys.stderr), 1))
     if fix:
-        note(f"  {paint('fix:', Ink.BOLD, sys.stderr)} {fix}")
+        _complain(f"  {paint('fix:', Ink.BOLD, sys.stderr)} {fix}")
 
 
 def screen_text(text: str) -> str:
