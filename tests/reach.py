@@ -104,10 +104,20 @@ def missed(module: Path, lines: set[int]) -> list[str]:
     ]
 
 
-def not_reached(target: Path, modules: Sequence[Path], known: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """What nobody reached and no reason is known for; and what is known as out of reach, and was reached or is gone."""
+def not_reached(
+    target: Path, parts: Mapping[Path, Sequence[str]], known: Mapping[str, str]
+) -> tuple[list[str], list[str]]:
+    """What nobody reached and no reason is known for; and what is known as out of reach, and was reached or is gone.
+
+    `parts`: of a module the functions whose names begin so, or all.
+    """
     lines = reached(target)
-    found = [f"{path.relative_to(SOURCE)} {one}" for path in modules for one in missed(path, lines.get(path, set()))]
+    found = [
+        f"{path.relative_to(SOURCE)} {one}"
+        for path, begins in parts.items()
+        for one in missed(path, lines.get(path, set()))
+        if not begins or one.startswith(tuple(begins))
+    ]
     return [one for one in found if one not in known], [one for one in known if one not in found]
 
 

@@ -40,6 +40,7 @@ _GUARDS_UNIT = (
     "guards_decisions",
     "guards_bounds",
     "guards_keys",
+    "guards_gate",
     "approval_answers",
     "watch_rules",
     "watch_backlog",
