@@ -6,11 +6,13 @@ import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from html import unescape
 from pathlib import Path
 
 import pytest
 from tests.desk import Desk
 from tests.own_console import OwnConsole, own_console
+from tests.sizes import LONG
 from tests.strict_html import check
 from tests.typed import type_in
 
@@ -228,3 +230,32 @@ def test_of_two_answers_in_the_same_instant_one_is_sent(console: OwnConsole, des
     assert [one.body.strip() for one in desk.inbox("coder") if one.envelope.thread == "th-paint"] == [
         "blue" if late == "red-" else "red-"
     ]
+
+
+@LONG
+def test_a_workdir_whose_path_has_signs_goes_through_pages_and_actions(tmp_path: Path) -> None:
+    signs = 'o\'n "x" <b>&amp; 50% #1 ?q=+'
+    desk = Desk(tmp_path / signs)
+    desk.send(signs, subject=signs, thread=signs)
+    desk.once()
+    with own_console(desk.workdir) as console:
+        console.enter()
+
+        def told(path: str, **query: str) -> str:
+            answer = console.get(path, **query)
+            assert answer.status_code == 200, path
+            return " ".join(check(answer.text).texts)
+
+        workdir = str(desk.workdir)
+        for path in ("/console/needs", "/console/agents", "/console/schedules", "/console/compose"):
+            told(path)
+        page = console.get("/console/agent", id=workdir).text
+        assert str(desk.workdir) in told("/console/agent", id=workdir)
+        [turn] = desk.place().state.turns.ids()
+        told("/console/turn", agent=workdir, id=turn)
+        assert told("/console/thread", id=signs).count(signs) >= 2
+        assert signs in told("/console/search", q="subject:50%")
+        led = re.findall(r'href="(/console/[^"]+)"', page)
+        assert {console.http.get(unescape(one)).status_code for one in led} == {200}
+        assert console.post("/console/ask", agent=workdir, verb="pause", back="/console/agents").status_code == 303
+        assert desk.place().state.pause.read() is not None
