@@ -179,8 +179,14 @@ def _pages(clients: list[httpx.Client], found: list[list[dict[str, Any]]]) -> No
     whole += page.num_bytes_downloaded
     for part in page.text.split('"'):
         if part.startswith("/console/static/"):
-            asked, whole = asked + 1, whole + clients[1].get(part).num_bytes_downloaded
-    row("console: a first visit", f"{whole / 1000:.1f} kB, {asked} files beside the page", "60 kB", met=whole < 60_000)
+            # A browser asks for the icon of its tab when it likes.
+            asked, whole = asked + (not part.endswith(".svg")), whole + clients[1].get(part).num_bytes_downloaded
+    row(
+        "console: a first visit",
+        f"{whole / 1000:.1f} kB, {asked} files beside the page",
+        "60 kB, 4 requests",
+        met=whole < 60_000 and asked < 4,
+    )
 
 
 async def _open(there: Tenant, known: list[dict[str, Any]] | dict[str, Any], cookies: httpx.Cookies) -> None:
