@@ -194,3 +194,11 @@ def test_within_a_folder_that_is_held_it_is_seen_that_it_was_replaced(root: Path
     with beneath.holding(root / "a" / "b"), pytest.raises(Displaced):
         Disk(Replacing()).replace(root / "a" / "b" / "file", b"x", sync=Sync.FULL)
     assert not (root / "a" / "b" / "file").exists()
+
+
+def test_a_link_in_a_folder_that_is_held_open_is_an_error_too(root: Path, tmp_path: Path) -> None:
+    folder = root / "a" / "b"
+    (folder / "link").symlink_to(tmp_path / "outside" / "victim")
+    with beneath.holding(folder), pytest.raises(OSError) as fault:
+        os.close(beneath.open_file(folder / "link", os.O_RDONLY))
+    assert fault.value.errno == errno.ELOOP
