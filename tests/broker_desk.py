@@ -21,6 +21,7 @@ from tests.desk import until
 from agent_mailer.broker.app import create_app
 from agent_mailer.broker.connections import patient
 from agent_mailer.broker.data import Settings
+from agent_mailer.broker.messages.direct import Direct
 
 PASSWORD = "correct horse battery"
 DOMAIN = "amp.localhost"
@@ -59,7 +60,7 @@ class BrokerDesk:
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         config = uvicorn.Config(
             self.app,
-            http=cast(Any, patient(self.settings.request_seconds, room)),
+            http=cast(Any, patient(self.settings.request_seconds, room, Direct(self.app, proxied=False))),
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=1,

@@ -215,7 +215,11 @@ async def own_agent(request: Request, caller: AgentCaller, agent_id: str) -> Age
 
 async def owned_inbox(request: Request, caller: AgentCaller, agent_id: str, address: str) -> AgentRow:
     """The agent `agent_id`, which has that address. Raises Fault 404 (unknown, or of another user), 403."""
-    agent = await directory_of(request).agent(agent_id)
+    return require_owned(caller, await directory_of(request).agent(agent_id), agent_id, address)
+
+
+def require_owned(caller: AgentCaller, agent: AgentRow | None, agent_id: str, address: str) -> AgentRow:
+    """`agent`, which has that id, where the caller may act as it. Raises Fault 404, 403."""
     if agent is None or agent.user_id != caller.user_id:
         raise Fault(404, f"Agent '{agent_id[:200]}' not found")
     if agent.address != address:

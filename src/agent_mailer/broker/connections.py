@@ -7,10 +7,10 @@ from __future__ import annotations
 import asyncio
 import resource
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from agent_mailer.broker.answers import LATER, refuse
 
@@ -27,14 +27,26 @@ def most_connections() -> int:
     return 1_000_000 if soft == resource.RLIM_INFINITY else soft - min(RESERVE, soft // 2)
 
 
-def patient(request_seconds: float, most: int) -> Callable[..., asyncio.Protocol]:
+class Direct(Protocol):
+    """What answers some requests itself."""
+
+    def may_take(self, scope: Any) -> bool:  # noqa: ANN401 - uvicorn has a type of its own
+        """By its head."""
+
+    def take(self, scope: Any, raw: bytes, answered: Callable[[bytes | None], None]) -> bool:  # noqa: ANN401
+        """Whether it will be answered: with a 200 of these headers and this body, or, for None, by the application."""
+
+
+def patient(request_seconds: float, most: int, direct_way: Direct) -> Callable[..., asyncio.Protocol]:
     """The protocol of a connection, for uvicorn: a request has come whole within `request_seconds` of its first byte,
-    the first of a connection within as many of its beginning. `most`: beyond so many there is no room.
+    the first of a connection within as many of its beginning. `most`: beyond so many there is no room. `direct_way`: is
+    asked before the application.
     """
 
     class Connection(_Connection):
         seconds = request_seconds
         room = most
+        direct = direct_way
         crowd: ClassVar[dict[_Connection, None]] = {}
 
     return Connection
@@ -43,11 +55,14 @@ def patient(request_seconds: float, most: int) -> Callable[..., asyncio.Protocol
 class _Connection(HttpToolsProtocol):
     seconds: float
     room: int
+    direct: Direct
     crowd: ClassVar[dict[_Connection, None]]
     """Those for whom there is no room, the oldest first."""
     _deadline: asyncio.TimerHandle | None = None
     _whole = False
     """Nothing of a request is missing. A connection that has just begun lacks all of one."""
+    _coming: tuple[RequestResponseCycle, Any] | None = None
+    """A request that may be answered directly, once its body is there, and the application for it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -79,6 +94,38 @@ class _Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._whole = True
         super().on_message_complete()
+        if self._coming is not None and not self._coming[0].more_body:
+            (cycle, app), self._coming = self._coming, None
+            self._begin(cycle, app)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:  # noqa: ANN401 - uvicorn has a type of its own
+        # A client that reads nothing waits for room, and one that is told to go on waits for that: not here.
+        odd = self.flow.write_paused or cycle.waiting_for_100_continue or not cycle.keep_alive
+        if odd or app is not self.config.loaded_app or not self.direct.may_take(cycle.scope):
+            super()._start_asgi_task(cycle, app)
+        elif cycle.more_body:
+            self._coming = cycle, app
+        else:
+            self._begin(cycle, app)
+
+    def _begin(self, cycle: RequestResponseCycle, app: Any) -> None:  # noqa: ANN401 - the same
+        def answered(answer: bytes | None) -> None:
+            if cycle.disconnected:
+                return
+            if answer is None:
+                super(_Connection, self)._start_asgi_task(cycle, app)
+                return
+            head = [STATUS_LINE[200], *(b"%b: %b\r\n" % header for header in self.server_state.default_headers)]
+            if not cycle.keep_alive:
+                head.append(b"connection: close\r\n")
+            self.transport.write(b"".join((*head, answer)))
+            cycle.response_started = cycle.response_complete = True
+            if not cycle.keep_alive:
+                self.transport.close()
+            self.on_response_complete()
+
+        if not self.direct.take(cycle.scope, bytes(cycle.body), answered):
+            super()._start_asgi_task(cycle, app)
 
     def _wait(self) -> None:
         if self._deadline is None:

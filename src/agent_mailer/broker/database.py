@@ -28,18 +28,26 @@ Bulk = Callable[[Connection, Sequence[A]], Sequence[R | Fault]]
 
 
 class _Write:
-    def __init__(self, bulk: Bulk[Any, Any], argument: object) -> None:
+    """`answer` is told the result, or the exception that there is in place of one."""
+
+    __slots__ = ("answer", "argument", "bulk")
+
+    def __init__(self, bulk: Bulk[Any, Any], argument: object, answer: Callable[[Any], None]) -> None:
         self.bulk = bulk
         self.argument = argument
-        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.answer = answer
 
-    def answer(self, result: object) -> None:
-        if self.future.done():
+
+def _answering(future: asyncio.Future[Any]) -> Callable[[Any], None]:
+    def answer(result: object) -> None:
+        if future.done():
             return
         if isinstance(result, BaseException):
-            self.future.set_exception(result)
+            future.set_exception(result)
         else:
-            self.future.set_result(result)
+            future.set_result(result)
+
+    return answer
 
 
 class Store:
@@ -81,10 +89,13 @@ class Store:
 
     async def write_each(self, bulk: Bulk[A, R], argument: A) -> R:
         """The same for what can be done for many at once: `bulk` gets every argument that waits for it, in order."""
-        item = _Write(bulk, argument)
-        self._waiting.put_nowait(item)
-        result: R = await item.future
-        return result
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self.submit(bulk, argument, _answering(future))
+        return await future
+
+    def submit(self, bulk: Bulk[A, R], argument: A, answer: Callable[[R | Exception], None]) -> None:
+        """The same for who does not wait: `answer` is told the result, or the exception, and raises nothing."""
+        self._waiting.put_nowait(_Write(bulk, argument, answer))
 
     async def _write_on(self) -> None:
         while True:

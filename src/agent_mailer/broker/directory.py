@@ -122,6 +122,11 @@ class _Known(Generic[V]):
             self._entries[wanted] = (now + LIFE, found)
         return found
 
+    def known(self, wanted: str) -> V | None:
+        """What is believed now; None where it would have to be found."""
+        entry = self._entries.get(wanted)
+        return entry[1] if entry is not None and time.monotonic() < entry[0] else None
+
     def forget(self) -> None:
         self._generation += 1
         self._entries.clear()
@@ -158,9 +163,21 @@ class Directory:
             return None
         caller = await self._keys.get(key_hash(raw_key))
         if caller is not None:
-            self._used[caller.key_id] = now_text()
-            self._unsaved_used.add(caller.key_id)
+            self.used(caller)
         return caller
+
+    def known_key(self, raw_key: str) -> AgentCaller | None:
+        """The same where nobody has to be asked for it, else None; that it was used is not noted."""
+        return self._keys.known(key_hash(raw_key))
+
+    def known_agent(self, agent_id: str) -> AgentRow | None:
+        """The same as `agent` where nobody has to be asked for it, else None."""
+        return self._by_id.known(agent_id)
+
+    def used(self, caller: AgentCaller) -> None:
+        """The caller's key counts as used now."""
+        self._used[caller.key_id] = now_text()
+        self._unsaved_used.add(caller.key_id)
 
     async def agent(self, agent_id: str) -> AgentRow | None:
         """The agent of that id, whosever it is, deleted or not."""

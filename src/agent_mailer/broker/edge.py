@@ -39,7 +39,7 @@ HOOKS = "/hooks/"
 """What a stranger may call who has a secret for it: the route looks."""
 _NUL = re.compile(rb"%00|\x00")
 _PORT = re.compile(r":\d*$")
-_GUARDS = (
+GUARDS = (
     (b"x-content-type-options", b"nosniff"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"),
     (b"referrer-policy", b"no-referrer"),
@@ -78,7 +78,7 @@ class Edge:
                 message = {**message, "headers": _guarded(message.get("headers", ()))}
             await send(message)
 
-        if self._hosts and not _is_ours(_header(scope, b"host").decode("latin-1"), self._hosts):
+        if self._hosts and not is_ours(_header(scope, b"host").decode("latin-1"), self._hosts):
             host = printable(_header(scope, b"host").decode("latin-1"))[:200]
             await refuse(421, f"This broker is not {host}; its names: --host-name")(scope, receive, noted)
             return
@@ -165,10 +165,10 @@ async def _read_away(receive: Receive, size: int) -> None:
 def _guarded(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     given = list(headers)
     names = {name.lower() for name, _ in given}
-    return given + [(name, value) for name, value in _GUARDS if name not in names]
+    return given + [(name, value) for name, value in GUARDS if name not in names]
 
 
-def _is_ours(host: str, ours: Collection[str]) -> bool:
+def is_ours(host: str, ours: Collection[str]) -> bool:
     """Whether a Host header is one of these names, at any port; a number is no name that somebody could point here."""
     name = host.rpartition(":")[0] if _PORT.search(host) else host
     name = name.strip("[]").rstrip(".").lower()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import ClauseElement, Connection, Dialect
+from sqlalchemy import JSON, ClauseElement, Connection, Dialect
 from sqlalchemy.exc import DBAPIError
 
 KEPT = 2048
@@ -94,5 +94,11 @@ def _sql(statement: ClauseElement, dialect: Dialect, sizes: tuple[tuple[str, int
             constants[name] = bind.value
         maker = bind.type.dialect_impl(dialect).bind_processor(dialect)
         if maker is not None:
-            makers[name] = maker
+            makers[name] = _of_lists(maker) if isinstance(bind.type, JSON) else maker
     return _Sql(str(compiled), tuple(compiled.positiontup) if compiled.positional else None, constants, makers)
+
+
+def _of_lists(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The same, where most values are empty lists."""
+    empty = make([])
+    return lambda value: empty if value == [] else make(value)

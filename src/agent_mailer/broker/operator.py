@@ -17,6 +17,7 @@ from agent_mailer.broker.directory import AgentCaller
 from agent_mailer.broker.messages import inbox
 from agent_mailer.broker.messages.changing import Locked, changed
 from agent_mailer.broker.messages.forms import OperatorForm, documented, read_form
+from agent_mailer.broker.messages.requested import submission_of
 from agent_mailer.broker.messages.routes import (
     LARGEST_NUMBER,
     SENT,
@@ -29,7 +30,6 @@ from agent_mailer.broker.messages.routes import (
     marked_read,
     marked_unread,
     page_of,
-    submission_of,
     thread_of,
 )
 from agent_mailer.broker.messages.rows import mark_read

@@ -18,6 +18,7 @@ import uvicorn
 
 from agent_mailer.broker.connections import most_connections, patient
 from agent_mailer.broker.logs import Form, log_to_stderr
+from agent_mailer.broker.messages.direct import Direct
 from agent_mailer.broker.users.rows import first_invite
 from agent_mailer.errors import BusyFault, ConfigFault
 
@@ -120,7 +121,9 @@ def run(
     fast_loop = importlib.util.find_spec("uvloop") is not None
     config = uvicorn.Config(
         app,
-        http=cast(type[asyncio.Protocol], patient(request_seconds, most_connections())),
+        http=cast(
+            type[asyncio.Protocol], patient(request_seconds, most_connections(), Direct(app, proxied=bool(proxies)))
+        ),
         log_config=None,
         access_log=False,  # ours is in `logs`
         lifespan="off",  # entered below, so that its errors are ours to tell

@@ -13,7 +13,7 @@ from agent_mailer.broker.protocol import Fault
 
 LONGEST_NAME = 200
 _WATCHER = re.compile(r"[\x20-\x7e]{1,128}")
-_EPOCH = re.compile(r"[0-9]{1,18}", re.ASCII)
+IS_EPOCH = re.compile(r"[0-9]{1,18}", re.ASCII)
 _UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
@@ -37,7 +37,7 @@ def epoch_of(request: Request) -> int | None:
     given = request.headers.get("x-agent-mailer-epoch")
     if given is None:
         return None
-    if not _EPOCH.fullmatch(given):
+    if not IS_EPOCH.fullmatch(given):
         raise Fault(422, "X-Agent-Mailer-Epoch is the number that the stream's hello told")
     return int(given)
 

@@ -18,7 +18,7 @@ MOST_RECIPIENTS = 100
 MOST_ATTACHMENTS = 50
 MOST_ATTACHMENT_BYTES = 65_536
 DEEPEST_ATTACHMENT = 16
-_KEY = re.compile(r"[\x20-\x7e]{1,200}")
+IS_KEY = re.compile(r"[\x20-\x7e]{1,200}")
 
 Text = Annotated[str, Field(pattern=NO_NUL)]
 Address = Annotated[str, Field(pattern=NO_NUL)]
@@ -117,7 +117,7 @@ KEY_HEADER = header(
 def idempotency_key(request: Request) -> str | None:
     """Raises RequestValidationError."""
     key = request.headers.get("idempotency-key")
-    if key is None or _KEY.fullmatch(key):
+    if key is None or IS_KEY.fullmatch(key):
         return key
     message = "Idempotency-Key is 1 to 200 printable ASCII characters"
     raise RequestValidationError(

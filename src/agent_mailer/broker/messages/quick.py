@@ -24,7 +24,8 @@ from agent_mailer.broker.messages.forms import (
     Priority,
     is_json,
 )
-from agent_mailer.broker.messages.routes import FAILED, deliver, submission_of
+from agent_mailer.broker.messages.requested import submission_of
+from agent_mailer.broker.messages.routes import FAILED, deliver
 from agent_mailer.broker.messages.submission import Submission
 from agent_mailer.broker.numbers import ROUTE
 from agent_mailer.broker.protocol import Fault
@@ -32,11 +33,11 @@ from agent_mailer.broker.protocol import Fault
 PATH = "/messages/send"
 LARGEST = 65_536
 """Bytes of a request; what is larger goes the usual way, which looks first whose it is."""
-_ODD = (b"\\u0000", b"\\ud", b"\\uD", b"\\u20", b"\\u0085", b"\\u009")
+ODD = (b"\\u0000", b"\\ud", b"\\uD", b"\\u20", b"\\u0085", b"\\u009")
 """What no text may hold, or only in a pair, or not on a line: the route looks at it more closely."""
 
 
-class _Form(msgspec.Struct, forbid_unknown_fields=True):
+class Form(msgspec.Struct, forbid_unknown_fields=True):
     """What nearly every send is; of what else there may be the route knows."""
 
     agent_id: str
@@ -58,7 +59,7 @@ class _Form(msgspec.Struct, forbid_unknown_fields=True):
     visited: Annotated[list[Annotated[str, Meta(max_length=1000)]], Meta(max_length=64)] = []
 
 
-_decode = msgspec.json.Decoder(_Form).decode
+decode = msgspec.json.Decoder(Form).decode
 
 
 class Quick:
@@ -68,7 +69,7 @@ class Quick:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != PATH or not _may_be_sent(scope):
+        if scope["type"] != "http" or scope["path"] != PATH or FAILED in scope or not _may_be_sent(scope):
             await self._app(scope, receive, send)
             return
         first = await receive()
@@ -103,10 +104,10 @@ def _may_be_sent(scope: Scope) -> bool:
 
 async def _submission(request: Request, raw: bytes) -> Submission | None:
     """What is to be stored; None where the route has to say why not, or looks closer."""
-    if not is_json(request) or any(odd in raw for odd in _ODD):
+    if not is_json(request) or any(odd in raw for odd in ODD):
         return None
     try:
-        form = _decode(raw)
+        form = decode(raw)
         caller = await agent_caller(request)
         agent = await owned_inbox(request, caller, form.agent_id, form.from_agent)
         sender = (caller.user_id, agent.id, agent.address)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Annotated, Any, Protocol, cast
+from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
@@ -15,21 +15,19 @@ from agent_mailer.broker.directory import AgentCaller
 from agent_mailer.broker.messages import inbox
 from agent_mailer.broker.messages.changing import Changes, Locked, changed
 from agent_mailer.broker.messages.forms import (
-    MOST_ATTACHMENT_BYTES,
     SendForm,
     documented,
-    idempotency_key,
     read_form,
 )
+from agent_mailer.broker.messages.requested import submission_of
 from agent_mailer.broker.messages.rows import mark_read, mark_unread
-from agent_mailer.broker.messages.sending import check_size, send_all
-from agent_mailer.broker.messages.submission import NewMessage, Submission
+from agent_mailer.broker.messages.sending import send_all
+from agent_mailer.broker.messages.submission import Submission
 from agent_mailer.broker.messages.waiting import heads as heads_of
 from agent_mailer.broker.messages.wire import Listing, Message, Page, rendered
 from agent_mailer.broker.protocol import Fault
-from agent_mailer.broker.streams import fence_of, streams_of
+from agent_mailer.broker.streams import streams_of
 from agent_mailer.broker.watchers import EPOCH_HEADER
-from agent_mailer.groups import taken_by_one
 
 router = APIRouter(prefix="/messages", tags=["messages"])
 
@@ -46,55 +44,6 @@ SENT: Responses = {
 
 FAILED = "agent_mailer.failed"
 """Of a scope: why storing what it asks for has failed already."""
-
-
-class Sending(Protocol):
-    """What a send says, however it was read."""
-
-    @property
-    def to_agent(self) -> str | list[str]: ...
-
-    @property
-    def action(self) -> str: ...
-
-    @property
-    def subject(self) -> str: ...
-
-    @property
-    def body(self) -> str: ...
-
-    @property
-    def attachments(self) -> Sequence[Any]: ...
-
-    @property
-    def parent_id(self) -> str | None: ...
-
-    @property
-    def forward_scope(self) -> str | None: ...
-
-    @property
-    def thread_id(self) -> str | None: ...
-
-    @property
-    def hops(self) -> int: ...
-
-    @property
-    def automatic(self) -> str: ...
-
-    @property
-    def priority(self) -> str: ...
-
-    @property
-    def kind(self) -> str | None: ...
-
-    @property
-    def labels(self) -> Sequence[str]: ...
-
-    @property
-    def one_of(self) -> str | None: ...
-
-    @property
-    def visited(self) -> Sequence[str]: ...
 
 
 class _StraightRoute(APIRoute):
@@ -134,39 +83,6 @@ async def send(request: Request, caller: AsAgent, html: Html = True) -> Response
         bound=caller.agent_id is not None,
     )
     return await deliver(request, submission, html=html)
-
-
-def submission_of(request: Request, form: Sending, *, sender: tuple[str, str, str], bound: bool) -> Submission:
-    """What is to be stored; `sender` is its user's id, its id and its address. Raises Fault 400, 413."""
-    settings = settings_of(request)
-    longest = settings.max_body_bytes
-    check_size(len(form.body.encode()), longest)
-    if form.attachments and len(encode(form.attachments)) > MOST_ATTACHMENT_BYTES:
-        raise Fault(413, f"Attachments too large. Maximum: {MOST_ATTACHMENT_BYTES} bytes of JSON")
-    if form.one_of and not taken_by_one(form.labels):
-        raise Fault(400, "one_of is only allowed with the label one-of:GROUP")
-    user_id, agent_id, address = sender
-    new = NewMessage(
-        from_agent=address,
-        to=(form.to_agent,) if isinstance(form.to_agent, str) else tuple(form.to_agent),
-        action=form.action,
-        subject=form.subject,
-        body=form.body,
-        attachments=tuple(form.attachments),
-        parent_id=form.parent_id or None,
-        forward_scope=form.forward_scope,
-        thread_id=form.thread_id,
-        hops=form.hops,
-        automatic=form.automatic,
-        priority=form.priority,
-        kind=form.kind,
-        labels=tuple(form.labels),
-        visited=tuple(form.visited),
-        one_of=form.one_of or "",
-    )
-    return Submission(
-        new, user_id, agent_id, bound, idempotency_key(request), longest, settings.quota, fence_of(request)
-    )
 
 
 async def deliver(request: Request, submission: Submission, *, html: bool) -> Response:

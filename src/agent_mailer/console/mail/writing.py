@@ -17,7 +17,7 @@ from agent_mailer.broker.memories.rows import memories_of
 from agent_mailer.broker.messages import inbox
 from agent_mailer.broker.messages.files import Uploaded, upload
 from agent_mailer.broker.messages.forms import OperatorForm
-from agent_mailer.broker.messages.routes import submission_of
+from agent_mailer.broker.messages.requested import submission_of
 from agent_mailer.broker.messages.sending import Sent, send_all
 from agent_mailer.broker.messages.submission import Submission
 from agent_mailer.broker.messages.wire import Message
