@@ -58,9 +58,10 @@ class BrokerDesk:
         self.app = create_app(self.settings)
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self.direct = Direct(self.app, proxied=False)
         config = uvicorn.Config(
             self.app,
-            http=cast(Any, patient(self.settings.request_seconds, room, Direct(self.app, proxied=False))),
+            http=cast(Any, patient(self.settings.request_seconds, room, self.direct)),
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=1,

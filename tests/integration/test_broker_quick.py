@@ -1,4 +1,6 @@
-"""A send that is answered past the framework is answered as the framework would, to the byte; all else it leaves."""
+"""A send that is answered past the framework, or past the server's layers, too, is answered as the framework would, to
+the byte; all else it leaves.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,8 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,28 +134,83 @@ def bodies(scene: Scene) -> dict[str, bytes]:
     }
 
 
-def asked(scene: Scene, raw: bytes, headers: dict[str, str], *, counted: bool) -> tuple[int, list[Any], bytes]:
-    """The answer, without what is new each time; `counted`: with its length, else in pieces, as only the route takes
-    it.
+class Way(Enum):
+    """Who answers a send: the route (it comes in pieces, without its length); what is before the framework (it comes
+    whole, and whose it is has to be looked up); the connection itself (that is known from just before).
     """
-    content: Any = raw if counted else iter([raw[:50], raw[50:]])
+
+    ROUTE = auto()
+    QUICK = auto()
+    DIRECT = auto()
+
+
+@contextmanager
+def taken(scene: Scene) -> Iterator[list[bool]]:
+    """What the connections were told when they asked for a direct answer."""
+    told: list[bool] = []
+    take = scene.desk.direct.take
+
+    def noted(*asked: Any) -> bool:
+        told.append(take(*asked))
+        return told[-1]
+
+    scene.desk.direct.take = noted  # type: ignore[method-assign]
+    try:
+        yield told
+    finally:
+        del scene.desk.direct.take  # type: ignore[method-assign]
+
+
+def asked(scene: Scene, raw: bytes, headers: dict[str, str], way: Way) -> tuple[int, list[Any], bytes]:
+    """The answer, without what is new each time."""
+    content: Any = iter([raw[:50], raw[50:]]) if way is Way.ROUTE else raw
+    if way is Way.QUICK:
+        scene.desk.app.state.directory.forget()
+    elif way is Way.DIRECT:
+        inbox = f"/messages/inbox/{scene.coder['address']}?agent_id={scene.coder['id']}&page=1"
+        scene.desk.call("GET", inbox, headers=scene.ann.header)
     answer = scene.desk.http.post("/messages/send", content=content, headers=headers)
     named = [(name, value) for name, value in answer.headers.raw if name.lower() not in (b"date", b"x-request-id")]
     length = [(name, value if name.lower() != b"content-length" else b"") for name, value in named]
     return answer.status_code, length, _NEW.sub(rb'"\1\2":0', answer.content)
 
 
-def test_each_request_is_answered_the_same_both_ways(scene: Scene) -> None:
+def same_each_way(scene: Scene, raw: bytes, header: dict[str, str], name: str) -> int:
+    """The status."""
+    answers = []
+    for way in Way:
+        with taken(scene) as direct:
+            answers.append(asked(scene, raw, header, way))
+        assert way is Way.DIRECT or True not in direct
+    assert answers[0] == answers[1] == answers[2], name
+    return answers[0][0]
+
+
+def test_each_request_is_answered_the_same_each_way(scene: Scene) -> None:
     statuses = set()
     for name, raw in bodies(scene).items():
-        header = {**scene.ann.header, "Content-Type": JSON}
-        quick, usual = (asked(scene, raw, header, counted=counted) for counted in (True, False))
-        assert quick == usual, name
-        statuses.add(quick[0])
+        statuses.add(same_each_way(scene, raw, {**scene.ann.header, "Content-Type": JSON}, name))
     assert statuses >= {200, 400, 403, 404, 422}
 
 
-def test_each_header_is_answered_the_same_both_ways(scene: Scene) -> None:
+def test_what_is_whole_and_known_is_answered_directly_and_nothing_else(scene: Scene) -> None:
+    header = {**scene.ann.header, "Content-Type": JSON, "X-Request-Id": "mine"}
+    with taken(scene) as direct:
+        asked(scene, bodies(scene)["nothing else"], {**header, "Idempotency-Key": "direct"}, Way.DIRECT)
+        again = asked(scene, bodies(scene)["nothing else"], {**header, "Idempotency-Key": "direct"}, Way.DIRECT)
+        refused = asked(scene, bodies(scene)["all fields"], {**header, "Idempotency-Key": "direct"}, Way.DIRECT)
+        assert direct == [True, True, True]
+        assert (b"idempotency-replayed", b"true") in [(name.lower(), value) for name, value in again[1]]
+        assert refused[0] == 409
+        for name in ("passed on", "a number in a text", "a NUL", "for another", "not there"):
+            raw = bodies(scene).get(name, b"{}")
+            asked(scene, raw, header, Way.DIRECT)
+        for more in ({"Expect": "100-continue"}, {"Connection": "close"}, {"Content-Type": "application/x+json"}):
+            asked(scene, bodies(scene)["nothing else"], {**header, **more}, Way.DIRECT)
+        assert True not in direct[3:]
+
+
+def test_each_header_is_answered_the_same_each_way(scene: Scene) -> None:
     raw = bodies(scene)["a text"]
     key = {"Idempotency-Key": "once"}
     cases: dict[str, dict[str, str]] = {
@@ -168,18 +227,16 @@ def test_each_header_is_answered_the_same_both_ways(scene: Scene) -> None:
         "for another host": {"Host": "elsewhere.example"},
     }
     for name, fields in cases.items():
-        header = {**scene.ann.header, "Content-Type": JSON, **fields}
-        quick, usual = (asked(scene, raw, header, counted=counted) for counted in (True, False))
-        assert quick == usual, name
+        same_each_way(scene, raw, {**scene.ann.header, "Content-Type": JSON, **fields}, name)
     header = {**scene.ann.header, "Content-Type": JSON, **key}
-    first = asked(scene, raw, header, counted=True)
-    again = [asked(scene, raw, header, counted=counted) for counted in (False, True)]
-    assert again[0] == again[1]
+    first = asked(scene, raw, header, Way.QUICK)
+    again = [asked(scene, raw, header, way) for way in Way]
+    assert again[0] == again[1] == again[2]
     assert (first[0], again[0][2]) == (200, first[2])
     assert (b"idempotency-replayed", b"true") in [(name.lower(), value) for name, value in again[0][1]]
     other = bodies(scene)["nothing else"]
-    refused = [asked(scene, other, header, counted=counted) for counted in (True, False)]
-    assert refused[0] == refused[1]
+    refused = [asked(scene, other, header, way) for way in Way]
+    assert refused[0] == refused[1] == refused[2]
     assert refused[0][0] == 409
 
 

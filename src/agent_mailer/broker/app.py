@@ -43,6 +43,7 @@ from agent_mailer.broker.peers import Peers
 from agent_mailer.broker.protocol import CLOCK, Fault
 from agent_mailer.broker.remote.routes import router as remote_router
 from agent_mailer.broker.reservations.routes import router as reservations_router
+from agent_mailer.broker.search.behind import Gathering
 from agent_mailer.broker.search.routes import router as search_router
 from agent_mailer.broker.streams import Streams
 from agent_mailer.broker.tables import agents
@@ -98,6 +99,9 @@ def create_app(settings: Settings) -> FastAPI:
             await streams.open()
             sweepers.append(asyncio.create_task(sweep_on(store, streams, lock, limits)))
             sweepers.append(asyncio.create_task(post_on(store, settings.secret)))
+            if is_file(settings.database):
+                streams.hear(gathering := Gathering(store))
+                sweepers.append(asyncio.create_task(gathering.go_on()))
             yield
         finally:
             for sweeper in sweepers:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import groupby
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
@@ -168,12 +172,15 @@ class Executor:
         """What `engine_of` makes of these."""
         self._engine = engine_of(url, writes=writes, size=size, stores=stores)
         self._writes = writes
-        self._pool = ThreadPoolExecutor(size, "writer" if writes else "reader")
+        self._kept: Connection | None = None
+        self._pool = _Writer(self._let_go) if writes else ThreadPoolExecutor(size, "reader")
 
     async def run(self, work: Callable[[Connection], T]) -> T:
         """Where the executor writes: in one transaction, durable on return. `work` may run twice. Raises as it and the
         database do.
         """
+        if isinstance(self._pool, _Writer):
+            return await self._pool.run(partial(self._do, work))
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._do, work)
 
     async def close(self) -> None:
@@ -185,7 +192,7 @@ class Executor:
 
         def once() -> T:
             nonlocal committing
-            with self._engine.connect() as connection:
+            with self._connected() as connection:
                 if not self._writes:
                     return work(connection)
                 with connection.begin():
@@ -201,3 +208,65 @@ class Executor:
             if committing or not error.connection_invalidated:
                 raise
         return once()
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        """Whoever writes to a file keeps the connection until something fails: to take one out of the pool and put it
+        back costs more than to begin and to commit.
+        """
+        if not self._writes or self._engine.dialect.name != "sqlite":
+            with self._engine.connect() as connection:
+                yield connection
+            return
+        if self._kept is None:
+            self._kept = self._engine.connect()
+        try:
+            yield self._kept
+        except BaseException:
+            self._let_go()
+            raise
+
+    def _let_go(self) -> None:
+        if self._kept is not None:
+            kept, self._kept = self._kept, None
+            kept.close()
+
+
+class _Writer:
+    """One thread, to which a piece of work costs one hop: the usual way makes two futures and a lock of each."""
+
+    def __init__(self, last: Callable[[], None]) -> None:
+        """`last`: what the thread does before it ends."""
+        self._last = last
+        self._asked: SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Future[Any], Callable[[], Any]] | None] = (
+            SimpleQueue()
+        )
+        self._thread: Thread | None = None
+
+    async def run(self, work: Callable[[], T]) -> T:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        if self._thread is None:
+            self._thread = Thread(target=self._go_on, name="writer_0", daemon=True)
+            self._thread.start()
+        self._asked.put((loop, future, work))
+        return await future
+
+    def shutdown(self) -> None:
+        """What was asked for before is done first."""
+        if self._thread is not None:
+            self._asked.put(None)
+            self._thread.join()
+
+    def _go_on(self) -> None:
+        while (asked := self._asked.get()) is not None:
+            loop, future, work = asked
+            try:
+                result: object = work()
+            except BaseException as error:
+                result = error
+            # Nobody waits any more where the loop is closed.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(_answering(future), result)
+            del asked, future, work, result
+        self._last()

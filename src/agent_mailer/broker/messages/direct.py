@@ -22,7 +22,7 @@ from agent_mailer.broker.edge import GUARDS, is_ours
 from agent_mailer.broker.leases import Fence
 from agent_mailer.broker.logs import access, log_request, request_id
 from agent_mailer.broker.messages.forms import IS_KEY
-from agent_mailer.broker.messages.quick import LARGEST, ODD, PATH, Form, decode
+from agent_mailer.broker.messages.quick import LARGEST, PATH, Form, decode, is_odd
 from agent_mailer.broker.messages.requested import submission_with
 from agent_mailer.broker.messages.routes import FAILED
 from agent_mailer.broker.messages.sending import Sent, send_all
@@ -88,7 +88,7 @@ class Direct:
 
     def _submission(self, headers: Mapping[bytes, bytes], raw: bytes) -> Submission | None:
         """None where it has to be looked at more closely, or where something would have to be asked for."""
-        if any(odd in raw for odd in ODD):
+        if is_odd(raw):
             return None
         directory = cast(Directory, self._state.directory)
         caller = directory.known_key(headers.get(b"x-api-key", b"").decode("latin-1"))

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from agent_mailer.broker.answers import answer, described, refusals
 from agent_mailer.broker.callers import AsPerson, store_of
+from agent_mailer.broker.search.behind import catch_up
 from agent_mailer.broker.search.rows import Found, find
 from agent_mailer.broker.search.words import wanted_by
 
@@ -42,5 +43,6 @@ async def search(
     """In subject or body, of any agent of this person, put away or not; the newest first."""
     wanted = wanted_by(q)
     skip = (page - 1) * page_size
+    await catch_up(store_of(request))
     found, total = await store_of(request).read(lambda c: find(c, person.user_id, wanted, skip, page_size))
     return answer(SearchPage(found, total, page, page_size, max(1, -(-total // page_size)), q))

@@ -21,8 +21,8 @@ AROUND = 100
 
 _UNSPACED = r"\u0e00-\u0edf\u1780-\u17df\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _RUNS = re.compile(rf"([{_UNSPACED}]+)|[^\W_{_UNSPACED}]+")
-_LATIN = re.compile("[a-z0-9]+")
-"""The same runs, of a text in lower case that is all ASCII: nearly all mail, found in a fifth of the time."""
+_BLANKS = {sign: sign if chr(sign).isalnum() else " " for sign in range(128)}
+"""With it the same runs stand between blanks, in a text that is all ASCII: nearly all mail, in a tenth of the time."""
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -39,7 +39,7 @@ def words_of(subject: str, body: str) -> list[str]:
     """Each word once."""
     text = f"{subject}\n{body[:MOST_TEXT]}"
     if text.isascii():
-        return [*dict.fromkeys([run[:LONGEST_WORD] for run in _LATIN.findall(text.lower())])]
+        return [*dict.fromkeys([run[:LONGEST_WORD] for run in dict.fromkeys(text.lower().translate(_BLANKS).split())])]
     return [*dict.fromkeys(_words(text))]
 
 

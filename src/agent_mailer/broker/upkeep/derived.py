@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, MetaData, text
 
+from agent_mailer.broker.search.behind import MARK
 from agent_mailer.broker.search.rows import note_words
 
 _COUNTED = """
@@ -61,6 +62,10 @@ _WITHOUT_WORDS = text(
     "SELECT id, user_id, subject, body FROM messages WHERE thread_id <> ''"
     " AND id NOT IN (SELECT message_id FROM searchable) ORDER BY created_at, id LIMIT 1000"
 )
+_LEFT_OUT_OF_FILE = text(
+    f"SELECT id FROM messages WHERE thread_id <> '' AND rowid < {MARK}"  # noqa: S608 - of a constant
+    " AND id NOT IN (SELECT message_id FROM searchable) LIMIT 1"
+)
 
 
 def reflected(connection: Connection) -> MetaData:
@@ -92,8 +97,9 @@ def unlisted(connection: Connection) -> int:
 
 
 def unfound(connection: Connection) -> bool:
-    """Whether there is mail that no search finds."""
-    return connection.execute(_WITHOUT_WORDS).first() is not None
+    """Whether there is mail that no search finds, nor the next one."""
+    lacking = _LEFT_OUT_OF_FILE if connection.dialect.name == "sqlite" else _WITHOUT_WORDS
+    return connection.execute(lacking).first() is not None
 
 
 def derive(connection: Connection) -> None:

@@ -10,6 +10,7 @@ from agent_mailer.broker.callers import AsPerson, store_of
 from agent_mailer.broker.messages import inbox
 from agent_mailer.broker.messages.wire import Message
 from agent_mailer.broker.protocol import Fault
+from agent_mailer.broker.search.behind import catch_up
 from agent_mailer.broker.search.rows import MOST_FOUND
 from agent_mailer.console.mail.finding import Hit, find, read
 from agent_mailer.console.mail.rows import team_names
@@ -31,7 +32,11 @@ async def search(request: Request, person: AsPerson, q: str = "", skip: int = 0)
     def work(connection: Connection) -> tuple[list[Hit], int]:
         return find(connection, person.user_id, operator_id(person.user_id), asked, skip, A_PAGE)
 
-    found, total = await store_of(request).read(work) if asked.anything else ([], 0)
+    found: list[Hit] = []
+    total = 0
+    if asked.anything:
+        await catch_up(store_of(request))
+        found, total = await store_of(request).read(work)
     return await page(
         request,
         person,
