@@ -29,6 +29,8 @@ OTHERS = 10
 VOCABULARY = 30_000
 WORDS = 30
 """Of a message; as in a language, few words are in most messages and most words in few."""
+BODIES = 50_000
+"""Different ones."""
 PORTION = 5_000
 LOOKS = 25
 WITHIN = 0.050
@@ -90,6 +92,8 @@ def _fill(database: str) -> None:
     engine = create_engine(database)
     rows = _rows()
     with engine.begin() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("PRAGMA cache_size=-500000")  # it is filled, not measured
         for user in ("ann", "bob"):
             _user(connection, user)
         while portion := list(islice(rows, PORTION)):
@@ -118,12 +122,12 @@ def _rows() -> Iterator[dict[str, Any]]:
     chosen = random.Random(1)
     words = [f"w{n}" for n in range(VOCABULARY)]
     weights = list(accumulate(1 / (n + 2) for n in range(VOCABULARY)))
+    bodies = [" ".join(chosen.choices(words, cum_weights=weights, k=WORDS)) for _ in range(BODIES)]
     same = {"action": "send", "attachments": [], "is_read": True, "created_at": MOMENT, "hops": 0, "automatic": "no"}
     same |= {"priority": "normal", "labels": [], "ordinal": 0}
     for n in range(1, MESSAGES + 1):
         user = "bob" if n % OTHERS == 0 else "ann"
         ends = {"from_agent_id": f"{user}-a", "from_agent": f"a@{user}", "to_agent_id": f"{user}-a"}
-        body = " ".join(chosen.choices(words, cum_weights=weights, k=WORDS))
         yield {
             **same,
             **ends,
@@ -133,5 +137,5 @@ def _rows() -> Iterator[dict[str, Any]]:
             "user_id": user,
             "to_agent": f"a@{user}",
             "subject": f"w0 n{n}",
-            "body": body,
+            "body": chosen.choice(bodies),
         }

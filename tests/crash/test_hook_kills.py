@@ -40,7 +40,7 @@ def taking(desk: Desk, system: SystemCalls) -> Iterator[Taking]:
     try:
         make_mailbox(Disk(), desk.root, "hook--ci")
         mailbox = MaildirMailbox(Disk(system), desk.root, "hook--ci")
-        yield Taking("ci", mailbox, ("coder",), book, SystemClock(), lambda line: None)
+        yield Taking("ci", mailbox, ("coder",), book, SystemClock(), lambda line: None, lambda before: None)
     finally:
         book.close()
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
+from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.broker_desk import BrokerDesk, Person
+from tests.broker_desk import BrokerDesk, Person, running_broker
+from tests.desk import until
 
 pytestmark = pytest.mark.usefixtures("each_database")
 
@@ -101,3 +104,40 @@ def test_one_message_of_every_text(desk: BrokerDesk, alice: Person) -> None:
         sent = desk.send(alice, one, one["address"], body=f"{body} beet{number}")
         for asked in (f"{body} beet{number}", f"beet{number}"):
             assert found(desk, alice, asked) == [sent["id"]], asked
+
+
+def test_what_is_erased_before_it_is_in_the_index_never_comes_into_it(desk: BrokerDesk, alice: Person) -> None:
+    one = desk.agent(alice, "early")
+    sent = [desk.send(alice, one, one["address"], body=f"celeriac {n}") for n in range(3)]
+    for message in sent[:2]:
+        desk.call("POST", f"/admin/messages/{message['id']}/trash", headers=alice.login)
+        desk.call("POST", f"/admin/messages/{message['id']}/purge", headers=alice.login)
+    assert found(desk, alice, "celeriac") == [sent[2]["id"]]
+    desk.call("POST", f"/admin/messages/{sent[2]['id']}/trash", headers=alice.login)
+    desk.call("POST", f"/admin/messages/{sent[2]['id']}/purge", headers=alice.login)
+    late = desk.send(alice, one, one["address"], body="celeriac, at last")
+    assert found(desk, alice, "celeriac") == [late["id"]]
+    if desk.settings.database.startswith("sqlite"):
+        desk.sql("INSERT INTO message_words (message_words) VALUES ('integrity-check')")
+
+
+def test_new_mail_comes_into_a_files_index_without_a_search_and_after_a_restart(tmp_path: Path) -> None:
+    with running_broker(tmp_path) as desk:
+        ann = desk.person("ann")
+        one = desk.agent(ann, "one")
+        first = desk.send(ann, one, one["address"], body="salsify")
+        until(lambda: indexed(desk, first["id"]), "the first in the index")
+        second = desk.send(ann, one, one["address"], body="salsify again")
+    desk_of_old = sqlite3.connect(tmp_path / "broker.db") if desk.settings.database.startswith("sqlite") else None
+    if desk_of_old is not None:
+        # As whoever was killed right after a commit leaves it.
+        desk_of_old.execute("DELETE FROM searchable WHERE message_id = ?", (second["id"],))
+        desk_of_old.commit()
+        desk_of_old.close()
+    with running_broker(tmp_path) as again:
+        until(lambda: indexed(again, second["id"]), "the second in the index")
+        assert indexed(again, first["id"])
+
+
+def indexed(desk: BrokerDesk, message_id: str) -> bool:
+    return bool(desk.sql("SELECT number FROM searchable WHERE message_id = :id", id=message_id))

@@ -32,6 +32,7 @@ from agent_mailer.outside.event import Source
 from agent_mailer.outside.rules import Rules
 from agent_mailer.outside.signature import HEADER, LARGEST, WINDOW
 
+_FOLDERS = ("outbox/sent", "inbox/cur", "inbox/new")
 REPO: Any = {"repository": {"full_name": "o/r"}, "sender": {"login": "mona"}}
 
 
@@ -74,6 +75,22 @@ def test_what_is_open_is_told_once_until_it_is_resolved(hook: HookDesk) -> None:
     [item] = [one for one in json.loads(hook.type("items", "--json").out) if one["item"] == "db"]
     assert (item["is_open"], item["occurrences"]) == (False, 3)
     assert hook.tell("anew", **alarm)["occurrenceCount"] == 1
+
+
+def test_its_own_mailbox_lets_go_what_is_old_and_over(hook: HookDesk) -> None:
+    hook.end()
+    home = hook.desk.root / "agents/hook--generic"
+    old = time.strftime("%Y-%m-%dT%H-%M-%S.000Z", time.gmtime(time.time() - 91 * 86400))
+    young = time.strftime("%Y-%m-%dT%H-%M-%S.000Z", time.gmtime(time.time() - 89 * 86400))
+    places = [home / folder / f"{moment}_{n:08x}.md" for n, moment in enumerate((old, young)) for folder in _FOLDERS]
+    for path in places:
+        path.write_text("---json\n{}\n---\n")
+    elsewhere = hook.desk.root / "agents/coder/inbox/cur" / places[0].name
+    elsewhere.write_text("---json\n{}\n---\n")
+    hook.start()
+    until(lambda: not places[0].exists() and not places[1].exists(), "what is old to be gone")
+    # What was not read stays, and so does what is not old, or not the hook's.
+    assert [path.exists() for path in (*places, elsewhere)] == [False, False, True, True, True, True, True]
 
 
 def test_bad_input_is_told_and_leaves_nothing(hook: HookDesk) -> None:
@@ -136,7 +153,10 @@ def test_who_reads_along_and_is_gone_has_no_delivery_fail(hook: HookDesk, tmp_pa
     mailbox = MaildirMailbox(Disk(), hook.desk.root, "hook--generic")
     call = read_call(Source.GENERIC, lambda _: "", b'{"title": "nobody reads along"}', "generic", Rules(), "gone")
     try:
-        assert Taking("generic", mailbox, ("coder",), book, SystemClock(), gone).take(call).outcome == "sent"
+        assert (
+            Taking("generic", mailbox, ("coder",), book, SystemClock(), gone, lambda _: None).take(call).outcome
+            == "sent"
+        )
     finally:
         book.close()
 
@@ -164,7 +184,7 @@ def test_callers_that_send_byte_after_byte_keep_nobody_out_and_hold_up_no_stop(
     book = Book(tmp_path / "deliveries.db")
     found = Hook("ci", Source.GENERIC, Rules(), lambda: "secret")
     mailbox = MaildirMailbox(Disk(), tmp_path, "hook--ci")
-    taking = Taking("ci", mailbox, ("coder",), book, SystemClock(), lambda _: None)
+    taking = Taking("ci", mailbox, ("coder",), book, SystemClock(), lambda _: None, lambda _: None)
     listener = Listener(("::1", 0), found, taking, SystemClock())
     port = int(listener.server_address[1])
     thread = threading.Thread(target=listener.run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -245,6 +246,7 @@ def _listen(
     from agent_mailer.hooks.listening import Hook, Listener
     from agent_mailer.hooks.taking import Taking
     from agent_mailer.locks import FileLock
+    from agent_mailer.mailbox.maildir.passing import forget_old
     from agent_mailer.outside.event import Source
     from agent_mailer.outside.rules import Rules, bad_pattern
 
@@ -260,7 +262,8 @@ def _listen(
         raise BusyFault("hook_busy", f"the hook {name} has its listener already", "agent-mailer hook list")
     book = Book(found.book)
     try:
-        taking = Taking(name, mailbox, tuple(dict.fromkeys(to)), book, place.clock, note)
+        forget = partial(forget_old, place.disk, mailbox.root, mailbox.address)
+        taking = Taking(name, mailbox, tuple(dict.fromkeys(to)), book, place.clock, note, forget)
         hook = Hook(name, Source(kind), rules, found.secret)
         try:
             listener = Listener(address, hook, taking, place.clock)

@@ -41,15 +41,28 @@ class OtherBody(Exception):
 
 
 class Taking:
-    """`mailbox` is the hook's own end, `to` the agents that get its mail. One thread at a time is in it."""
+    """`mailbox` is the hook's own end, `to` the agents that get its mail. One thread at a time is in it.
 
-    def __init__(self, name: str, mailbox: Mailbox, to: tuple[str, ...], book: Book, clock: Clock, tell: Tell) -> None:
+    `forget_mail`: lets go what is in that mailbox from before a moment, and is over.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        mailbox: Mailbox,
+        to: tuple[str, ...],
+        book: Book,
+        clock: Clock,
+        tell: Tell,
+        forget_mail: Callable[[float], object],
+    ) -> None:
         self._name = name
         self._mailbox = mailbox
         self._to = to
         self._book = book
         self._clock = clock
         self._tell = tell
+        self._forget_mail = forget_mail
         self._turn = threading.Lock()
 
     def take(self, call: Call) -> Taken:
@@ -72,9 +85,11 @@ class Taking:
         return len(found)
 
     def forget(self) -> None:
-        """What is long over. Raises sqlite3.Error."""
+        """What is long over. Raises OSError, sqlite3.Error."""
+        before = self._clock.now() - KEPT_DAYS * 86400
         with self._turn, self._book.change():
-            self._book.forget(self._clock.now() - KEPT_DAYS * 86400)
+            self._book.forget(before)
+        self._forget_mail(before)
 
     def _known(self, call: Call) -> Row | None:
         same = self._book.by_digest(call.digest)
