@@ -358,7 +358,7 @@ def test_a_backup_that_contradicts_itself_is_refused_as_a_whole(served: Filled, 
 
 def test_wrong_totals_are_found_and_made_anew(served: Filled) -> None:
     desk, place = served.desk, place_of(served)
-    desk.call("GET", "/admin/search?q=state", headers=served.ann.as_person)  # so the words are in the index
+    desk.call("GET", "/admin/search?q=state", headers=served.ann.login)  # so the words are in the index
     desk.sql("UPDATE agents SET inbox_total = 7 WHERE id = :id", id=served.coder["id"])
     desk.sql("DELETE FROM waiting_threads WHERE agent_id = :id", id=served.coder["id"])
     desk.sql("DELETE FROM threads")
