@@ -38,6 +38,7 @@ from agent_mailer.broker import directory
 from agent_mailer.broker.app import create_app
 from agent_mailer.broker.connections import patient
 from agent_mailer.broker.data import Settings
+from agent_mailer.broker.messages.direct import Direct
 from agent_mailer.broker.protocol import CLOCK
 from agent_mailer.process.tree import sweep
 from agent_mailer.watch.watcher import Watcher
@@ -149,7 +150,7 @@ def made_broker(folder: Path) -> Made:
 def _app(database: str, uploads: Path) -> tuple[FastAPI, uvicorn.Config]:
     """Made once for a place: its state is made anew each time that it begins."""
     app = create_app(Settings(database, uploads, "s" * 32))
-    protocol = cast(type[asyncio.Protocol], patient(120.0, 10_000))
+    protocol = cast(type[asyncio.Protocol], patient(120.0, 10_000, Direct(app, proxied=False)))
     config = uvicorn.Config(app, http=protocol, log_config=None, access_log=False, lifespan="off")
     config.load()
     return app, config

@@ -154,11 +154,11 @@ def taken(scene: Scene) -> Iterator[list[bool]]:
         told.append(take(*asked))
         return told[-1]
 
-    scene.desk.direct.take = noted  # type: ignore[method-assign]
+    scene.desk.direct.take = noted  # type: ignore[method-assign, assignment]
     try:
         yield told
     finally:
-        del scene.desk.direct.take  # type: ignore[method-assign]
+        del scene.desk.direct.take
 
 
 def asked(scene: Scene, raw: bytes, headers: dict[str, str], way: Way) -> tuple[int, list[Any], bytes]:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from functools import partial
+from contextlib import contextmanager
 from itertools import groupby
-from queue import SimpleQueue
-from threading import Thread
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
@@ -173,18 +170,17 @@ class Executor:
         self._engine = engine_of(url, writes=writes, size=size, stores=stores)
         self._writes = writes
         self._kept: Connection | None = None
-        self._pool = _Writer(self._let_go) if writes else ThreadPoolExecutor(size, "reader")
+        self._pool = ThreadPoolExecutor(size, "writer" if writes else "reader")
 
     async def run(self, work: Callable[[Connection], T]) -> T:
         """Where the executor writes: in one transaction, durable on return. `work` may run twice. Raises as it and the
         database do.
         """
-        if isinstance(self._pool, _Writer):
-            return await self._pool.run(partial(self._do, work))
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._do, work)
 
     async def close(self) -> None:
         await asyncio.to_thread(self._pool.shutdown)
+        self._let_go()
         self._engine.dispose()
 
     def _do(self, work: Callable[[Connection], T]) -> T:
@@ -230,43 +226,3 @@ class Executor:
         if self._kept is not None:
             kept, self._kept = self._kept, None
             kept.close()
-
-
-class _Writer:
-    """One thread, to which a piece of work costs one hop: the usual way makes two futures and a lock of each."""
-
-    def __init__(self, last: Callable[[], None]) -> None:
-        """`last`: what the thread does before it ends."""
-        self._last = last
-        self._asked: SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Future[Any], Callable[[], Any]] | None] = (
-            SimpleQueue()
-        )
-        self._thread: Thread | None = None
-
-    async def run(self, work: Callable[[], T]) -> T:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        if self._thread is None:
-            self._thread = Thread(target=self._go_on, name="writer_0", daemon=True)
-            self._thread.start()
-        self._asked.put((loop, future, work))
-        return await future
-
-    def shutdown(self) -> None:
-        """What was asked for before is done first."""
-        if self._thread is not None:
-            self._asked.put(None)
-            self._thread.join()
-
-    def _go_on(self) -> None:
-        while (asked := self._asked.get()) is not None:
-            loop, future, work = asked
-            try:
-                result: object = work()
-            except BaseException as error:
-                result = error
-            # Nobody waits any more where the loop is closed.
-            with suppress(RuntimeError):
-                loop.call_soon_threadsafe(_answering(future), result)
-            del asked, future, work, result
-        self._last()
