@@ -106,7 +106,7 @@ def test_the_board(full: tuple[Desk, dict[str, str], str]) -> None:
     for width in (80, 200):
         words = [COMMAND, "status", "--all", "--watch"]
         with terminal(words, desk.workdir, env, width=width, height=40) as screen:
-            seen = screen.until("NEEDS YOU", "MAIL", "leave")
+            seen = screen.until("at work", " AGENT ", "NEEDS YOU", "MAIL", "leave")
             assert max(map(cells, seen.splitlines())) <= width
             screen.press("q")
             assert screen.until_ended() == 0
