@@ -6,12 +6,20 @@ Only the holder of the workdir's lock writes.
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from agent_mailer.events import EventLog
     from agent_mailer.state.folder import StateFolder
+    from agent_mailer.state.lifts import Lifts
+    from agent_mailer.state.notes import Notes
+    from agent_mailer.state.notices import NoticeBook, Questions, TroubleFile
     from agent_mailer.state.pauses import AccountPause
+    from agent_mailer.state.remote import RemoteBook
+    from agent_mailer.state.requests import RequestBox
+    from agent_mailer.state.schedules import Schedules
+    from agent_mailer.state.usage import UsageLedger
 
 
 class State:
@@ -19,24 +27,17 @@ class State:
 
     def __init__(self, folder: StateFolder, log: EventLog, account: AccountPause | None = None) -> None:
         """`account`: the pause shared by all watchers of this user on the runtime's account, where there is one."""
-        # Not above: whoever imports one of them would pay for all, and most commands need a few.
+        # Not above: whoever imports one of them would pay for all; and what few commands need is loaded when asked for.
         from agent_mailer.state.approvals import Approvals
         from agent_mailer.state.dead_letters import DeadLetters
         from agent_mailer.state.held import Held
-        from agent_mailer.state.lifts import Lifts
-        from agent_mailer.state.notes import Notes
-        from agent_mailer.state.notices import NoticeBook, Questions, TroubleFile
         from agent_mailer.state.pauses import Pauses
         from agent_mailer.state.processed import Cursor, Processed
-        from agent_mailer.state.remote import RemoteBook
-        from agent_mailer.state.requests import RequestBox
         from agent_mailer.state.retention import Retention
         from agent_mailer.state.retries import Retries, remake_retries
-        from agent_mailer.state.schedules import Schedules
         from agent_mailer.state.sessions import Sessions
         from agent_mailer.state.stuck import Stuck, Unsent
         from agent_mailer.state.turns import TurnStore
-        from agent_mailer.state.usage import UsageLedger
 
         self.folder = folder
         self.log = log
@@ -48,7 +49,6 @@ class State:
         self.stuck = Stuck(folder)
         self.unsent = Unsent(folder)
         self.held = Held(folder)
-        self.lifts = Lifts(folder)
         self.approvals = Approvals(folder)
         self.retries = Retries(
             folder,
@@ -57,15 +57,61 @@ class State:
         )
         self.pause = Pauses(folder, log, account)
         self.login = self.pause.login
-        self.trouble = TroubleFile(folder)
-        self.usage = UsageLedger(folder)
-        self.notices = NoticeBook(folder)
-        self.questions = Questions(folder)
-        self.requests = RequestBox(folder)
-        self.remote = RemoteBook(folder)
-        self.schedules = Schedules(folder)
         self.retention = Retention(self)
-        self.notes = Notes(folder, self.turns, log)
+
+    @cached_property
+    def lifts(self) -> Lifts:
+        from agent_mailer.state.lifts import Lifts
+
+        return Lifts(self.folder)
+
+    @cached_property
+    def trouble(self) -> TroubleFile:
+        from agent_mailer.state.notices import TroubleFile
+
+        return TroubleFile(self.folder)
+
+    @cached_property
+    def usage(self) -> UsageLedger:
+        from agent_mailer.state.usage import UsageLedger
+
+        return UsageLedger(self.folder)
+
+    @cached_property
+    def notices(self) -> NoticeBook:
+        from agent_mailer.state.notices import NoticeBook
+
+        return NoticeBook(self.folder)
+
+    @cached_property
+    def questions(self) -> Questions:
+        from agent_mailer.state.notices import Questions
+
+        return Questions(self.folder)
+
+    @cached_property
+    def requests(self) -> RequestBox:
+        from agent_mailer.state.requests import RequestBox
+
+        return RequestBox(self.folder)
+
+    @cached_property
+    def remote(self) -> RemoteBook:
+        from agent_mailer.state.remote import RemoteBook
+
+        return RemoteBook(self.folder)
+
+    @cached_property
+    def schedules(self) -> Schedules:
+        from agent_mailer.state.schedules import Schedules
+
+        return Schedules(self.folder)
+
+    @cached_property
+    def notes(self) -> Notes:
+        from agent_mailer.state.notes import Notes
+
+        return Notes(self.folder, self.turns, self.log)
 
     def prepare(self) -> None:
         """Make what is missing, and ours what another client left here. Only the holder of the lock calls this.
@@ -74,6 +120,9 @@ class State:
         """
         from agent_mailer.state.notes import note_lock
 
+        # A watcher runs for long, and where no file can be opened any more nothing can be loaded.
+        _ = (self.lifts, self.trouble, self.usage, self.notices, self.questions, self.requests, self.remote)
+        _ = (self.schedules, self.notes)
         self.folder.prepare()
         with suppress(OSError), note_lock(self.folder.memory):
             self.folder.clear_interrupted(self.folder.memory)

@@ -8,10 +8,8 @@ running out is an answer like others.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import re
-import secrets
 import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
@@ -26,7 +24,7 @@ from agent_mailer.approvals.calls import Call
 from agent_mailer.approvals.turn import Told, Word
 from agent_mailer.beneath import is_there, names_in
 from agent_mailer.disk import TEMPORARY_PREFIX, Sync, of_the_moment, read_regular
-from agent_mailer.names import path_name
+from agent_mailer.names import path_name, sha256
 from agent_mailer.state.folder import GARBLED, StateFolder
 from agent_mailer.state.workdirs import user_state
 
@@ -133,7 +131,7 @@ class Standing(msgspec.Struct, frozen=True, omit_defaults=True):
 def id_of(turn_id: str, call: Call) -> str:
     """The same however often the same settlement is applied."""
     text = f"{turn_id}\0{call.digest}\0{call.call_id}"
-    return f"q-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return f"q-{sha256(text.encode()).hexdigest()[:12]}"
 
 
 def read_code(typed: str) -> str:
@@ -178,10 +176,11 @@ class Approvals:
 
     def ask(self, approvals: Iterable[Approval]) -> None:
         """Durable when it returns; what is known stays as it is, its code too. Raises OSError."""
-        folder = self.folder
+        import secrets  # loads OpenSSL, and whoever only looks asks for no code
+
         for one in approvals:
-            if self._read(folder / f"{one.id}{_QUESTION}", Approval) is None:
-                self._disk.make_directory(folder, sync=Sync.FULL)
+            if self._read(self.folder / f"{one.id}{_QUESTION}", Approval) is None:
+                self._disk.make_directory(self.folder, sync=Sync.FULL)
                 code = "".join(secrets.choice(_ALPHABET) for _ in range(_CODE_LETTERS))
                 self._put(msgspec.structs.replace(one, code=code, token=secrets.token_urlsafe(_TOKEN_BYTES)))
 
@@ -288,8 +287,9 @@ class Approvals:
         return [one for one in self._all(names.questions - names.answered) if not one.over and one.expires_at > now]
 
     def by_code(self, typed: str) -> Approval | None:
-        code = read_code(typed).encode()
-        return next((one for one in self.all() if secrets.compare_digest(one.code.encode(), code)), None)
+        from secrets import compare_digest
+
+        return next((one for one in self.all() if compare_digest(one.code.encode(), read_code(typed).encode())), None)
 
     def remaining(self, one: Approval) -> float:
         """Seconds for which it can still be answered."""
@@ -297,6 +297,8 @@ class Approvals:
 
     def by_token(self, token: str) -> Approval | None:
         """A question without one is found by none."""
+        import secrets
+
         return next((one for one in self.all() if one.token and secrets.compare_digest(one.token, token)), None)
 
     def state_of(self, one: Approval) -> ApprovalState:
@@ -311,7 +313,7 @@ class Approvals:
     def answer(self, one: Approval, answer: Answer) -> Answer:
         """The answer that counts: this one, durable when it returns, or one that was there before. Raises OSError."""
         folder = self.folder
-        draft = folder / f"{TEMPORARY_PREFIX}{one.id}.{secrets.token_hex(6)}"
+        draft = folder / f"{TEMPORARY_PREFIX}{one.id}.{os.urandom(6).hex()}"
         self._disk.create(draft, msgspec.json.encode(answer), sync=Sync.CONTENT)
         try:
             self._disk.move(draft, folder / f"{one.id}{_ANSWER}", sync=Sync.FULL)

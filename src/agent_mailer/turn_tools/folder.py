@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from agent_mailer.clock import iso
 from agent_mailer.disk import Disk, Sync, of_the_moment, read_regular
 from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.mailbox.port import Contact, Draft, Envelope, Message
-from agent_mailer.names import prompt_word, turn_began
+from agent_mailer.names import prompt_word, sha256, turn_began
 from agent_mailer.turn_tools import ISOLATED
 
 OUTBOX = "outbox"
@@ -195,7 +194,7 @@ class TurnFolder(msgspec.Struct, frozen=True):
         if len(draft.body.encode("utf-8", "replace")) + len(draft.subject.encode("utf-8", "replace")) > limit - 65536:
             raise UsageFault("too_large", f"a message holds at most {limit} bytes", "put long output into a file")
         # The key is the content's hash: two tools staging the same item at once meet in one file.
-        key = hashlib.sha256(_content(draft)).hexdigest()[:16]
+        key = sha256(_content(draft)).hexdigest()[:16]
         same = _draft(outbox / f"{key}.json")
         if same is not None and _content(same) == _content(draft):
             return Staged(key, already=True)

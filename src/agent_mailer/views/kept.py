@@ -119,11 +119,12 @@ def tried_again(state: State) -> list[RetryEntry]:
 def offered_in(place: Workplace, busy: Collection[str], now: float) -> tuple[OfferedView, ...]:
     """What its watcher holds for live sessions that are there; of what is `busy` already, nothing."""
     from agent_mailer.config import Delivery
-    from agent_mailer.process.handle import is_alive
-    from agent_mailer.state.presence import Presence
 
     if place.config.delivery is not Delivery.LIVE_FIRST:
         return ()
+    from agent_mailer.process.handle import is_alive
+    from agent_mailer.state.presence import Presence
+
     found: list[OfferedView] = []
     for offer in Presence(place.workdir, place.disk).offers():
         there = tuple(sitter.who for sitter in offer.sitters if is_alive(sitter.process))

@@ -81,12 +81,15 @@ def list_turns(
 
 def _tell_of_offers(place: Workplace) -> None:
     """What is no turn yet, since a live session may have it first."""
-    from agent_mailer.cli.status.one import offered_to
     from agent_mailer.views.kept import offered_in
-    from agent_mailer.views.local import watcher_of
 
     now = place.clock.now()
-    for offer in offered_in(place, (), now) if watcher_of(place).running else ():
+    if not (offers := offered_in(place, (), now)):
+        return
+    from agent_mailer.cli.status.one import offered_to
+    from agent_mailer.views.local import watcher_of
+
+    for offer in offers if watcher_of(place).running else ():
         note(f"{printable(offer.message_id)} is offered {offered_to(offer, now)}")
 
 

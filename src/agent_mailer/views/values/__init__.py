@@ -6,7 +6,6 @@ whoever shows it makes it printable. A field's name is its name in JSON, but for
 
 from __future__ import annotations
 
-import hashlib
 from typing import ClassVar
 
 import msgspec
@@ -30,6 +29,8 @@ class View(Part, frozen=True):
     @property
     def version(self) -> str:
         """A digest of all that is shown but what only ages, here and in every part: it changes when that does."""
+        import hashlib  # most that is looked at is never compared
+
         return hashlib.sha256(ascii(_lasting(self)).encode()).hexdigest()[:16]
 
 
