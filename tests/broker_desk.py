@@ -46,6 +46,16 @@ class Person(NamedTuple):
         return {"X-API-Key": self.key}
 
 
+class _NothingDirect:
+    """Every request goes to the application, and to what stands before it."""
+
+    def may_take(self, scope: Any) -> bool:
+        return False
+
+    def take(self, scope: Any, raw: bytes, answered: Callable[[bytes | None], None]) -> bool:
+        return False
+
+
 class BrokerDesk:
     """A running broker. `http` has no credentials of its own: give `headers`."""
 
@@ -58,6 +68,7 @@ class BrokerDesk:
         self.app = create_app(self.settings)
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._room = room
         self.direct = Direct(self.app, proxied=False)
         config = uvicorn.Config(
             self.app,
@@ -72,6 +83,12 @@ class BrokerDesk:
         no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
         self.http = httpx.Client(base_url=self.url, timeout=30, trust_env=False, cookies=no_cookies)
         self._invited: Person | None = None
+
+    def put_before(self, behind: Callable[[ASGIApp], ASGIApp]) -> None:
+        """Until it starts: what sees every request first."""
+        self._server.config.app = behind(self.app)
+        nothing = patient(self.settings.request_seconds, self._room, _NothingDirect())
+        self._server.config.http = cast(Any, nothing)
 
     def start(self) -> None:
         self._thread.start()
@@ -154,11 +171,12 @@ class BrokerDesk:
 
 @contextmanager
 def running_broker(
-    base: Path, *, behind: Callable[[ASGIApp], ASGIApp] = lambda app: app, **settings: Any
+    base: Path, *, behind: Callable[[ASGIApp], ASGIApp] | None = None, **settings: Any
 ) -> Iterator[BrokerDesk]:
     """A broker over the folder `base`, ended at the end of the block; `behind`: what stands before it."""
     desk = BrokerDesk(base, **settings)
-    desk._server.config.app = behind(desk.app)
+    if behind is not None:
+        desk.put_before(behind)
     desk.start()
     try:
         yield desk

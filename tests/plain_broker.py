@@ -132,7 +132,7 @@ def running_plain_broker(
 ) -> Iterator[BrokerDesk]:
     """As `running_broker`, without the extensions; `behind`: what stands before it."""
     desk = BrokerDesk(base, **settings)
-    desk._server.config.app = behind(PlainBroker(desk.app))
+    desk.put_before(lambda app: behind(PlainBroker(app)))
     desk.start()
     try:
         yield desk
