@@ -13,7 +13,7 @@ from agent_mailer.runtimes.port import PermissionMode
 from agent_mailer.state.workdirs import user_state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from agent_mailer.clock import Clock
     from agent_mailer.config import Config
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from agent_mailer.mailbox.mcp_agent_mail.adapter import McpAgentMailbox
     from agent_mailer.mailbox.port import Mailbox
     from agent_mailer.mailbox.relay.adapter import RelayMailbox
-    from agent_mailer.reservations.port import Reservations
+    from agent_mailer.reservations.port import Reservation, Reservations
     from agent_mailer.state.folder import StateFolder
     from agent_mailer.trust.workdir import Trust
     from agent_mailer.watch.reserving import Reserving
@@ -176,19 +176,34 @@ SHARED_LOOKS, SERVER_LOOKS = 0.5, 5.0
 
 def reserving_of(place: ReservingPlace, address: str) -> Reserving:
     """What a watcher's turns reserve. Raises ConfigFault, also for a path that can be none."""
-    from agent_mailer.errors import UsageFault
-    from agent_mailer.reservations.patterns import checked
     from agent_mailer.reservations.port import ReservePolicy
     from agent_mailer.watch.reserving import Reserving
 
     config, project = place.config, os.path.realpath(project_of(place))
+    rhythm = SHARED_LOOKS if config.mailbox_kind is MailboxKind.MAILDIR else SERVER_LOOKS
+    policy = ReservePolicy(_reserved(place, project), config.on_conflict)
+    return Reserving(reservations_of(place, address), policy, Path(project), address, rhythm=rhythm)
+
+
+def in_the_way(place: ReservingPlace, address: str) -> Sequence[Reservation]:
+    """What others hold of the files that this agent's turns reserve, as the folder tells it. Raises ConfigFault,
+    MailboxUnavailable.
+    """
+    from agent_mailer.reservations.leases import Leases
+
+    project = os.path.realpath(project_of(place))
+    leases = Leases(_leases_of(place), place.disk, place.clock, project=project, address=address)
+    return leases.of_others(_reserved(place, project))
+
+
+def _reserved(place: ReservingPlace, project: str) -> tuple[str, ...]:
+    from agent_mailer.errors import UsageFault
+    from agent_mailer.reservations.patterns import checked
+
     try:
-        patterns = checked(config.reserve, project) if config.reserve else ()
+        return checked(place.config.reserve, project) if place.config.reserve else ()
     except UsageFault as fault:
         raise ConfigFault(fault.code, f"reserve: {fault.message}", "agent-mailer config set reserve 'src/**'") from None
-    rhythm = SHARED_LOOKS if config.mailbox_kind is MailboxKind.MAILDIR else SERVER_LOOKS
-    policy = ReservePolicy(patterns, config.on_conflict)
-    return Reserving(reservations_of(place, address), policy, Path(project), address, rhythm=rhythm)
 
 
 def _amp(place: Place) -> AmpMailbox:

@@ -30,6 +30,7 @@ from agent_mailer.path_patterns import overlap
 from agent_mailer.reservations.leases import Leases
 from agent_mailer.reservations.port import Owner, Reservation
 from agent_mailer.reservations.turn import HELD, put_held
+from agent_mailer.views.reserved import in_the_way
 
 WORKS = """cat >/dev/null
 printf '{"mark":"begin","who":"%s"}\\n' "$AGENT_MAILER_WORKDIR" >>BASE/witness.jsonl
@@ -147,6 +148,7 @@ def test_two_agents_of_one_project_work_one_after_the_other_and_it_costs_no_atte
             (told,) = desks.second.log(EventName.RESERVATION_CONFLICT)
             assert "src/** is held by coder until " in told["why"]
             assert desks.second.log(EventName.TURN_CLAIMED) == []
+            told_by(desks.second, "src/**", "coder", held["until"])
             assert [one.body.strip() for one in desks.second.inbox("planner")] == ["second"]
             desks.go()
             until(lambda: desks.second.log(EventName.TURN_SETTLED), "the second done")
@@ -154,6 +156,31 @@ def test_two_agents_of_one_project_work_one_after_the_other_and_it_costs_no_atte
         assert claimed["attempt"] == 1
     assert [mark for mark, _ in desks.marks()] == ["begin", "end", "begin", "end"]
     until(lambda: desks.held() == [], "everything given back")
+
+
+def told_by(desk: Desk, path: str, holder: str, until_when: float) -> None:
+    """Whoever looks sees what the mail waits for."""
+    shown = type_in(desk.workdir, "status", "--json").json
+    assert shown["in_the_way"] == [{"path": path, "holder": holder, "until": until_when}]
+    assert (shown["problems"], shown["next_wake"]["why"]) == ([], "files")
+    screen = type_in(desk.workdir, "status").out
+    assert f"{path} is {holder}'s until " in screen
+    assert "waits for files" in type_in(desk.workdir, "status", "--all").out
+
+
+def test_what_is_somebody_elses_or_nobodys_stands_in_nobodys_way(tmp_path: Path) -> None:
+    desks = TwoDesks(tmp_path)
+
+    def of(address: str) -> Leases:
+        project = os.path.realpath(desks.project)
+        return Leases(desks.first.root / "meta", Disk(), FakeClock(), project=project, address=address)
+
+    keeper = of("user")
+    assert asyncio.run(keeper.take("", ["docs/a.md", "src/a.py"], 600.0)) == []
+    assert [one.path for one in in_the_way(desks.first.place())] == ["src/a.py"]
+    assert asyncio.run(keeper.release("", ["src/a.py"])) == 1
+    assert asyncio.run(of("coder").take("t", ["src/b.py"], 600.0)) == []
+    assert in_the_way(desks.first.place()) == ()
 
 
 def test_with_fail_it_is_an_attempt_that_says_who(tmp_path: Path) -> None:

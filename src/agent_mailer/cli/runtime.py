@@ -50,7 +50,7 @@ def list_(workdir: Workdir = None, as_json: Json = False) -> None:
         json_out({"agents": views})
         return
     rows = [(view.name, view.title, view.version or view.problem, view.fix if view.problem else "") for view in views]
-    say(columns(rows, ("name", "agent", "here", "what fixes it"), ids=(), whole=("name",)))
+    say(columns(rows, ("name", "agent", "here", "what fixes it"), ids=(), whole=("name", "what fixes it")))
     note("\nagent-mailer init --runtime acp --agent NAME; agent-mailer runtime check NAME (without an account)")
 
 
@@ -99,7 +99,7 @@ def check(
         why = f"{known.where} does not say how {view.title} is pointed at a model server"
         raise UsageFault("no_check", why, "describe it there in [check]: docs/any-agent.md")
     if not view.version:
-        raise MailerError("agent_missing", view.problem, view.fix)
+        raise MailerError("agent_missing", f"{view.title}: {view.problem}", view.fix)
     scratch = Path(tempfile.mkdtemp(prefix="agent-mailer-check-")).resolve()
     try:
         bench = Bench(known, scratch, _path(), float(patience))

@@ -74,6 +74,11 @@ class Leases:
     async def held(self) -> Sequence[Reservation]:
         return [one for one in await meanwhile(self._read) if one.project == self._project]
 
+    def of_others(self, patterns: Sequence[str]) -> Sequence[Reservation]:
+        """What stands in the way of any turn of this address, and takes nothing. Raises MailboxUnavailable."""
+        others = [one for one in self._read() if one.project == self._project and one.owner.address != self._address]
+        return [one for one in others if any(overlap(one.pattern, pattern) for pattern in patterns)]
+
     async def _change(self, change: Callable[[list[Reservation]], tuple[list[Reservation], T]]) -> T:
         def locked() -> T:
             lock = FileLock(self._lock)

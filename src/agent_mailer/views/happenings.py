@@ -321,6 +321,11 @@ def _of_watcher(record: LogRecord) -> Happening | None:
             return _of(record, "note refused" if refused else "note written", Tone.ASIDE, _text(fields, "file"))
         case EventName.INSTRUCTIONS_CHANGED | EventName.RESERVATION_TOUCHED:
             return _of(record, record.event.value.replace("_", " "), Tone.ODD, _text(fields, "file"))
+        case EventName.RESERVATION_CONFLICT | EventName.RESERVATION_LOST:
+            head = "waits for files" if record.event is EventName.RESERVATION_CONFLICT else "FILES LOST"
+            return _of(record, head, Tone.ODD, why)
+        case EventName.RESERVATION_RELEASED:
+            return _of(record, "gave files back", Tone.ASIDE, "")
         case EventName.SCHEDULE_SENT:
             return _of(record, "sent by the clock", Tone.NEWS, _text(fields, "schedule"))
         case EventName.SCHEDULE_REFUSED:

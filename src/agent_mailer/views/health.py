@@ -149,7 +149,9 @@ def next_wake(view: StatusView, now: float) -> WakeView | None:
         if moments:
             # Of two at the same moment the first.
             return min(moments, key=lambda wake: wake.at or 0.0)
-    return WakeView(Wake.TURN if view.running or view.settling else Wake.MAIL)
+    if view.running or view.settling:
+        return WakeView(Wake.TURN)
+    return WakeView(Wake.FILES if view.in_the_way else Wake.MAIL)
 
 
 def urgency(view: StatusView | FaultView) -> tuple[int, int, str]:

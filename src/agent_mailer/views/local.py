@@ -16,6 +16,7 @@ from agent_mailer.views.health import Learned, next_wake, problems_of, urgency
 from agent_mailer.views.kept import asked_of, held_counts, offered_in, stuck_counts, tried_again, without_asked
 from agent_mailer.views.log import tail
 from agent_mailer.views.pulse import Listen, Pulses, ask_all, could_answer, listen
+from agent_mailer.views.reserved import in_the_way
 from agent_mailer.views.schedules import schedules
 from agent_mailer.views.spending import uncounted
 from agent_mailer.views.taken import Count, taken_by_others
@@ -269,6 +270,7 @@ def _read(place: Workplace, mailbox_of: Look, now: float, *, past: bool) -> view
         unknown=place.loaded.unknown,
         uncounted=uncounted(place),
         offered=offered_in(place, busy, now) if watcher.running else (),
+        in_the_way=in_the_way(place) if watcher.running and mailbox.waiting else (),
         last_events=tuple(line.record for line in tail(place.folder.log, LAST_EVENTS)) if past else (),
     )
 

@@ -94,7 +94,9 @@ def state_of(view: StatusView) -> str:
         return paint("asks", Ink.YELLOW)
     if view.pause is not None:
         return paint(f"waiting: {view.pause.reason.replace('_', ' ')}", Ink.YELLOW)
-    return "works" if view.running else "settles" if view.settling else "offered" if view.offered else "idle"
+    if view.running or view.settling:
+        return "works" if view.running else "settles"
+    return "offered" if view.offered else "waits for files" if view.in_the_way else "idle"
 
 
 def _codes(view: StatusView) -> set[Problem]:

@@ -31,6 +31,7 @@ _WAITS = {
     Wake.RETRY: "to try again",
     Wake.SCHEDULE: "to send what is due by then, or when mail comes",
     Wake.OFFER: "for a live session to take its mail, then works on it itself",
+    Wake.FILES: "when nobody else holds its files: tried every few seconds",
     Wake.PROBE: "to see whether the pause is over",
     Wake.RESUME: "after: agent-mailer resume",
     Wake.TROUBLE: "tries again by itself until the trouble is over",
@@ -63,6 +64,7 @@ def _rows(view: StatusView, now: float) -> Iterator[tuple[str, Sequence[Part]]]:
         yield "settles", _settling(view, ended, now)
     yield "waiting", _queue(view)
     yield "offered", _offered(view, now)
+    yield "files", _in_the_way(view, now)
     yield "retry", _retries(view)
     yield "blocked", _blocked(view, now)
     if view.dead_letters:
@@ -219,6 +221,14 @@ def _offered(view: StatusView, now: float) -> list[Part]:
     soonest = sorted(view.offered, key=lambda offer: offer.until)
     parts = [Part(f"{printable(offer.message_id)} {offered_to(offer, now)}", Ink.GREEN) for offer in soonest[:LISTED]]
     return parts + _more(len(soonest))
+
+
+def _in_the_way(view: StatusView, now: float) -> list[Part]:
+    parts = [
+        Part(f"{printable(one.path, 80)} is {printable(one.holder, 60)}'s until {_moment(one.until, now)}", Ink.YELLOW)
+        for one in view.in_the_way[:LISTED]
+    ]
+    return [*parts, *_more(len(view.in_the_way)), Part("all: agent-mailer mail reservations")] if parts else []
 
 
 def offered_to(offer: OfferedView, now: float) -> str:

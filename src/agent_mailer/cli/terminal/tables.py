@@ -41,7 +41,7 @@ def columns(
         least = [_least(name, [row[i] for row in table[1:]], widths[i], named) for i, name in enumerate(head)]
         gaps = len(GAP) * (len(head) - 1)
         if sum(least) + gaps > room:
-            return _records(table[1:], head, room, (*ids, *endings))
+            return _records(table[1:], head, room, (*ids, *endings, *whole))
         widths = _shrunk(widths, least, room - gaps)
     cut = [fit_end if name in endings else fit for name in head]
     lines = [_line(row, widths, cut) for row in table]
@@ -130,9 +130,9 @@ def _shrunk(widths: Sequence[int], least: Sequence[int], room: int) -> list[int]
     return found
 
 
-def _records(rows: Iterable[Sequence[str]], head: Sequence[str], room: int, ids: Collection[str]) -> str:
+def _records(rows: Iterable[Sequence[str]], head: Sequence[str], room: int, uncut: Collection[str]) -> str:
     left = max(LEAST_CUT, room - max(map(cells, head)) - len(GAP))
     return "\n\n".join(
-        fields((name, cell if name in ids else fit(cell, left)) for name, cell in zip(head, row, strict=True))
+        fields((name, cell if name in uncut else fit(cell, left)) for name, cell in zip(head, row, strict=True))
         for row in rows
     )

@@ -186,6 +186,16 @@ class OfferedView(View, frozen=True):
     until: float
 
 
+class InTheWayView(View, frozen=True):
+    """A file, or a pattern of files, that the agent's next turn wants and that `holder` has until `until`."""
+
+    ABOUT = "path"
+
+    path: str
+    holder: str
+    until: float
+
+
 class Wake(StrEnum):
     """What the watcher waits for."""
 
@@ -194,6 +204,7 @@ class Wake(StrEnum):
     RETRY = "retry"
     SCHEDULE = "schedule"
     OFFER = "offer"
+    FILES = "files"
     PROBE = "probe"
     RESUME = "resume"
     TROUBLE = "trouble"
@@ -260,8 +271,9 @@ class StatusView(View, frozen=True):
     is the kind that stands around a turn; `untrusted` names keys and templates that do not count as they are;
     `settling` are turns that are open, though nothing of them runs any more; `unknown` are keys of the configuration
     that nothing here knows; `asked` waits for a person's yes, which is no problem, and of which the agent may give
-    itself one where it is `self_approving`; `offered` waits for a live session;
-    `uncounted` are limits that hold nothing, since the agent program does not count what they are of.
+    itself one where it is `self_approving`; `offered` waits for a live session; `in_the_way` is what
+    waiting mail needs and others have reserved; `uncounted` are limits that hold nothing, since the agent program does
+    not count what they are of.
     """
 
     ABOUT = "workdir"
@@ -293,6 +305,7 @@ class StatusView(View, frozen=True):
     schedules: tuple[ScheduleView, ...] = ()
     unknown: tuple[str, ...] = ()
     offered: tuple[OfferedView, ...] = ()
+    in_the_way: tuple[InTheWayView, ...] = ()
     uncounted: tuple[str, ...] = ()
 
 
