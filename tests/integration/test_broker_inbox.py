@@ -113,7 +113,7 @@ def test_a_long_list_is_written_in_portions(box: Box) -> None:
 
 
 @pytest.mark.parametrize("more", [0, 1])
-def test_a_list_that_fills_its_portions_to_the_last_is_a_list(box: Box, more: int) -> None:
+def test_a_list_of_whole_portions_is_a_list(box: Box, more: int) -> None:
     """An empty portion comes after them (found by killing everybody around a live session)."""
     ids = [sent["id"] for sent in box.fill(inbox.FIRST_PORTION + more)]
     assert [message["id"] for message in box.get()] == ids
