@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 import pytest
 from tests.broker_desk import PASSWORD, BrokerDesk
@@ -22,7 +24,7 @@ from tests.console_stage import (
 )
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Dialog, Page
+    from playwright.sync_api import Browser, BrowserContext, Dialog, Page, Route
 
 pytestmark = pytest.mark.long
 SECONDS = 10_000
@@ -47,6 +49,15 @@ def scene(desk: BrokerDesk) -> Scene:
 def browser(scene: Scene) -> Iterator[Browser]:
     with running_browser() as browser:
         yield browser
+
+
+@pytest.fixture(scope="module")
+def entered(browser: Browser, desk: BrokerDesk) -> Iterator[BrowserContext]:
+    """A window in which alice is signed in, for several tests."""
+    context, page = tab(browser, desk, name="alice")
+    page.close()
+    yield context
+    context.close()
 
 
 @pytest.fixture
@@ -252,6 +263,87 @@ def test_a_question_is_answered_by_keys_alone(page: Page, scene: Scene) -> None:
     assert page.get_by_role("searchbox", name="Search mail").evaluate("field => field === document.activeElement")
 
 
+FOCUS = """() => {
+  const at = document.activeElement, look = getComputedStyle(at);
+  const seen = look.outlineStyle !== "none" && parseFloat(look.outlineWidth) >= 2 && at.checkVisibility();
+  return [at.outerHTML.slice(0, 120), seen || at === document.body];
+}"""
+"""What has the focus, and whether that is seen."""
+HELP = {
+    "j k": "next, previous row",
+    "Enter": "open it",
+    "u": "back to the list",
+    "r": "reply",
+    "f": "forward",
+    "e": "archive",
+    "#": "move to trash",
+    "z": "undo",
+    "c": "compose",
+    "/": "search",
+    "?": "this help",
+}
+
+
+def test_each_key_does_what_the_help_says_and_the_focus_is_seen(page: Page, scene: Scene) -> None:
+    subjects = [f"Key {number}" for number in range(3)]
+    threads = {one: scene.send("docs-bot", "me", one, "Which?")["thread_id"] for one in subjects}
+    unseen: list[str] = []
+
+    def press(key: str) -> None:
+        page.keyboard.press(key)
+        what, seen = page.evaluate(FOCUS)
+        unseen.extend([] if seen else [f"{key}: {what}"])
+
+    def at_row(subject: str) -> bool:
+        return subject in page.evaluate("document.activeElement.innerText")
+
+    page.goto("/console/threads")
+    press("?")
+    help_box = page.get_by_role("dialog", name="Keyboard")
+    shown = zip(help_box.locator("dt").all_inner_texts(), help_box.locator("dd").all_inner_texts(), strict=True)
+    assert dict(shown) == HELP
+    page.keyboard.press("Escape")
+    help_box.wait_for(state="hidden")
+    page.goto("/console/threads")
+    press("j")
+    assert at_row("Key 2")
+    press("j")
+    assert at_row("Key 1")
+    press("k")
+    assert at_row("Key 2")
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="Key 2", level=1).wait_for()
+    press("r")
+    assert page.get_by_role("textbox", name="Your reply").evaluate("field => field === document.activeElement")
+    page.goto(f"/console/thread?id={threads['Key 2']}")
+    page.keyboard.press("u")
+    page.get_by_role("heading", name="Threads", level=1).wait_for()
+    page.goto(f"/console/thread?id={threads['Key 1']}")
+    page.keyboard.press("f")
+    page.get_by_role("textbox", name="Subject").wait_for()
+    assert "Key 1" in page.get_by_role("textbox", name="Subject").input_value()
+    page.goto(f"/console/thread?id={threads['Key 1']}")
+    press("/")
+    assert page.get_by_role("searchbox", name="Search mail").evaluate("field => field === document.activeElement")
+    for key, done, shelf in (("e", "Archived.", "archive"), ("#", "Moved to the trash.", "trash")):
+        page.goto("/console/threads")
+        press("j")
+        page.keyboard.press(key)
+        page.get_by_role("status").filter(has_text=done).wait_for()
+        page.goto(f"/console/{shelf}")
+        page.get_by_role("link", name=re.compile("Key 2")).wait_for()
+        page.go_back()
+        page.keyboard.press("z")
+        page.get_by_role("link", name=re.compile("Key 2")).wait_for()
+    page.keyboard.press("c")
+    page.get_by_role("combobox", name="To").wait_for()
+    for path in (f"/console/thread?id={threads['Key 0']}", "/console/agents"):
+        page.goto(path)
+        for _ in range(40):
+            press("Tab")
+    assert unseen == []
+
+
 def test_looking_marks_the_operators_own_mail_as_read(page: Page, scene: Scene) -> None:
     sent = scene.send("docs-bot", "me", "Seen", "now")
     page.goto(f"/console/thread?id={sent['thread_id']}")
@@ -402,6 +494,99 @@ def test_a_broker_that_restarts_under_the_page_heals_it(browser: Browser, tmp_pa
         context.close()
     finally:
         process.end()
+
+
+@pytest.mark.parametrize("name", ["cut", "refused", "held_back"])
+def test_without_a_stream_a_page_polls_and_says_that_it_is_not_live(
+    entered: BrowserContext, scene: Scene, name: str
+) -> None:
+    page = entered.new_page()
+    polls: list[str] = []
+    held: list[Route] = []  # as by a proxy that passes nothing on: neither an answer nor an error
+    ways: dict[str, Callable[[Route], None]] = {
+        "cut": lambda route: route.abort(),
+        "refused": lambda route: route.fulfill(status=429, body="Too many"),
+        "held_back": lambda route: held.append(route),
+    }
+    page.route("**/console/live?*", ways[name])
+    page.clock.install()
+    # Its time stands still but for what is said here.
+    page.clock.pause_at(datetime.now(UTC) + timedelta(seconds=5))
+    page.goto("/console/threads")
+    foot = page.locator("[data-live-state]")
+    not_live = page.get_by_role("status").filter(has_text="Not live since")
+    if name != "held_back":
+        not_live.wait_for()
+    if name == "refused":
+        # It has looked, once, whether the session is over.
+        foot.filter(has_text="as of").wait_for()
+    page.on("request", lambda asked: polls.append(asked.url) if asked.headers.get("hx-request") else None)
+    for number in range(2):
+        scene.send("docs-bot", "me", f"By poll {number}, {name}", "x")
+        page.clock.run_for(14_900)
+        page.evaluate("0")
+        assert len(polls) == number
+        page.clock.run_for(100)
+        page.get_by_role("link", name=re.compile(f"By poll {number}, {name}")).wait_for()
+        foot.filter(has_text="as of").wait_for()
+        not_live.wait_for()
+    assert len(polls) == 2
+    for route in held:
+        route.abort()
+    page.unroute("**/console/live?*")
+    page.close()
+
+
+def test_who_wants_no_motion_sees_none(entered: BrowserContext, scene: Scene) -> None:
+    page = entered.new_page()
+    moving = """() => [...document.querySelectorAll("*")].flatMap((at) => ["", "::before", "::after"].map((part) => {
+      const look = getComputedStyle(at, part || null);
+      const times = [look.transitionDuration, look.animationDuration].join().split(",");
+      const long = times.some((one) => parseFloat(one) > 0);
+      return long || look.scrollBehavior === "smooth" ? at.outerHTML.slice(0, 80) : "";
+    })).filter(Boolean)"""
+    page.goto("/console/threads")
+    assert page.evaluate(moving), "the look finds what moves for everybody else"
+    page.emulate_media(reduced_motion="reduce")
+    found = {}
+    for name, path in pages_of(scene).items():
+        page.goto(path)
+        found[name] = page.evaluate(moving)
+    page.close()
+    assert {name: moves for name, moves in found.items() if moves} == {}
+
+
+def test_moments_are_in_the_readers_zone(browser: Browser, entered: BrowserContext, scene: Scene) -> None:
+    context = browser.new_context(
+        base_url=scene.desk.url, locale="en-GB", timezone_id="Asia/Kolkata", storage_state=entered.storage_state()
+    )
+    page = context.new_page()
+    begun = scene.send("me", "planner", "Zones", "first")
+
+    def wrong() -> list[tuple[str, str, str]]:
+        shown = page.evaluate(
+            "[...document.querySelectorAll('main time')].map((t) => [t.dateTime, t.innerText, t.title])"
+        )
+        bad = [] if shown else [("", "no moment", "")]
+        for moment, words, title in shown:
+            there = datetime.fromisoformat(moment).astimezone(ZoneInfo("Asia/Kolkata"))
+            words, title = " ".join(words.split()), " ".join(title.split())
+            day = f"{there:%A, %B} {there.day}, {there.year}"
+            if f"{there:%I:%M %p}" not in words or not title.startswith(day) or not title.endswith("GMT+5:30"):
+                bad.append((moment, words, title))
+        return bad
+
+    shown = pages_of(scene)
+    for name in ("threads", "thread", "agent", "schedules", "channel", "trash", "keys", "audit"):
+        page.goto(shown[name])
+        page.get_by_role("heading", level=1).wait_for()
+        assert wrong() == [], name
+    page.goto(f"/console/thread?id={begun['thread_id']}")
+    page.get_by_text("live", exact=True).wait_for()
+    scene.send("planner", "me", "Re: Zones", "by the stream", parent_id=begun["id"])
+    page.get_by_text("by the stream").wait_for(timeout=SECONDS)
+    assert wrong() == []
+    context.close()
 
 
 def test_two_people_at_two_browsers_have_each_their_own(browser: Browser, desk: BrokerDesk, scene: Scene) -> None:

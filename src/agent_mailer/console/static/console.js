@@ -82,7 +82,7 @@ for (const form of all("form[data-once]")) if (!document.hidden) fetch(form.acti
 
 // Live: the server says that something changed, at most once a second; the page asks for its part, and morphs it.
 const live = one("[data-live]"), bar = one("#offline"), foot = one("[data-live-state]");
-let stale = false, busy = false, lost = null, ended = false, source = null, poll = null;
+let stale = false, busy = false, heard = false, closed = false, lost = null, ended = false, source = null, poll = null;
 async function refresh() {
   if (document.hidden || busy) { stale = true; return; }
   stale = false; busy = true;
@@ -100,23 +100,32 @@ async function refresh() {
     await htmx.swap({ target: live, text: fresh.innerHTML, swap: "innerMorph" });
     all("details", live).forEach((detail, index) => { if (open.has(index)) detail.open = true; });
     if (live.textContent.trim() !== before) { const said = one("#said"); said.textContent = ""; said.textContent = said.dataset.new; }
-    healed();
+    if (heard) healed(); else if (foot) foot.textContent = foot.dataset.asOf.replace("{time}", clock(new Date()));
   } catch { trouble(); } finally { busy = false; if (stale && !document.hidden) setTimeout(refresh, 1000); }
 }
+function clock(moment) { return moment.toLocaleTimeString(document.documentElement.lang, { hour: "2-digit", minute: "2-digit" }); }
 function tell() {
-  bar.textContent = ended ? bar.dataset.ended : bar.dataset.words.replace("{time}", lost.toLocaleTimeString(document.documentElement.lang, { hour: "2-digit", minute: "2-digit" }));
+  bar.textContent = ended ? bar.dataset.ended : bar.dataset.words.replace("{time}", clock(lost));
   bar.hidden = false;
 }
-function trouble() { if (!lost) lost = new Date(); if (foot) foot.textContent = ""; tell(); }
-function healed() { lost = null; bar.hidden = true; if (foot) foot.textContent = foot.dataset.liveWords; }
+function trouble() { if (!lost) { lost = new Date(); if (foot) foot.textContent = ""; } tell(); polls(); }
+// From the beginning: a proxy that holds a stream back neither fails nor says hello.
+function polls() { if (!poll && !ended) poll = setInterval(() => { if (!heard) trouble(); refresh(); }, 15000); }
+function healed() { clearInterval(poll); poll = lost = null; bar.hidden = true; if (foot) foot.textContent = foot.dataset.liveWords; }
 function follow() {
+  if (ended) return;
+  heard = false;
+  polls();
   source = new EventSource(`/console/live?made_at=${page.dataset.madeAt}`);
-  source.addEventListener("hello", () => { clearInterval(poll); poll = null; if (lost) refresh(); else healed(); });
+  source.addEventListener("hello", () => { heard = true; closed = false; if (lost) refresh(); else healed(); });
   source.addEventListener("changed", refresh);
   source.onerror = () => {
+    heard = false;
     trouble();
-    if (!poll) poll = setInterval(refresh, 15000);
-    if (source.readyState === EventSource.CLOSED) { if (!ended) setTimeout(follow, 3000); refresh(); }
+    if (source.readyState !== EventSource.CLOSED) return;
+    setTimeout(follow, 3000);
+    // Once: it may be the end of the session. A stream that is refused again and again leaves the page to its poll.
+    if (!closed) { closed = true; refresh(); }
   };
 }
 if (live) {
