@@ -66,5 +66,5 @@ def test_a_team_as_services(manager: UserManager) -> None:
     amp("status", status=1)
     assert "watches" in amp("start", "--systemd").stdout
     amp("stop")
-    amp("rm", "--yes")
+    amp("rm", "shop", "--yes")
     assert not [path for path in manager.units.rglob("*shop_*") if path.exists() or path.is_symlink()]

@@ -111,8 +111,8 @@ def test_below_a_process_1_that_never_reaps_a_turn_is_adopted_and_known_to_have_
         until(lambda: desk.log(EventName.TURN_SETTLED), "the settlement")
         assert [mail.body for mail in desk.inbox()] == ["done\n"]
         # The first watcher, and what of the turn was left to process 1: the holder is one of them.
-        states = sorted(state_of(pid) for pid in children_of(first))
-        assert (states[:2], set(states[1:])) == (["S", "Z"], {"Z"}), states
+        states = [state_of(pid) for pid in children_of(first)]
+        assert (len(states) > 1, sum(state != "Z" for state in states)) == (True, 1), states
     finally:
         container.kill()
     assert [row["outcome"] for row in desk.log(EventName.TURN_ENDED)] == ["done"]

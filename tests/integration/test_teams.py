@@ -109,7 +109,7 @@ def test_a_team_in_a_folder_is_made_asked_and_stopped(amp: Amp, project: Path, t
     assert (row["team"], row["agents"], row["watched"], row["mail"]) == ("shop", 2, 2, "folder")
     lines = amp("logs", "--tail", "5").out.splitlines()
     assert {line.split()[0] for line in lines} == {"coder", "reviewer"}
-    refused = amp("rm", "--yes")
+    refused = amp("rm", "shop", "--yes")
     assert (refused.status, "still watched" in refused.err) == (75, True)
     stopped = amp("stop")
     assert (stopped.status, "shop_coder stops" in stopped.out) == (0, True), stopped
@@ -117,7 +117,10 @@ def test_a_team_in_a_folder_is_made_asked_and_stopped(amp: Amp, project: Path, t
     assert "does not run" in amp("stop").out
     assert amp("status").status == 1
     assert amp("rm").status == 2, "not without a word"
-    assert amp("rm", "--yes").status == 0
+    unnamed = amp("rm", "--yes")
+    assert (unnamed.status, f"amp rm --dir {team} --yes" in unnamed.err) == (2, True), unnamed
+    assert f"amp rm --dir {team} --yes" in amp("rm", "shop").err
+    assert amp("rm", "--dir", str(team), "--yes").status == 0
     assert not team.exists()
     assert project.exists()
 

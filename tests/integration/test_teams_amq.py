@@ -37,7 +37,7 @@ def test_a_team_joins_the_tree_of_amqs_co_op(team_desk: TeamDesk) -> None:
     other = team_desk.amp("up", "--local", "--detach")
     assert (other.status, "--local" in other.err) == (2, True), other
     assert team_desk.amp("stop").status == 0
-    assert "still at" in team_desk.amp("rm", "--yes").err
+    assert "still at" in team_desk.amp("rm", "shop", "--yes").err
     assert mailbox(tree.collab, "shop_coder").is_dir(), "the tree is not the team's to delete"
 
 

@@ -182,6 +182,9 @@ def test_an_agent_whose_folder_is_deleted_is_told_and_made_again(team_desk: Team
     assert team_desk.amp("ask", "do it", "--wait", "60").status == 0, "the others go on"
     refused = team_desk.amp("start", "--detach")
     assert (refused.status, f"amp up --dir {team_desk.team}" in refused.err) == (1, True), refused
+    watched = team_desk.watching()
+    assert team_desk.amp("restart", "--detach").status == 1
+    assert team_desk.watching() == watched, "what cannot be started again goes on"
     again = team_desk.amp("up", "--detach")
     assert (again.status, "reviewer: set up" in again.out) == (0, True), again
     assert team_desk.amp("send", "reviewer", "look", "--wait", "60").status == 0

@@ -28,7 +28,7 @@ from agent_mailer.setup.logins import Login
 from agent_mailer.setup.registering import Registration, register
 from agent_mailer.setup.sandbox import settle_sandbox
 from agent_mailer.setup.workdir import set_up
-from agent_mailer.teams.place import START, STOP
+from agent_mailer.teams.place import START, STOP, at
 from agent_mailer.teams.plan import FILE, Member, Team, body_of, leaves_of, written
 from agent_mailer.trust.standing import BODIES
 from agent_mailer.trust.workdir import in_a_turn
@@ -259,4 +259,4 @@ def require_set_up(directory: Path, members: Iterable[Member], places: Mapping[s
     for member in members:
         if member.name not in places:
             what = f"{member.name} is not set up in {workdir_of(directory, member)}"
-            raise MailerError("not_set_up", what, f"amp up --dir {directory}")
+            raise MailerError("not_set_up", what, f"amp up {at(directory)}")

@@ -94,11 +94,16 @@ def team_here(environ: Mapping[str, str], home: Path) -> Path | None:
             return last
         if len(found) > 1:
             names = ", ".join(team.name for team in found)
-            fix = f"name one of them: {' or '.join(f'--dir {shlex.quote(str(team))}' for team in found)}"
+            fix = f"name one of them: {' or '.join(map(at, found))}"
             raise UsageFault("which_team", f"several teams work on {folder}: {names}", fix)
         if found:
             return found[0]
     return None
+
+
+def at(directory: Path) -> str:
+    """The option that names this team and no other, as a shell takes it."""
+    return f"--dir {shlex.quote(str(directory))}"
 
 
 def project_of(directory: Path) -> Path | None:
@@ -114,7 +119,7 @@ def _where_it_is(called: str, environ: Mapping[str, str], home: Path) -> str:
     for team in all_teams(environ, home):
         with suppress(MailerError):
             if team.name != called and standing(team).team.name == called:
-                return f"it was moved: amp up --dir {shlex.quote(str(team))}"
+                return f"it was moved: amp up {at(team)}"
     return "amp list shows what there is; a folder that was moved: amp up --dir WHERE_IT_IS"
 
 

@@ -41,6 +41,7 @@ from agent_mailer.names import one_of, printable, split_addresses
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from agent_mailer.assemble import Workplace
     from agent_mailer.mailbox.port import Draft
@@ -164,11 +165,12 @@ def send(
         context=parse_context(context),
     )
     if wait_for is None:
-        _send_as_person(person, draft, wait, as_json=as_json)
+        _send_as_person(person, draft, wait, _from_here(workdir), as_json=as_json)
         if wait is None and not as_json:
             _tell_unwatched(place, draft.to)
     else:
-        _send_and_wait_for(person, draft, wait_for, WAIT_FOR if wait is None else wait, as_json=as_json)
+        seconds = WAIT_FOR if wait is None else wait
+        _send_and_wait_for(person, draft, wait_for, seconds, _from_here(workdir), as_json=as_json)
 
 
 def _of_words(
@@ -188,12 +190,17 @@ def _of_words(
     return recipients, rest[0]
 
 
+def _from_here(workdir: Path | None) -> str:
+    """What a command needs to mean the same mailbox, typed where this one was."""
+    return f" -C {shlex.quote(str(workdir))}" if workdir is not None else ""
+
+
 def _first_line(text: str) -> str:
     first = next((line for line in map(str.strip, text.splitlines()) if line), "")
     return first if len(first) <= LONGEST_SUBJECT else f"{first[: LONGEST_SUBJECT - 1].rstrip()}…"
 
 
-def _send_and_wait_for(person: Person, draft: Draft, wait_for: str, seconds: int, *, as_json: bool) -> None:
+def _send_and_wait_for(person: Person, draft: Draft, wait_for: str, seconds: int, here: str, *, as_json: bool) -> None:
     from agent_mailer.people.arrivals import Fate
 
     wanted = Fate(one_of(wait_for, (fate.value for fate in Fate), "--wait-for"))
@@ -205,14 +212,14 @@ def _send_and_wait_for(person: Person, draft: Draft, wait_for: str, seconds: int
     else:
         say(sent.id)
     if fate is None:
-        note(f"not {wanted.value} after {seconds} s; later: agent-mailer mail receipts {sent.id}")
+        note(f"not {wanted.value} after {seconds} s; later: agent-mailer mail receipts {sent.id}{here}")
         raise typer.Exit(NOT_IN_TIME)
     if fate is not wanted:
-        note(f"it could not be read at its destination: agent-mailer mail receipts {sent.id}")
+        note(f"it could not be read at its destination: agent-mailer mail receipts {sent.id}{here}")
         raise typer.Exit(ExitCode.FAILED)
 
 
-def _send_as_person(person: Person, draft: Draft, wait: int | None, *, as_json: bool) -> None:
+def _send_as_person(person: Person, draft: Draft, wait: int | None, here: str, *, as_json: bool) -> None:
     sent = person.send(draft)
     waited = None
     if wait is not None:
@@ -228,7 +235,7 @@ def _send_as_person(person: Person, draft: Draft, wait: int | None, *, as_json: 
             note("already sent: nothing new was delivered")
         say(sent.id)
     else:
-        _tell_end(sent, waited, wait or 0)
+        _tell_end(sent, waited, wait or 0, here)
     if waited is not None and waited.ending.status:
         raise typer.Exit(waited.ending.status)
 
@@ -241,14 +248,14 @@ def _tell_unwatched(place: Workplace, recipients: Sequence[str]) -> None:
         note(f"nobody watches for {printable(recipient, 100)}: agent-mailer watch -C {shlex.quote(str(workdir))}")
 
 
-def _tell_end(sent: Sent, waited: Waited, seconds: int) -> None:
+def _tell_end(sent: Sent, waited: Waited, seconds: int, here: str) -> None:
     from agent_mailer.people.port import Ending
 
     if waited.answer is not None:
         say(as_screen(waited.answer))
     if waited.ending is Ending.TIMEOUT:
         known = "; ".join(f"{name} {_where_it_stands(waited, name)}" for name in sent.recipients)
-        note(f"no answer after {seconds} s: {known}. Later: agent-mailer mail inbox")
+        note(f"no answer after {seconds} s: {known}. Later: agent-mailer mail inbox{here}")
     elif waited.ending is Ending.UNANSWERED:
         note("no answer will come: " + "; ".join(f"{name} {one.text}" for name, one in waited.reports.items()))
     elif waited.ending is Ending.BLOCKED:

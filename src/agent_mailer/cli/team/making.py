@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +20,7 @@ from agent_mailer.config import RuntimeKind
 from agent_mailer.errors import BusyFault, ConfigFault, UsageFault
 from agent_mailer.names import one_of
 from agent_mailer.runtimes.port import PermissionMode
+from agent_mailer.teams.place import at
 
 if TYPE_CHECKING:
     from agent_mailer.setup.logins import Login
@@ -167,7 +167,7 @@ def init(
     if made.team.embedded and not watchers(made.places):
         end(made.directory)
     usual = made.directory == teams_folder(os.environ, Path.home()) / made.team.name
-    say(f"\nNext: amp start {made.team.name if usual else f'--dir {shlex.quote(str(made.directory))}'}")
+    say(f"\nNext: amp start {made.team.name if usual else at(made.directory)}")
 
 
 def _make(
@@ -271,7 +271,7 @@ def _refuse_other(
         and (plan.embedded or mail.broker_url.rstrip("/") != plan.broker_url.rstrip("/")),
     }
     if wrong := [flag for flag, differs in said.items() if differs]:
-        fix = f"change {where / 'team.yaml'}, then: amp up --dir {where}"
+        fix = f"change {where / 'team.yaml'}, then: amp up {at(where)}"
         raise UsageFault("there_already", f"the team in {where} is there, and says otherwise: {', '.join(wrong)}", fix)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +11,7 @@ import typer
 
 from agent_mailer.cli.terminal.printing import note
 from agent_mailer.errors import ConfigFault, UsageFault
+from agent_mailer.teams.place import at
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
@@ -89,15 +89,15 @@ def found(name: str, team: str, directory: Path | None) -> Found:
     if now.fault is not None:
         note(
             f"warning: {now.fault.message}\n"
-            f"what was last taken over of it counts until you fix it: {now.fault.fix}; then: amp up --dir {where}"
+            f"what was last taken over of it counts until you fix it: {now.fault.fix}; then: amp up {at(where)}"
         )
     elif now.changed:
-        note(f"{where / FILE} was changed since it was last taken over: amp up --dir {where}")
+        note(f"{where / FILE} was changed since it was last taken over: amp up {at(where)}")
     if (fault := moved(where, now.team)) is not None:
         note(f"warning: {fault.message} ({fault.fix})")
     one = Found(where, now.team, workplaces(now.team, where))
     if gone := [member.name for member in now.team.members if member.name not in one.places]:
-        note(f"warning: not set up, or no longer there: {', '.join(gone)} (amp up --dir {where})")
+        note(f"warning: not set up, or no longer there: {', '.join(gone)} (amp up {at(where)})")
     return one
 
 
@@ -107,7 +107,7 @@ def moved(where: Path, team: Team) -> ConfigFault | None:
 
     before = moved_from(where, team)
     what = f"the team's folder was {before}, and its agents still look for their mail there"
-    return ConfigFault("moved", what, f"amp up --dir {shlex.quote(str(where))}") if before is not None else None
+    return ConfigFault("moved", what, f"amp up {at(where)}") if before is not None else None
 
 
 def where_from(detach: bool, systemd: bool) -> Where | None:

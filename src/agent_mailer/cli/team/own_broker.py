@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from agent_mailer.disk import Disk
 from agent_mailer.errors import ConfigFault
 from agent_mailer.teams import embedded
+from agent_mailer.teams.place import at
 
 if TYPE_CHECKING:
     from agent_mailer.setup.logins import Login
@@ -55,5 +56,5 @@ def line_of(directory: Path) -> str:
     """For a person."""
     broker = standing(directory)
     if broker is None:
-        return f"its broker does not run (amp start --dir {directory})"
+        return f"its broker does not run (amp start {at(directory)})"
     return f"its broker runs at {broker.url} (pid {broker.pid}; its data: {embedded.folder_of(directory)})"

@@ -14,6 +14,7 @@ from agent_mailer.cli.team.options import Detach, Dir, Found, Name, Systemd, Tea
 from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import note, say
 from agent_mailer.errors import BusyFault, ConfigFault, MailerError, UsageFault
+from agent_mailer.teams.place import at
 
 if TYPE_CHECKING:
     from agent_mailer.teams.running import Where
@@ -79,6 +80,8 @@ def restart(
     from agent_mailer.teams.running import where_now
 
     one = found(name, team, directory)
+    # What could not be started again is not stopped.
+    require_startable(one)
     where = where_from(detach, systemd) or where_now(one.team.name, one.directory, one.places)
     for line in stop_all(one.team.name, one.directory, one.places, hand_over=True):
         say(line)
@@ -90,7 +93,7 @@ def attach(name: Name = "", team: Team_ = "", directory: Dir = None) -> None:
     """Show the team's tmux session in this terminal; Ctrl-B D leaves it, and the team goes on."""
     one = found(name, team, directory)
     if not sys.stdout.isatty():
-        raise UsageFault("no_terminal", "attach needs a terminal", f"amp status --dir {one.directory}")
+        raise UsageFault("no_terminal", "attach needs a terminal", f"amp status {at(one.directory)}")
     _attach(one)
 
 
@@ -111,8 +114,11 @@ def rm(
     from agent_mailer.teams.running import remove_services, watchers
 
     one = found(name, team, directory)
+    if yes and not (name or team or directory):
+        what = f"--yes asks nobody, and no team is named; here it would be {one.team.name}"
+        raise UsageFault("which_team", what, f"amp rm {at(one.directory)} --yes")
     if running := watchers(one.places):
-        raise BusyFault("team_runs", f"still watched: {', '.join(running)}", f"amp stop --dir {one.directory}")
+        raise BusyFault("team_runs", f"still watched: {', '.join(running)}", f"amp stop {at(one.directory)}")
     project = one.team.project
     if project is not None and project.is_relative_to(one.directory):
         fix = "move the project out, or delete what you want by hand"
@@ -120,7 +126,8 @@ def rm(
     mail = " and its mail" if one.team.keeps_mail else ""
     if not yes:
         if not sys.stdin.isatty():
-            raise UsageFault("not_confirmed", f"this deletes {one.directory}{mail}", "amp rm --yes")
+            fix = f"amp rm {at(one.directory)} --yes"
+            raise UsageFault("not_confirmed", f"this deletes {one.directory}{mail}", fix)
         typer.confirm(f"Delete {one.directory}: what its agents know{mail}?", abort=True)
     with changing(one.directory, Disk()):
         remove_services(one.places)
@@ -134,6 +141,15 @@ def rm(
         note(f"its agents and their mail are still at {one.team.root or one.team.broker_url}")
 
 
+def require_startable(one: Found) -> None:
+    """Raises ConfigFault for a team whose folder was moved, MailerError where an agent of it is not set up."""
+    from agent_mailer.teams.making import require_set_up
+
+    if (fault := moved(one.directory, one.team)) is not None:
+        raise fault
+    require_set_up(one.directory, one.team.members, one.places)
+
+
 def start_and_show(one: Found, chosen: Where | None, *, attach: bool) -> None:
     """Start it, remember it as the last one, and show its session where it has one and somebody looks.
 
@@ -142,16 +158,13 @@ def start_and_show(one: Found, chosen: Where | None, *, attach: bool) -> None:
     from agent_mailer.clock import SystemClock
     from agent_mailer.disk import Disk
     from agent_mailer.teams.kept import changing
-    from agent_mailer.teams.making import require_set_up
     from agent_mailer.teams.place import remember_last
     from agent_mailer.teams.running import Where, where_possible
     from agent_mailer.teams.running import start as start_all
 
-    if (fault := moved(one.directory, one.team)) is not None:
-        raise fault
+    require_startable(one)
     terminal = sys.stdout.isatty()
     where = where_possible(one.directory, chosen, terminal=terminal)
-    require_set_up(one.directory, one.team.members, one.places)
     with changing(one.directory, Disk()):
         if one.team.embedded:
             _begin_broker(one, where)
@@ -184,6 +197,6 @@ def _attach(one: Found) -> None:
 
     session = Session(one.team.name, one.directory)
     if not session.exists():
-        raise MailerError("no_session", f"there is no tmux session {session.name}", f"amp start --dir {one.directory}")
+        raise MailerError("no_session", f"there is no tmux session {session.name}", f"amp start {at(one.directory)}")
     session.require_ours()
     raise typer.Exit(run_in_terminal(session.attach_words()))
