@@ -172,10 +172,20 @@ def test_the_team_of_the_project_one_stands_in_is_meant(team_desk: TeamDesk, tmp
 
 
 @LONG
+def delete(workdir: Path) -> None:
+    """Also while its watcher writes and tidies there."""
+
+    def is_gone() -> bool:
+        shutil.rmtree(workdir, ignore_errors=True)
+        return not workdir.exists()
+
+    until(is_gone, f"{workdir} is deleted")
+
+
 def test_an_agent_whose_folder_is_deleted_is_told_and_made_again(team_desk: TeamDesk) -> None:
     team_desk.up()
     watcher = team_desk.watching()["shop_reviewer"]
-    shutil.rmtree(team_desk.agent("reviewer").workdir)
+    delete(team_desk.agent("reviewer").workdir)
     until(lambda: not is_alive(watcher), "its watcher has ended")
     shown = team_desk.amp("status")
     assert "no longer there: shop_reviewer" in shown.err, shown
@@ -188,7 +198,7 @@ def test_an_agent_whose_folder_is_deleted_is_told_and_made_again(team_desk: Team
     again = team_desk.amp("up", "--detach")
     assert (again.status, "reviewer: set up" in again.out) == (0, True), again
     assert team_desk.amp("send", "reviewer", "look", "--wait", "60").status == 0
-    shutil.rmtree(team_desk.agent("reviewer").workdir)
+    delete(team_desk.agent("reviewer").workdir)
     assert team_desk.amp("stop").status == 0
     assert not team_desk.watching()
 
@@ -229,3 +239,11 @@ def test_projects_of_one_name_and_teams_of_one_project_are_kept_apart(team_desk:
     assert set(team_desk.watching()) == {"zweites-b-ro_coder", "zweites-b-ro_reviewer"}
     nothing = team_desk.amp("init", "日本", "--local")
     assert (nothing.status, "nothing of it is a-z or 0-9" in nothing.err) == (2, True), nothing
+
+
+def test_a_program_that_is_not_there_is_told_when_the_team_starts(team_desk: TeamDesk) -> None:
+    made = team_desk.up(command="no-such-agent")
+    assert made.status == 0, made
+    assert "no turn of shop_" in made.err, made
+    assert "no-such-agent is not in PATH" in made.err
+    assert team_desk.amp("stop").status == 0

@@ -171,10 +171,24 @@ def start_and_show(one: Found, chosen: Where | None, *, attach: bool) -> None:
         for line in start_all(one.team.name, one.directory, one.places, where):
             say(line)
     remember_last(one.team.name, one.directory, os.environ, Path.home(), Disk(), SystemClock().now())
+    _tell_what_is_missing(one)
     say(f"\n{one.team.name} runs ({where}). Give it a task: amp ask TASK")
     say("What it does: amp status --watch. To stop it: amp stop")
     if where is Where.TMUX and attach and terminal:
         _attach(one)
+
+
+def _tell_what_is_missing(one: Found) -> None:
+    """A watcher runs without its program, too, and waits for it; whoever starts the team is to know."""
+    from agent_mailer.views.pulse import program_here
+
+    without: dict[tuple[str, str], list[str]] = {}
+    for name, place in one.places.items():
+        heard = program_here(place)
+        if heard.missing:
+            without.setdefault((heard.missing, heard.fix), []).append(name)
+    for (what, fix), names in without.items():
+        note(f"warning: no turn of {', '.join(names)} can start: {what}\n  fix: {fix}")
 
 
 def _begin_broker(one: Found, where: Where) -> None:
