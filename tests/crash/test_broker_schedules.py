@@ -4,11 +4,13 @@ worked on once, in the order of its thread, and answered once.
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,14 +59,18 @@ def play(base: Path, made: Made, seed: int) -> BrokerScene:
     shutil.rmtree(base, ignore_errors=True)
     base.mkdir()
     scene = BrokerScene(base, made, seed)
-    try:
-        scene.run()
-        assert scene.faults() == []
-    except BaseException as fault:
-        fault.add_note(f"SCHEDULE_SEED={seed} SCHEDULES=1 repeats it: {', '.join(scene.told())}, with {FOLDER}")
-        raise
-    finally:
-        scene.end()
+    with warnings.catch_warnings():
+        # Who dies closes nothing: the system does it for a process, and here nobody.
+        warnings.simplefilter("ignore", ResourceWarning)
+        try:
+            scene.run()
+            assert scene.faults() == []
+        except BaseException as fault:
+            fault.add_note(f"SCHEDULE_SEED={seed} SCHEDULES=1 repeats it: {', '.join(scene.told())}, with {FOLDER}")
+            raise
+        finally:
+            scene.end()
+            gc.collect()
     return scene
 
 

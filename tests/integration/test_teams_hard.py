@@ -96,6 +96,18 @@ def test_a_folder_that_is_moved_goes_on_where_it_is(team_desk: TeamDesk) -> None
     assert team_desk.amp("status", cwd=moved).err == ""
 
 
+def test_a_team_made_anywhere_is_listed_and_known_to_its_project(team_desk: TeamDesk, tmp_path: Path) -> None:
+    crew = tmp_path / "far away" / "crew"
+    team_desk.made(crew)
+    other = tmp_path / "other"
+    other.mkdir()
+    assert team_desk.amp("init", "second", "--local", cwd=other).status == 0, "it is the last one now"
+    rows = {row["team"]: row["directory"] for row in team_desk.amp("list", "--json").json}
+    assert rows.keys() == {"crew", "second"}
+    assert rows["crew"] == str(crew)
+    assert "crew" in team_desk.amp("init", "third", "--local").err, "who is told that it works here, too"
+
+
 @LONG
 def test_a_file_that_is_gone_leaves_the_team_known_and_is_written_back(team_desk: TeamDesk) -> None:
     team_desk.up()

@@ -16,6 +16,7 @@ import msgspec
 from agent_mailer.clock import iso
 from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.errors import ConfigFault, MailerError, UsageFault
+from agent_mailer.state.workdirs import known_workdirs
 from agent_mailer.teams.kept import has_team, standing
 from agent_mailer.teams.plan import team_name
 
@@ -139,14 +140,17 @@ def remember_last(name: str, directory: Path, environ: Mapping[str, str], home: 
 
 
 def all_teams(environ: Mapping[str, str], home: Path) -> list[Path]:
-    """The folders of teams: below the usual one, and the last one wherever it is; by path."""
-    found = set[Path]()
+    """The folders of teams, by path: below the usual one, the last one, and wherever an agent of one was set up."""
+    places: list[Path] = []
     with suppress(OSError):
-        found.update(path for path in teams_folder(environ, home).iterdir() if has_team(path))
-    last = last_team(environ, home)
-    if last is not None and has_team(last):
-        found.add(last)
-    return sorted(found)
+        places += teams_folder(environ, home).iterdir()
+    if (last := last_team(environ, home)) is not None:
+        places.append(last)
+    with suppress(OSError):
+        places += (workdir.parents[1] for workdir in known_workdirs(Disk()).all() if workdir.parent.name == "agents")
+    # Each once, whatever names lead to it.
+    found = {os.path.realpath(path): path for path in reversed(places) if has_team(path)}
+    return sorted(found.values())
 
 
 def _state_file(environ: Mapping[str, str], home: Path) -> Path:
