@@ -138,6 +138,11 @@ class Workplace:
 
         return missing_in(self.config, self.handle)
 
+    def absent(self) -> list[tuple[str, str]]:
+        """Of the missing keys those that are not there at all: what is there and nobody trusts counts as missing."""
+        there = self.trust.verdict.there.values
+        return [one for one in self.missing() if one[0] not in there]
+
     def require_complete(self) -> None:
         """Raises ConfigFault naming every missing key and its flag, or what nobody trusts."""
         self.trust.require()
@@ -145,7 +150,8 @@ class Workplace:
         if missing:
             from agent_mailer.config_faults import incomplete
 
-            if there := [key for key, _ in missing if key in self.trust.verdict.there.values]:
+            absent = self.absent()
+            if there := [key for key, flag in missing if (key, flag) not in absent]:
                 why = f"{self.folder.config}: nobody trusts what it says of {', '.join(there)}"
                 raise ConfigFault("untrusted", why, self.trust.command)
             raise incomplete(self.folder.config, self.loaded, missing)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from agent_mailer.mailbox.mcp_agent_mail.adapter import McpAgentMailbox
     from agent_mailer.mailbox.port import Mailbox
     from agent_mailer.mailbox.relay.adapter import RelayMailbox
+    from agent_mailer.reservations.leases import Leases
     from agent_mailer.reservations.port import Reservation, Reservations
     from agent_mailer.state.folder import StateFolder
     from agent_mailer.trust.workdir import Trust
@@ -133,10 +134,8 @@ def reservations_of(place: ReservingPlace, address: str) -> Reservations:
     kind = place.config.mailbox_kind
     if kind is MailboxKind.MCP_AGENT_MAIL:
         return mcp_agent_mail(place, address).reservations(overlap)
-    from agent_mailer.reservations.leases import Leases
-
     project = os.path.realpath(project_of(place))
-    here = Leases(_leases_of(place), place.disk, place.clock, project=project, address=address)
+    here = _leases(place, project, address)
     return _at_broker(place, here, project, address) if kind is MailboxKind.AMP else here
 
 
@@ -153,11 +152,13 @@ def _at_broker(place: Place, here: Reservations, project: str, address: str) -> 
     )
 
 
-def _leases_of(place: ReservingPlace) -> Path:
+def _leases(place: ReservingPlace, project: str, address: str) -> Leases:
     """Below the mailbox's root; for agents of a broker that keeps none, in the user's state."""
-    if place.config.mailbox_kind is MailboxKind.MAILDIR:
-        return place.maildir_root() / "meta"
-    return user_state() / "reservations"
+    from agent_mailer.reservations.leases import Leases
+
+    in_folder = place.config.mailbox_kind is MailboxKind.MAILDIR
+    folder = place.maildir_root() / "meta" if in_folder else user_state() / "reservations"
+    return Leases(folder, place.disk, place.clock, project=project, address=address)
 
 
 def equip(room: Room, place: ReservingPlace, mailbox: Mailbox) -> None:
@@ -189,11 +190,8 @@ def in_the_way(place: ReservingPlace, address: str) -> Sequence[Reservation]:
     """What others hold of the files that this agent's turns reserve, as the folder tells it. Raises ConfigFault,
     MailboxUnavailable.
     """
-    from agent_mailer.reservations.leases import Leases
-
     project = os.path.realpath(project_of(place))
-    leases = Leases(_leases_of(place), place.disk, place.clock, project=project, address=address)
-    return leases.of_others(_reserved(place, project))
+    return _leases(place, project, address).of_others(_reserved(place, project))
 
 
 def _reserved(place: ReservingPlace, project: str) -> tuple[str, ...]:

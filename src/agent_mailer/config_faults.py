@@ -15,7 +15,7 @@ from msgspec import Meta
 from agent_mailer.config import Config, Loaded, MailboxKind, RuntimeKind, Source, keys, leaves
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault
-from agent_mailer.names import printable
+from agent_mailer.names import did_you_mean, printable
 
 _LARGEST = 1024 * 1024
 EDIT = "agent-mailer config edit"
@@ -129,7 +129,7 @@ class Mistyped(NamedTuple):
 
     @property
     def text(self) -> str:
-        return f"nothing here knows the key {printable(self.name, 60)}{_asked(self.meant)}"
+        return f"nothing here knows the key {printable(self.name, 60)}{did_you_mean(self.meant)}"
 
 
 def mistyped(unknown: Iterable[str], wanted: Iterable[str] | None = None) -> list[Mistyped]:
@@ -151,7 +151,7 @@ def look_alikes(key: str) -> tuple[str, ...]:
 
 def meant(key: str) -> str:
     """`; did you mean max_retries?` for a key that nobody knows, where one looks like it."""
-    return _asked(look_alikes(key))
+    return did_you_mean(look_alikes(key))
 
 
 def no_key(name: str, known: Sequence[str]) -> str:
@@ -194,7 +194,7 @@ def in_plain_words(error: msgspec.ValidationError, hint: Hint, value: object) ->
     """Why `value` will not do for a key of the type `hint`."""
     text, shown, kind = str(error).replace("`", ""), as_toml(value), hint.__origin__
     if choices := list(_choices(kind)):
-        return f"{shown} is none of: {', '.join(choices)}{_asked(_looks_like(value, choices))}"
+        return f"{shown} is none of: {', '.join(choices)}{did_you_mean(_looks_like(value, choices))}"
     if kind is bool:
         return f"must be true or false, not {shown}"
     bounds = next((part for part in hint.__metadata__ if isinstance(part, Meta)), None)
@@ -238,7 +238,3 @@ def as_toml(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return printable(repr(value), 60)
-
-
-def _asked(close: Sequence[str]) -> str:
-    return f"; did you mean {' or '.join(close)}?" if close else ""

@@ -126,6 +126,12 @@ def stays_inside(name: str) -> bool:
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 
+def did_you_mean(words: Iterable[str]) -> str:
+    """`; did you mean plan or play?`, to stand behind what is wrong; empty where there is no word."""
+    named = " or ".join(words)
+    return f"; did you mean {named}?" if named else ""
+
+
 def one_line(text: str) -> str:
     """`text` with a question mark for each character that could end a line."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)

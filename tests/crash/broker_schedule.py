@@ -29,7 +29,7 @@ import uvicorn
 from fastapi import FastAPI
 from tests.broker_desk import running_broker
 from tests.crash.schedule import VirtualSky
-from tests.crash.seeded import Others, SeededLoop, below, others_now
+from tests.crash.seeded import Others, SeededLoop, left_running, others_now
 from tests.crash.world import Died, Weather
 from tests.desk import Desk
 from uvicorn.server import ServerState
@@ -218,7 +218,7 @@ class BrokerScene:
                 found.append(f"in {thread} the order was {runs}")
         if sorted(self.answers) != sorted(f"answer {message}" for message in ids):
             found.append(f"of {ids} came {self.answers}")
-        if left := [pid for pid, state, _ in below(os.getpid(), self._others.pids) if state != "Z"]:
+        if left := left_running(self._others):
             found.append(f"processes are left: {left}")
         return found
 

@@ -18,7 +18,7 @@ from typing import Any, cast
 from unittest.mock import patch
 
 import msgspec
-from tests.crash.seeded import SeededLoop, below, others_now
+from tests.crash.seeded import SeededLoop, left_running, others_now
 from tests.crash.world import THREADS, WAIT, Died, Ending, World
 
 from agent_mailer.events import EventName, LogRecord
@@ -138,8 +138,7 @@ class Scene:
         return [f"{len(plans)} messages ({' '.join(plans)})", *(f"a watcher {end.value}" for end in self.lives)]
 
     def left_running(self) -> list[int]:
-        """Processes of turns that live though nothing is left to do: a holder stays as long as what is below it."""
-        return [pid for pid, state, _ in below(os.getpid(), self._others.pids) if state != "Z"]
+        return left_running(self._others)
 
     def _life(self, end: End) -> None:
         self.lives.append(end)

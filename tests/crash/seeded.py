@@ -168,6 +168,11 @@ def below(pid: int, without: Set[int] = frozenset()) -> list[tuple[int, str, str
     return found
 
 
+def left_running(others: Others) -> list[int]:
+    """Processes that live though nothing is left to do: a holder stays as long as what is below it."""
+    return [pid for pid, state, _ in below(os.getpid(), others.pids) if state != "Z"]
+
+
 def _said(path: str) -> str:
     fd = os.open(path, os.O_RDONLY)
     try:

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.crash.schedule import Scene
+from tests.crash.scheduled import MANY, SEED, find_planted, in_memory, naming
 from tests.crash.test_model import check, check_ends, to_do
 from tests.proved import Harness, proved
 from tests.sizes import LONG, sizes
-
-import agent_mailer
-
-SEED = int(os.environ.get("SCHEDULE_SEED", "20261128"))
-"""The first of as many as are asked for; with `SCHEDULES=1` that one alone."""
-MANY = int(os.environ.get("SCHEDULES", "0"))
-"""So many, whatever the size."""
-
-FOLDER = Path(agent_mailer.__file__).parent
 
 RACES = {
     "a wake that came during the look is lost": (
@@ -45,17 +33,15 @@ def play(base: Path, seed: int) -> Scene:
     base.mkdir()
     scene = Scene(base, seed)
     try:
-        scene.run()
-        if to_do(scene.world):
-            # What a mailbox did not take off its list, though it is settled, goes at the next look.
-            scene.world.tick()
-        check(scene.world)
-        check_ends(scene.world)
-        assert not to_do(scene.world), "something is left to do"
-        assert not scene.left_running(), "a process is left"
-    except BaseException as fault:
-        fault.add_note(f"SCHEDULE_SEED={seed} SCHEDULES=1 repeats it: {', '.join(scene.told())}, with {FOLDER}")
-        raise
+        with naming(seed, scene.told):
+            scene.run()
+            if to_do(scene.world):
+                # What a mailbox did not take off its list, though it is settled, goes at the next look.
+                scene.world.tick()
+            check(scene.world)
+            check_ends(scene.world)
+            assert not to_do(scene.world), "something is left to do"
+            assert not scene.left_running(), "a process is left"
     finally:
         scene.world.end()
     return scene
@@ -63,10 +49,8 @@ def play(base: Path, seed: int) -> Scene:
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """In memory, where there is such a place: nothing here is about what survives a power failure."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as name:
-        yield Path(name) / "scene"
+    with in_memory() as memory:
+        yield memory / "scene"
 
 
 @pytest.mark.parametrize("schedules", sizes(quick=30, long=1000, soak=20_000))
@@ -87,23 +71,5 @@ def test_the_same_seed_is_the_same_schedule(place: Path) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("race", RACES)
 def test_a_planted_race_is_found(tmp_path: Path, race: str) -> None:
-    project = Path(__file__).parents[2]
-    copy = tmp_path / "src" / "agent_mailer"
-    shutil.copytree(FOLDER, copy)
-    shutil.copytree(project / "templates", tmp_path / "templates")
-    module = copy / "watch" / "watcher.py"
-    right, wrong = RACES[race]
-    assert module.read_text().count(right) == 1
-    module.write_text(module.read_text().replace(right, wrong))
-    env = {**os.environ, "PYTHONPATH": str(copy.parent), "SCHEDULES": "150", "SCHEDULE_SEED": "0"}
     test = f"{Path(__file__)}::test_in_whatever_order_things_happen_each_message_comes_to_its_one_end"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "quick", test],
-        cwd=project,
-        env=env,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1, done.stdout
-    assert str(copy) in done.stdout, "it was the copy that failed"
-    assert "SCHEDULES=1 repeats it" in done.stdout
+    find_planted(tmp_path, "watch/watcher.py", *RACES[race], test, 150)

@@ -55,7 +55,7 @@ def verify_checks(place: Workplace, tell: Tell = untold) -> list[CheckResult]:
     if loads:
         # What cannot be read is neither trusted nor not.
         results.append(check_trust(place.folder.config, place.trust, lambda: place.loaded))
-    results.append(check_config(place.folder.config, lambda: place.loaded, lambda: _missing(place)))
+    results.append(check_config(place.folder.config, lambda: place.loaded, place.absent))
     if not loads:
         return results
     config = place.config
@@ -98,11 +98,6 @@ def _check_reserve(place: Workplace) -> CheckResult:
         return ok("reserve", place.folder.config, f"reserved before a turn, in {project_of(place)}: {named}")
 
     return guarded("reserve", place.folder.config, look)
-
-
-def _missing(place: Workplace) -> list[tuple[str, str]]:
-    """What is there and does not count, as nobody trusts it, is not missing."""
-    return [one for one in place.missing() if one[0] not in place.trust.verdict.there.values]
 
 
 def _loads(place: Workplace) -> bool:

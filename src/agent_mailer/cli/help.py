@@ -11,7 +11,7 @@ from agent_mailer.cli.terminal.printing import say
 from agent_mailer.cli.terminal.screen import Ink, paint, width, wrapped
 from agent_mailer.cli.terminal.tables import choices
 from agent_mailer.errors import UsageFault
-from agent_mailer.names import printable
+from agent_mailer.names import did_you_mean, printable
 
 if TYPE_CHECKING:
     from typer._click import Context
@@ -132,8 +132,7 @@ def _help_of(ctx: Context, words: list[str]) -> str:
             known = group.list_commands(ctx) if isinstance(group, TyperGroup) else []
             if isinstance(group, LazyGroup):
                 known = [*known, *TOPICS]
-            close = " or ".join(get_close_matches(word, known, 2, 0.7))
-            meant = f"; did you mean {close}?" if close else ""
+            meant = did_you_mean(get_close_matches(word, known, 2, 0.7))
             raise UsageFault("usage", f"there is no command or topic {printable(word)!r}{meant}", "agent-mailer help")
         ctx = typer.Context(found, info_name=name, parent=ctx)
     return ctx.get_help()

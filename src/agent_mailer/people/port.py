@@ -11,7 +11,7 @@ import msgspec
 
 from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.mailbox.port import Kind, Message, Priority
-from agent_mailer.names import printable
+from agent_mailer.names import did_you_mean, printable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable
@@ -288,7 +288,7 @@ def unknown_recipients(names: Iterable[str], where: str, known: Iterable[str]) -
 
     names, there = list(names), sorted(known)
     close = dict.fromkeys(one for name in names for one in get_close_matches(name, there, 1))
-    meant = f"; did you mean {' or '.join(printable(one, 100) for one in close)}?" if close else ""
+    meant = did_you_mean(printable(one, 100) for one in close)
     return UsageFault(
         "unknown_recipient",
         f"nobody is called {', '.join(printable(name, 100) for name in names)} {where}{meant}",

@@ -7,7 +7,6 @@ has ended. It says nothing before a command, and keeps none from anything: what 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 import time
@@ -19,7 +18,7 @@ from typing import Final, TextIO
 from agent_mailer.clock import iso
 from agent_mailer.disk import Disk
 from agent_mailer.errors import MailerError
-from agent_mailer.names import printable
+from agent_mailer.names import printable, whole_digest
 from agent_mailer.reservations.calls import Before, Line, Sighting, compared, note, put_before, take_before
 from agent_mailer.reservations.snapshots import taken
 from agent_mailer.reservations.turn import HELD, held_in
@@ -100,7 +99,7 @@ def _call_of(fields: Mapping[str, object]) -> str:
     if isinstance(named, str) and named:
         return named
     given = json.dumps(fields.get("tool_input"), sort_keys=True)
-    return f"like-{hashlib.sha256(given.encode()).hexdigest()[:32]}"
+    return f"like-{whole_digest(given)[:32]}"
 
 
 def main() -> int:

@@ -87,21 +87,18 @@ def as_line(touched: Sequence[Touched]) -> str:
 
 
 def _to_holder(theirs: Sequence[Touched], address: str, turn_id: str) -> str:
-    whose = f"of {prompt_word(address, 'agent')}"
     lines = [f"- {printable(one.path, 200)} ({printable(one.pattern, 80)}): {one.how}; {_doubt(one)}" for one in theirs]
     return (
-        f"{_when(theirs, whose)} (turn {turn_id}) these files changed, "
+        f"{_when(theirs, prompt_word(address, 'agent'))} (turn {turn_id}) these files changed, "
         "which you have reserved:\n\n" + "\n".join(lines) + "\n\nNobody has put anything back."
     )
 
 
-def _when(touched: Sequence[Touched], whose: str = "of this turn") -> str:
-    by_calls = all(one.by_call for one in touched)
-    return f"While shell commands {whose} ran" if by_calls else f"While {_turn(whose)} ran"
-
-
-def _turn(whose: str) -> str:
-    return "this turn" if whose == "of this turn" else f"a turn {whose}"
+def _when(touched: Sequence[Touched], agent: str = "") -> str:
+    """To others the `agent` is named."""
+    if all(one.by_call for one in touched):
+        return f"While shell commands of {agent or 'this turn'} ran"
+    return f"While {f'a turn of {agent}' if agent else 'this turn'} ran"
 
 
 def _doubt(one: Touched) -> str:

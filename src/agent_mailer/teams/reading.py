@@ -18,7 +18,7 @@ from agent_mailer.config import RuntimeKind, keys
 from agent_mailer.config_values import check_value
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault, MailerError
-from agent_mailer.names import one_of, printable
+from agent_mailer.names import did_you_mean, one_of, printable
 from agent_mailer.runtimes.port import PermissionMode
 from agent_mailer.teams.embedded import EMBEDDED, url_of
 from agent_mailer.teams.plan import FILE, LARGEST, LOCAL, MOST_AGENTS, Member, Team, body_of, leaves_of, team_name
@@ -179,7 +179,7 @@ def _team_of(raw: object) -> Team:
     if name is None:
         raise _Misfit((), "the key team is missing: what the team is called")
     if _safe_name(name) != name:
-        can = f"; did you mean {_safe_name(name)}?" if _safe_name(name) else ""
+        can = did_you_mean(filter(None, [_safe_name(name)]))
         raise _Misfit(("team",), f"{printable(name, 60)!r} cannot name a team (a-z, 0-9, - and _){can}")
     agents = raw.get("agents")
     if not isinstance(agents, list):
@@ -293,7 +293,7 @@ def _meant(said: str, known: Iterable[str], likeness: float = 0.6) -> str:
 
     spelled = {word.lower().replace("_", "").replace("-", ""): word for word in known}
     close = get_close_matches(said.lower().replace("_", "").replace("-", ""), spelled, n=1, cutoff=likeness)
-    return f"; did you mean {spelled[close[0]]}?" if close else ""
+    return did_you_mean(spelled[one] for one in close)
 
 
 def _safe_name(text: str) -> str:

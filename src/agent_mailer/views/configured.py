@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent_mailer.config_faults import EDIT, STARTS, gone_by_mistake, mend_missing, mistyped, told
+from agent_mailer.names import did_you_mean
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
@@ -27,9 +28,7 @@ class Configured(msgspec.Struct, frozen=True):
 def configured(place: Workplace, *, watched: bool) -> Configured:
     """`watched`: a watcher runs, which may have been told more than the file says. Raises as `Workplace.loaded`."""
     loaded, gone, path = place.loaded, place.trust.verdict.gone, place.folder.config
-    # What is there and not trusted is not missing.
-    there = place.trust.verdict.there.values
-    lacking = [one for one in place.missing() if one[0] in STARTS and one[0] not in there]
+    lacking = [one for one in place.absent() if one[0] in STARTS]
     wrong = mistyped(loaded.unknown, [*gone, *(key for key, _ in lacking)])
     stops = bool(lacking) and not watched
     if wrong:
@@ -46,5 +45,4 @@ def configured(place: Workplace, *, watched: bool) -> Configured:
 
 def doubtful(unknown: tuple[str, ...]) -> str:
     """`; did you mean max_retries?` behind keys that nothing knows; empty where none looks like one."""
-    meant = dict.fromkeys(name for one in mistyped(unknown) for name in one.meant)
-    return f"; did you mean {' or '.join(meant)}?" if meant else ""
+    return did_you_mean(dict.fromkeys(name for one in mistyped(unknown) for name in one.meant))

@@ -36,12 +36,11 @@ from agent_mailer.cli.mail.options import (
 from agent_mailer.cli.options import Json, MaildirRoot, Workdir
 from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import note, say
-from agent_mailer.errors import ExitCode, UsageFault
+from agent_mailer.errors import ExitCode, UsageFault, said_of
 from agent_mailer.names import one_of, printable, split_addresses
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from agent_mailer.assemble import Workplace
     from agent_mailer.mailbox.port import Draft
@@ -165,12 +164,12 @@ def send(
         context=parse_context(context),
     )
     if wait_for is None:
-        _send_as_person(person, draft, wait, _from_here(workdir), as_json=as_json)
+        _send_as_person(person, draft, wait, str(workdir or ""), as_json=as_json)
         if wait is None and not as_json:
             _tell_unwatched(place, draft.to)
     else:
         seconds = WAIT_FOR if wait is None else wait
-        _send_and_wait_for(person, draft, wait_for, seconds, _from_here(workdir), as_json=as_json)
+        _send_and_wait_for(person, draft, wait_for, seconds, str(workdir or ""), as_json=as_json)
 
 
 def _of_words(
@@ -190,36 +189,34 @@ def _of_words(
     return recipients, rest[0]
 
 
-def _from_here(workdir: Path | None) -> str:
-    """What a command needs to mean the same mailbox, typed where this one was."""
-    return f" -C {shlex.quote(str(workdir))}" if workdir is not None else ""
-
-
 def _first_line(text: str) -> str:
     first = next((line for line in map(str.strip, text.splitlines()) if line), "")
     return first if len(first) <= LONGEST_SUBJECT else f"{first[: LONGEST_SUBJECT - 1].rstrip()}…"
 
 
-def _send_and_wait_for(person: Person, draft: Draft, wait_for: str, seconds: int, here: str, *, as_json: bool) -> None:
+def _send_and_wait_for(
+    person: Person, draft: Draft, wait_for: str, seconds: int, workdir: str, *, as_json: bool
+) -> None:
     from agent_mailer.people.arrivals import Fate
 
     wanted = Fate(one_of(wait_for, (fate.value for fate in Fate), "--wait-for"))
     person.require_receipts(draft.to, wanted)
     sent = person.send(draft)
     fate = person.wait_for_fate(sent, wanted, seconds)
+    look = f"{said_of('agent-mailer mail receipts', workdir)} {sent.id}"
     if as_json:
         steps.told({**_as_json(sent, None), "stage": fate.value if fate is not None else None}, *_next(sent))
     else:
         say(sent.id)
     if fate is None:
-        note(f"not {wanted.value} after {seconds} s; later: agent-mailer mail receipts {sent.id}{here}")
+        note(f"not {wanted.value} after {seconds} s; later: {look}")
         raise typer.Exit(NOT_IN_TIME)
     if fate is not wanted:
-        note(f"it could not be read at its destination: agent-mailer mail receipts {sent.id}{here}")
+        note(f"it could not be read at its destination: {look}")
         raise typer.Exit(ExitCode.FAILED)
 
 
-def _send_as_person(person: Person, draft: Draft, wait: int | None, here: str, *, as_json: bool) -> None:
+def _send_as_person(person: Person, draft: Draft, wait: int | None, workdir: str, *, as_json: bool) -> None:
     sent = person.send(draft)
     waited = None
     if wait is not None:
@@ -235,7 +232,7 @@ def _send_as_person(person: Person, draft: Draft, wait: int | None, here: str, *
             note("already sent: nothing new was delivered")
         say(sent.id)
     else:
-        _tell_end(sent, waited, wait or 0, here)
+        _tell_end(sent, waited, wait or 0, workdir)
     if waited is not None and waited.ending.status:
         raise typer.Exit(waited.ending.status)
 
@@ -248,14 +245,14 @@ def _tell_unwatched(place: Workplace, recipients: Sequence[str]) -> None:
         note(f"nobody watches for {printable(recipient, 100)}: agent-mailer watch -C {shlex.quote(str(workdir))}")
 
 
-def _tell_end(sent: Sent, waited: Waited, seconds: int, here: str) -> None:
+def _tell_end(sent: Sent, waited: Waited, seconds: int, workdir: str) -> None:
     from agent_mailer.people.port import Ending
 
     if waited.answer is not None:
         say(as_screen(waited.answer))
     if waited.ending is Ending.TIMEOUT:
         known = "; ".join(f"{name} {_where_it_stands(waited, name)}" for name in sent.recipients)
-        note(f"no answer after {seconds} s: {known}. Later: agent-mailer mail inbox{here}")
+        note(f"no answer after {seconds} s: {known}. Later: {said_of('agent-mailer mail inbox', workdir)}")
     elif waited.ending is Ending.UNANSWERED:
         note("no answer will come: " + "; ".join(f"{name} {one.text}" for name, one in waited.reports.items()))
     elif waited.ending is Ending.BLOCKED:

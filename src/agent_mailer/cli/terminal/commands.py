@@ -19,7 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command, get_command_name, get_group
 
 from agent_mailer.errors import UsageFault
-from agent_mailer.names import printable
+from agent_mailer.names import did_you_mean, printable
 
 if TYPE_CHECKING:
     from typer._click import Command, Context, Parameter
@@ -216,8 +216,7 @@ class LazyGroup(FastGroup):
         if args and args[0] not in self.table and not args[0].startswith("-") and not ctx.resilient_parsing:
             from difflib import get_close_matches
 
-            close = " or ".join(get_close_matches(args[0], self.table))
-            meant = f"; did you mean {close}?" if close else ""
+            meant = did_you_mean(get_close_matches(args[0], self.table))
             what = f"there is no command {printable(args[0])!r}{meant}"
             raise UsageFault("usage", what, f"{ctx.command_path} --help")
         if len(args) > 1 and args[0] in self.table and args[0] not in self.commands and not ctx.resilient_parsing:
