@@ -242,13 +242,14 @@ def test_projects_of_one_name_and_teams_of_one_project_are_kept_apart(team_desk:
     assert str(team_desk.project) in refused.err
     assert "amp up NAME" in refused.err
     # A second team of one project, with blanks and what no name can hold.
-    team_desk.made("Zweites Büro", "--local", "--detach", verb="up")
-    assert {row["team"] for row in team_desk.amp("list", "--json").json} == {"shop", "zweites-b-ro"}
+    second = team_desk.made("Zweites Büro", "--local", "--detach", verb="up")
+    assert "the team is called zweites-buro, not 'Zweites Büro'" in second.err
+    assert {row["team"] for row in team_desk.amp("list", "--json").json} == {"shop", "zweites-buro"}
     first = team_desk.agent("coder").project_dir()
-    assert first == Workplace(team_desk.teams / "zweites-b-ro" / "agents" / "zweites-b-ro_coder").project_dir()
-    asked = team_desk.amp("ask", "--team", "zweites-b-ro", "do it", "--wait", "60")
+    assert first == Workplace(team_desk.teams / "zweites-buro" / "agents" / "zweites-buro_coder").project_dir()
+    asked = team_desk.amp("ask", "--team", "zweites-buro", "do it", "--wait", "60")
     assert asked.status == 0, asked
-    assert set(team_desk.watching()) == {"zweites-b-ro_coder", "zweites-b-ro_reviewer"}
+    assert set(team_desk.watching()) == {"zweites-buro_coder", "zweites-buro_reviewer"}
     nothing = team_desk.amp("init", "日本", "--local")
     assert (nothing.status, "nothing of it is a-z or 0-9" in nothing.err) == (2, True), nothing
 

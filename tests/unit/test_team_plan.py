@@ -10,9 +10,12 @@ import pytest
 import yaml
 
 from agent_mailer.config import RuntimeKind
+from agent_mailer.disk import Disk
 from agent_mailer.errors import ConfigFault, UsageFault
 from agent_mailer.runtimes.port import PermissionMode
-from agent_mailer.teams.plan import Member, Team, team_name, written
+from agent_mailer.teams.kept import keep, standing
+from agent_mailer.teams.place import new_directory
+from agent_mailer.teams.plan import Member, Team, names_of, team_name, written
 from agent_mailer.teams.reading import read_team, template, templates
 
 LAUNCHERS = """\
@@ -54,14 +57,27 @@ def read(folder: Path, text: str) -> Team:
         ("shop", "shop"),
         ("My Shop", "my-shop"),
         ("a" * 40, "a" * 31),
-        ("Ünïcode shop", "n-code-shop"),
+        ("Ünïcode shop", "unicode-shop"),
+        ("équipe", "equipe"),
+        ("Straße & Søn", "strasse---son"),
         ("-x-", "x"),
         ("a.b/c", "a-b-c"),
         ("a_b", "a_b"),
     ],
 )
-def test_a_name_is_made_as_the_launcher_makes_it(typed: str, name: str) -> None:
+def test_a_name_is_made_of_what_was_typed(typed: str, name: str) -> None:
     assert team_name(typed) == name
+
+
+def test_a_team_that_the_launcher_called_otherwise_is_found(tmp_path: Path) -> None:
+    assert names_of("Café") == ("cafe", "caf-", "caf")
+    assert names_of("shop") == ("shop",)
+    environ = {"AMP_TEAMS_DIR": str(tmp_path)}
+    assert new_directory("Café", None, environ, tmp_path) == tmp_path / "cafe"
+    (tmp_path / "caf-").mkdir()
+    (tmp_path / "caf-" / "team.yaml").write_text("team: caf-\nagents: [{role: planner}]\n")
+    assert new_directory("Café", None, environ, tmp_path) == tmp_path / "caf-"
+    assert read_team(tmp_path / "caf-").lead.name == "caf-_planner"
 
 
 @pytest.mark.parametrize("typed", ["", "   ", "日本", "--", "…"])
@@ -145,6 +161,12 @@ def test_nothing_in_the_file_is_by_reference(tmp_path: Path) -> None:
         ("team: t\npermission_mode: accept-edits\nagents: [{role: a}]\n", "line 2: .*did you mean acceptEdits"),
         ("team: t\ncolour: red\nagents: [{role: a}]\n", "line 2: there is no key 'colour'"),
         ("team: t\nagent: [{role: a}]\n", "line 2: there is no key 'agent'; did you mean agents"),
+        ("team: t\nbroker_url: embeded\nagents: [{role: a}]\n", "line 2: broker_url is .*did you mean embedded"),
+        ("team: t\nbroker_url: localhost:9800\nagents: [{role: a}]\n", "line 2: .*did you mean http://localhost:9800"),
+        ("team: t\nbroker_url: http://h:nine\nagents: [{role: a}]\n", "line 2: broker_url is"),
+        ("team: t\nproject_dir: src\nagents: [{role: a}]\n", "line 2: project_dir is the whole path of a folder"),
+        ("team: t\nproject_dir: ~nobody-is/x\nagents: [{role: a}]\n", "line 2: project_dir is the whole path"),
+        ("team: t\nmaildir_root: mail\nagents: [{role: a}]\n", "line 2: maildir_root is the whole path"),
         ("team: t\nmodel: x\nagents: [{role: a}]\n", "line 2: .*model is a key of an agent"),
         ("team: t\nagents:\n- role: a\n- 1\n", "line 4: each of the agents has keys"),
         ("team: !!python/object/apply:os.system [true]\nagents: []\n", "line 1"),
@@ -158,6 +180,30 @@ def test_what_is_no_team_is_told_with_its_place(tmp_path: Path, text: str, told:
     with pytest.raises(ConfigFault, match=told) as caught:
         read(tmp_path, text)
     assert str(tmp_path / "team.yaml") in caught.value.message
+
+
+def test_a_project_that_is_not_there_is_told_with_its_line_and_stops_no_command(tmp_path: Path) -> None:
+    project = tmp_path / "shop"
+    project.mkdir()
+    (tmp_path / "team.yaml").write_text(f"team: t\nproject_dir: {project}\nagents: [{{role: a}}]\n")
+    keep(tmp_path, Disk())
+    assert standing(tmp_path).fault is None
+    project.rmdir()
+    now = standing(tmp_path)
+    assert now.fault is not None
+    assert f"{tmp_path / 'team.yaml'}: line 2: project_dir: {project} is not there" in now.fault.message
+    assert str(project) in now.fault.fix
+    assert now.team.project == project
+    # Of a change that was not taken over, what was before counts.
+    other = tmp_path / "file"
+    other.touch()
+    (tmp_path / "team.yaml").write_text(f"team: t\n# moved\nproject_dir: {other}\nagents: [{{role: a}}]\n")
+    project.mkdir()
+    now = standing(tmp_path)
+    assert now.fault is not None
+    assert "line 3: project_dir" in now.fault.message
+    assert "or, as it was: cp " in now.fault.fix
+    assert now.team.project == project
 
 
 def test_a_file_that_is_no_text_or_not_there_is_told(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.errors import BusyFault, ConfigFault
 from agent_mailer.locks import FileLock
 from agent_mailer.teams.plan import FILE, LARGEST, Team
-from agent_mailer.teams.reading import read_team
+from agent_mailer.teams.reading import lacks, read_team
 
 FOLDER = ".amp"
 _LOCK, _AT = "lock", "at"
@@ -48,9 +48,12 @@ def standing(directory: Path) -> Standing:
         if kept is None:
             raise
         return Standing(kept, _with_the_way_back(directory, kept, fault))
-    if kept is None or _bytes(directory / FILE) == _bytes(directory / FOLDER / FILE):
-        return Standing(now)
-    return Standing(kept, changed=True)
+    same = kept is None or _bytes(directory / FILE) == _bytes(directory / FOLDER / FILE)
+    if (gone := lacks(now, directory)) is not None:
+        if same or kept is None:
+            return Standing(now, gone)
+        return Standing(kept, _with_the_way_back(directory, kept, gone))
+    return Standing(now if same or kept is None else kept, changed=not same)
 
 
 def keep(directory: Path, disk: Disk) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.errors import ConfigFault, MailerError, UsageFault
 from agent_mailer.state.workdirs import known_workdirs
 from agent_mailer.teams.kept import has_team, standing
-from agent_mailer.teams.plan import team_name
+from agent_mailer.teams.plan import names_of
 
 LARGEST = 64 * 1024
 START, STOP = "start-team.sh", "stop-team.sh"
@@ -45,7 +45,13 @@ def new_directory(name: str, given: Path | None, environ: Mapping[str, str], hom
         return Path(os.path.abspath(given.expanduser()))  # noqa: PTH100 - a link in the path is the user's wish
     if is_path(name):
         return Path(os.path.abspath(Path(name).expanduser()))  # noqa: PTH100
-    return teams_folder(environ, home) / team_name(name)
+    return teams_folder(environ, home) / known_name(names_of(name), environ, home)
+
+
+def known_name(names: Sequence[str], environ: Mapping[str, str], home: Path) -> str:
+    """The first of these by which a team is there, else the first of all."""
+    folder = teams_folder(environ, home)
+    return next((name for name in names if has_team(folder / name)), names[0])
 
 
 def is_path(name: str) -> bool:
@@ -57,7 +63,7 @@ def directory_meant(name: str, given: Path | None, environ: Mapping[str, str], h
     if given is not None or name:
         found = new_directory(name, given, environ, home)
         if not has_team(found):
-            called = found.name if given is not None or is_path(name) else team_name(name)
+            called = found.name
             make = "" if given is not None or is_path(name) else f"; to make it: amp init {called}"
             raise ConfigFault("no_team", f"there is no team in {found}", _where_it_is(called, environ, home) + make)
         return found

@@ -6,6 +6,7 @@ The file has the keys that the existing launcher writes.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,6 +24,9 @@ LONGEST_NAME = 31
 MOST_AGENTS = 100
 LOCAL = ""
 """The broker's URL of a team whose mail is in a folder."""
+
+_SPELLED = str.maketrans({"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"})
+"""Letters that no accent makes of others."""
 
 _WATCH = "agent-mailer watch"
 _HEAD = "# A team of agents. Change it, then: amp up (a running team takes it over without losing a turn).\n"
@@ -84,8 +88,11 @@ class Team(msgspec.Struct, frozen=True):
 
 
 def team_name(text: str) -> str:
-    """As the launcher makes one of a folder's or a typed name. Raises UsageFault where nothing of it can be one."""
-    name = re.sub(r"[^a-z0-9_-]", "-", text.lower())[:LONGEST_NAME].strip("-_")
+    """Of a folder's or a typed name: letters without their accents, what is none as a hyphen. Raises UsageFault where
+    nothing of it can be one.
+    """
+    spelled = unicodedata.normalize("NFKD", text.lower().translate(_SPELLED))
+    name = _plain("".join(letter for letter in spelled if not unicodedata.combining(letter))).strip("-_")
     if not name:
         raise UsageFault(
             "bad_team_name",
@@ -93,6 +100,19 @@ def team_name(text: str) -> str:
             "give a name of a-z, 0-9, - and _: --team NAME",
         )
     return name
+
+
+def names_of(text: str) -> tuple[str, ...]:
+    """What a team of that name can be called: `team_name`, then as the existing launcher makes it, and as we once did.
+
+    Raises UsageFault where nothing of it can be one.
+    """
+    theirs = _plain(text.lower())
+    return tuple(dict.fromkeys(filter(None, (team_name(text), theirs, theirs.strip("-_")))))
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z0-9_-]", "-", text)[:LONGEST_NAME]
 
 
 def without(before: Team, after: Team) -> Team:

@@ -5,12 +5,15 @@ What a person changes in the file holds from the next `up`. Any further key of a
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -21,7 +24,18 @@ from agent_mailer.errors import ConfigFault, MailerError
 from agent_mailer.names import did_you_mean, one_of, printable
 from agent_mailer.runtimes.port import PermissionMode
 from agent_mailer.teams.embedded import EMBEDDED, url_of
-from agent_mailer.teams.plan import FILE, LARGEST, LOCAL, MOST_AGENTS, Member, Team, body_of, leaves_of, team_name
+from agent_mailer.teams.plan import (
+    FILE,
+    LARGEST,
+    LOCAL,
+    LONGEST_NAME,
+    MOST_AGENTS,
+    Member,
+    Team,
+    body_of,
+    leaves_of,
+    team_name,
+)
 
 if TYPE_CHECKING:
     import yaml
@@ -37,6 +51,9 @@ KEYS = (
     "agents",
 )
 OF_AN_AGENT = ("name", "role", "description", "system_prompt", "runtime")
+_NAME = re.compile(rf"(?=.*[a-z0-9])[a-z0-9_-]{{1,{LONGEST_NAME}}}")
+"""Also one that the existing launcher has cut at a hyphen."""
+
 _DECIDED = frozenset(
     {"agent_id", "agent_name", "address", "api_key", "broker_url", "mailbox", "maildir_root", "project_dir", "runtime"}
 )
@@ -71,6 +88,19 @@ def read_team(directory: Path, path: Path | None = None) -> Team:
     if team.broker_url == EMBEDDED:
         return msgspec.structs.replace(team, broker_url=url_of(directory), embedded=True)
     return team
+
+
+def lacks(team: Team, directory: Path) -> ConfigFault | None:
+    """A folder that the file names, and that is not there: with its line. Raises ConfigFault as `read_team`."""
+    for key, folder in (("project_dir", team.project), ("maildir_root", team.root)):
+        if folder is not None and not os.path.isdir(folder):  # noqa: PTH112 - what may not be looked at is not there
+            path = directory / FILE
+            _, root = _parsed(directory, path)
+            line = _line(root, (key,)) if root is not None else 1
+            what = "is no folder" if os.path.lexists(folder) else "is not there"
+            fix = f"edit {path}, or put {folder} back"
+            return ConfigFault("folder_gone", f"{path}: line {line}: {key}: {printable(str(folder), 4096)} {what}", fix)
+    return None
 
 
 def template(name: str) -> tuple[Member, ...]:
@@ -178,7 +208,7 @@ def _team_of(raw: object) -> Team:
     name = _text(raw, "team", ())
     if name is None:
         raise _Misfit((), "the key team is missing: what the team is called")
-    if _safe_name(name) != name:
+    if not _NAME.fullmatch(name):
         can = did_you_mean(filter(None, [_safe_name(name)]))
         raise _Misfit(("team",), f"{printable(name, 60)!r} cannot name a team (a-z, 0-9, - and _){can}")
     agents = raw.get("agents")
@@ -191,18 +221,44 @@ def _team_of(raw: object) -> Team:
         for number, word in enumerate(words):
             if word in words[:number]:
                 raise _Misfit(("agents", number, what), f"two agents have the {what} {word}")
-    project, root, url = (_text(raw, key, ()) for key in ("project_dir", "maildir_root", "broker_url"))
-    if root and (url or not Path(root).expanduser().is_absolute()):
-        raise _Misfit(("maildir_root",), "maildir_root is the whole path of a folder, and needs no broker_url")
+    project, root, url = _folder(raw, "project_dir"), _folder(raw, "maildir_root"), _text(raw, "broker_url", ())
+    if url and url != EMBEDDED and (why := _no_broker(url)):
+        raise _Misfit(("broker_url",), f"broker_url is {printable(url, 100)!r}, and can be: {why}")
+    if root and url:
+        raise _Misfit(("maildir_root",), "mail is in one place: maildir_root needs no broker_url")
     return Team(
         name,
         _one_kind(raw, "agent_runtime", (), RuntimeKind) or RuntimeKind.CLAUDE,
         _one_kind(raw, "permission_mode", (), PermissionMode) or PermissionMode.ACCEPT_EDITS,
         members,
         url or LOCAL,
-        Path(project).expanduser() if project else None,
-        root=Path(root).expanduser() if root else None,
+        project,
+        root=root,
     )
+
+
+def _folder(raw: Mapping[str, object], key: str) -> Path | None:
+    """Raises _Misfit for what is no whole path."""
+    said = _text(raw, key, ())
+    if not said:
+        return None
+    with suppress(RuntimeError):  # nobody here is called so
+        if (path := Path(said).expanduser()).is_absolute() and "\0" not in said:
+            return path
+    raise _Misfit((key,), f"{key} is the whole path of a folder, and not {printable(said, 100)!r}")
+
+
+def _no_broker(url: str) -> str:
+    """What it could be, where it is no broker's; else empty."""
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and url.isprintable()
+        if sound and not (" " in url or parts.query or parts.fragment):
+            return ""
+    except ValueError:
+        pass
+    meant = _meant(url, (EMBEDDED,)) or (did_you_mean([f"http://{url}"]) if re.fullmatch(r"[\w.-]+:\d+", url) else "")
+    return f"http://HOST:PORT or https://HOST, {EMBEDDED} for one of its own, '' for a folder{meant}"
 
 
 def _member_of(raw: object, prefix: str, at: At) -> Member:

@@ -12,6 +12,7 @@ import typer
 
 from agent_mailer.cli.team.login import BrokerUrl, Password, Username
 from agent_mailer.cli.team.mailboxes import Mail, where_mail_is
+from agent_mailer.cli.team.naming import meant, name_of, name_of_path
 from agent_mailer.cli.team.options import Detach, Dir, Found, NewName, Systemd, Team_, named, where_from
 from agent_mailer.cli.team.running import NoAttach, start_and_show
 from agent_mailer.cli.terminal.commands import FastCommand, single
@@ -85,7 +86,7 @@ def of_one_program(
     """
     where = where_from(detach, systemd)
     runtime = RuntimeKind.CODEX if ctx.info_name == "codex" else RuntimeKind.CLAUDE
-    chosen = _name(named(name, team), f"-{ctx.info_name}")
+    chosen = name_of(named(name, team), directory, f"-{ctx.info_name}")
     made = _make(
         chosen,
         directory,
@@ -119,7 +120,7 @@ def up(
 ) -> None:
     """Make the team where it is not there, take over what was changed in its team.yaml, and start what does not run."""
     where = where_from(detach, systemd)
-    called, directory = _meant(named(name, team), directory)
+    called, directory = meant(named(name, team), directory)
     made = _make(
         called,
         directory,
@@ -153,7 +154,7 @@ def init(
     from agent_mailer.teams.place import teams_folder
     from agent_mailer.teams.running import watchers
 
-    called, directory = _meant(named(name, team), directory)
+    called, directory = meant(named(name, team), directory)
     made = _make(
         called,
         directory,
@@ -244,7 +245,7 @@ def _new(
 
     if (runtime is RuntimeKind.COMMAND) is (command is None):
         raise UsageFault("no_command", "--runtime command and --command LINE belong together", "give both, or neither")
-    called = team_name(where.name if is_path(name) else name)
+    called = name_of_path(where) if is_path(name) else team_name(name)
     here = Path.cwd()
     project = None if here == where or where in here.parents else here
     extra: dict[str, object] = {"command": split_words(command, "--command")} if command is not None else {}
@@ -351,26 +352,6 @@ def _ask_for_mode(why: str) -> PermissionMode:
     say(f"{why}.")
     everything = typer.confirm("May its agents do everything that you may do, with nobody asked?", default=False)
     return PermissionMode.BYPASS_PERMISSIONS if everything else careful
-
-
-def _meant(said: str, directory: Path | None) -> tuple[str, Path | None]:
-    """Without a word the team of this folder, if there is one; else a new one that is called as the folder."""
-    from agent_mailer.teams.place import team_here
-
-    if not said and directory is None and (here := team_here(os.environ, Path.home())) is not None:
-        return here.name, here
-    return _name(said), directory
-
-
-def _name(given: str, suffix: str = "") -> str:
-    """As the launcher names a team: NAME, else the current folder's name, with the runtime behind it."""
-    from agent_mailer.teams.place import is_path
-    from agent_mailer.teams.plan import LONGEST_NAME, team_name
-
-    if given and is_path(given):
-        return given
-    base = team_name(given or Path.cwd().name)
-    return base if base.endswith(suffix) else base[: LONGEST_NAME - len(suffix)].rstrip("-_") + suffix
 
 
 def _runtime(given: str | None) -> RuntimeKind | None:
