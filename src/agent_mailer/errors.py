@@ -27,14 +27,14 @@ class ExitCode(IntEnum):
 
 
 def said_of(fix: str, workdir: str) -> str:
-    """A command that mends something in a workdir, for whoever reads it in another folder.
+    """What mends something in a workdir, for whoever reads it in another folder: its first command of ours names that.
 
-    What names its folder already, is about more than one, or is no command of ours stays as it is.
+    What names a folder already, is about more than one, or has no command of ours stays as it is.
     """
-    found = _COMMAND.match(fix)
+    found = _COMMAND.search(fix)
     if found is None or not workdir or _NAMES_A_FOLDER.search(fix):
         return fix
-    return f"{found[0]} -C {shlex.quote(workdir)}{fix[found.end() :]}"
+    return f"{fix[: found.end()]} -C {shlex.quote(workdir)}{fix[found.end() :]}"
 
 
 class MailerError(Exception):

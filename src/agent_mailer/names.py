@@ -158,6 +158,16 @@ def shown_url(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
 
 
+def shown_path(path: str, limit: int = 80) -> str:
+    """A PATH for people, each folder once: as many of the first as fit into `limit` characters, and how many more."""
+    folders = [printable(one) for one in dict.fromkeys(path.split(os.pathsep)) if one]
+    shown = folders[:1]
+    while len(shown) < len(folders) and len(", ".join(folders[: len(shown) + 1])) <= limit:
+        shown = folders[: len(shown) + 1]
+    more = len(folders) - len(shown)
+    return (", ".join(shown) + (f" and {more} more" if more else "")) or "which is empty"
+
+
 def _digest(text: str) -> str:
     return whole_digest(text)[:16]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -255,8 +256,14 @@ def test_projects_of_one_name_and_teams_of_one_project_are_kept_apart(team_desk:
 
 
 def test_a_program_that_is_not_there_is_told_when_the_team_starts(team_desk: TeamDesk) -> None:
-    made = team_desk.up(command="no-such-agent")
+    made, coder = team_desk.up(command="no-such-agent"), team_desk.agent("coder").workdir
     assert made.status == 0, made
     assert "no turn of shop_" in made.err, made
     assert "no-such-agent is not in PATH" in made.err
+    # Whoever asks is told what mends it, whole, however long the PATH is.
+    long = os.pathsep.join([f"/nowhere/{number:060}" for number in range(9)] + [os.environ["PATH"]])
+    asked = team_desk.amp("ask", "do it", "--wait", "1", env={"PATH": long})
+    mends = f"install no-such-agent, or name it with its whole path: agent-mailer config set command ... -C {coder}"
+    assert (asked.status, mends in " ".join(asked.err.split())) == (4, True), asked
+    assert mends in " ".join(team_desk.amp("status").out.split())
     assert team_desk.amp("stop").status == 0

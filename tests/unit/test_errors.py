@@ -15,6 +15,8 @@ from agent_mailer.errors import said_of
         ("agent-mailer init, or give the flags", "agent-mailer init -C /a, or give the flags"),
         ("agent-mailer init --command 'A B' --agent x", "agent-mailer init --command 'A B' --agent x -C /a"),
         ("agent-mailer watch, then wait", "agent-mailer watch -C /a, then wait"),
+        ("claude auth login, then agent-mailer resume", "claude auth login, then agent-mailer resume -C /a"),
+        ("install x, or: agent-mailer config set a ...", "install x, or: agent-mailer config set a ... -C /a"),
         ("agent-mailer doctor -C /b", "agent-mailer doctor -C /b"),
         ("agent-mailer status --all", "agent-mailer status --all"),
         ("agent-mailer --help", "agent-mailer --help"),

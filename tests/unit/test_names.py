@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_mailer.names import path_name, printable, prompt_word, whole_characters
+from agent_mailer.names import path_name, printable, prompt_word, shown_path, whole_characters
 
 HARMLESS = ["a", "A-1", "0193cf2e-8a4b-7c1d", "x" * 128, "v1.2_3", "a..b", "end."]
 ODD = [
@@ -126,3 +126,10 @@ def test_half_a_character_in_json_is_replaced_and_nothing_else(written: bytes, r
         assert whole_characters(written) == written
     else:
         assert json.loads(whole_characters(written)) == read
+
+
+def test_a_path_is_shown_by_its_first_folders() -> None:
+    assert shown_path("/a:/b:/a:") == "/a, /b"
+    assert shown_path("/a:/b:/c", limit=6) == "/a, /b and 1 more"
+    assert shown_path(f"/{'x' * 100}:/b", limit=6) == f"/{'x' * 100} and 1 more"
+    assert shown_path(":") == "which is empty"

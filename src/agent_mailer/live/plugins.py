@@ -16,7 +16,7 @@ from agent_mailer.disk import Disk
 from agent_mailer.errors import ConfigFault, UnavailableFault, UsageFault
 from agent_mailer.live.placing import Place
 from agent_mailer.live.shipped import MARKET, PLUGIN, Target, files_of
-from agent_mailer.names import printable
+from agent_mailer.names import printable, shown_path
 from agent_mailer.process.commands import run_briefly
 
 OLDEST: Mapping[Target, tuple[int, ...]] = {Target.CLAUDE: (2, 1, 332), Target.CODEX: (0, 171, 0)}
@@ -143,7 +143,8 @@ class Plugins:
         command = self._command(target)
         if command is None:
             path = self._environ.get("PATH", os.defpath)
-            raise UnavailableFault("no_program", f"{target.value} is not in PATH ({path})", f"install {target.value}")
+            what = f"{target.value} is not in PATH ({shown_path(path)})"
+            raise UnavailableFault("no_program", what, f"install {target.value}")
         return command
 
     def _require_version(self, target: Target, command: str) -> None:

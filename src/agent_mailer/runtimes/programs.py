@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer.errors import ConfigFault
-from agent_mailer.names import printable
+from agent_mailer.names import printable, shown_path
 from agent_mailer.outcomes import Exit
 from agent_mailer.process.output import tail_text
 from agent_mailer.runtimes.port import RuntimeMissing, TurnRequest
@@ -42,7 +42,7 @@ def find_program(name: str, workdir: Path, env: Mapping[str, str], key: str) -> 
         found = shutil.which(name, path=path) or shutil.which(name, mode=os.F_OK, path=path)
         if found is None:
             mend = f"install {name}, or name it with its whole path: {fix}"
-            raise RuntimeMissing("runtime_missing", f"the command {name} is not in PATH ({path})", mend)
+            raise RuntimeMissing("runtime_missing", f"the command {name} is not in PATH ({shown_path(path)})", mend)
         program = Path(found).absolute()
     if not program.is_file():
         what = "is a directory" if program.is_dir() else "is no program"

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from agent_mailer.errors import MailerError
+from agent_mailer.errors import MailerError, said_of
 from agent_mailer.names import printable, prompt_word
 from agent_mailer.people.port import MessageState, Report, Sent
-from agent_mailer.state.records import ItemState
+from agent_mailer.state.records import ItemState, PauseReason
 from agent_mailer.state.turns import ids_of
 from agent_mailer.views.kept import tried_again
 from agent_mailer.views.local import place_at, watcher_of
@@ -135,7 +135,12 @@ def _obstacle(place: Workplace) -> Report | None:
 
 
 def _paused(place: Workplace, pause: Pause) -> str:
+    from agent_mailer.views.pulse import program_here
+
     detail = f": {printable(pause.detail)}" if pause.detail else ""
+    if pause.reason is PauseReason.UNAVAILABLE and (heard := program_here(place)).missing:
+        # What mends it is whole, whatever is cut.
+        detail = f": {printable(heard.missing)} ({said_of(heard.fix, str(place.workdir))})"
     until = (
         f"until agent-mailer resume -C {place.workdir}" if pause.until is None else _moment(pause.until, place, "until")
     )

@@ -180,6 +180,8 @@ def start_and_show(one: Found, chosen: Where | None, *, attach: bool) -> None:
 
 def _tell_what_is_missing(one: Found) -> None:
     """A watcher runs without its program, too, and waits for it; whoever starts the team is to know."""
+    from agent_mailer.errors import said_of
+    from agent_mailer.teams.plan import FILE
     from agent_mailer.views.pulse import program_here
 
     without: dict[tuple[str, str], list[str]] = {}
@@ -188,7 +190,9 @@ def _tell_what_is_missing(one: Found) -> None:
         if heard.missing:
             without.setdefault((heard.missing, heard.fix), []).append(name)
     for (what, fix), names in without.items():
-        note(f"warning: no turn of {', '.join(names)} can start: {what}\n  fix: {fix}")
+        mend = said_of(fix, str(one.places[names[0]].workdir))
+        for_all = f"; for all of them in {one.directory / FILE}, then: amp up {at(one.directory)}"
+        note(f"warning: no turn of {', '.join(names)} can start: {what}\n  fix: {mend}{for_all if names[1:] else ''}")
 
 
 def _begin_broker(one: Found, where: Where) -> None:
