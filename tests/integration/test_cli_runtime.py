@@ -112,19 +112,27 @@ def test_an_agent_is_tried_and_what_was_found_is_kept_for_the_user(home: Path) -
 
 
 @pytest.mark.long
-def test_a_try_that_is_broken_off_leaves_no_agent_behind(home: Path) -> None:
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda by: by.name)
+def test_a_try_that_is_broken_off_leaves_no_agent_behind(home: Path, by: signal.Signals) -> None:
+    """In the first turn, and, by a hang-up, where several fail beside each other."""
     script, there = home / "script.json", home / "there"
     steps = json.loads(script.read_text())
-    steps["session/prompt"] = [{"touch": str(there)}, {"hang": True}]
+    if by is not signal.SIGHUP:
+        steps["session/prompt"] = [{"touch": str(there)}, {"hang": True}]
     script.write_text(json.dumps(steps))
     file = home / "config" / "agent-mailer" / "agents" / "mine.toml"
     file.write_text(file.read_text().replace("silent_for = 2", "silent_for = 60"))
-    check = subprocess.Popen([COMMAND, "runtime", "check", "mine"], cwd=home, stderr=subprocess.DEVNULL)
+    check = subprocess.Popen([COMMAND, "runtime", "check", "mine"], cwd=home, stderr=subprocess.PIPE, text=True)
     try:
-        until(there.exists, "the agent's prompt")
+        assert check.stderr is not None
+        if by is signal.SIGHUP:
+            assert any("failures of its provider" in line for line in check.stderr)
+            until(lambda: len(_agents(script)) >= 2, "agents beside each other")
+        else:
+            until(there.exists, "the agent's prompt")
         assert _agents(script)
-        check.send_signal(signal.SIGINT)
-        check.wait(PATIENCE)
+        check.send_signal(by)
+        check.communicate(timeout=PATIENCE)
         assert _agents(script) == []
     finally:
         check.kill()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from string import Template
+from typing import TypeVar
 
 import msgspec
 
@@ -22,12 +24,18 @@ from agent_mailer.processes import read_stat
 from agent_mailer.runtimes.acp.adapter import AgentOptions, AgentRuntime
 from agent_mailer.runtimes.acp.shelf import Known
 from agent_mailer.runtimes.port import Evidence, Observation, PermissionMode, ToolServer, TurnRequest
-from agent_mailer.testing.model_server import Asked, ModelServer, Step
+from agent_mailer.testing.model_server import Asked, ModelServer, Say, Step
 from agent_mailer.turn_tools.folder import Facts, TurnFolder
 
+T = TypeVar("T")
+
+NOBODY = "http://127.0.0.1:9"
+"""There no model server listens."""
 _LOOK = 0.1
 _LEFT_AFTER = 2.0
 _LEAVES_IN = 10.0
+_BESIDE = 3
+"""Turns at a time: agents are large, and each is at work as it starts."""
 
 
 class Tried(msgspec.Struct, frozen=True):
@@ -84,16 +92,33 @@ class Bench:
         session: str | None = None,
         prompt: str = "Do what the mail says.",
         stop_at: Path | None = None,
-        away: bool = False,
         lingers: bool = False,
     ) -> Tried:
-        """One turn with this script. `stop_at`: a file whose appearance ends the turn; it holds a process's id. `away`:
-        nobody listens where the model should be. `lingers`: what is left of it is looked for.
-        Raises MailerError, OSError.
+        """One turn with this script. `stop_at`: a file whose appearance ends the turn; it holds a process's id.
+        `lingers`: what is left of it is looked for. Raises MailerError, OSError.
         """
         with ModelServer(steps) as server:
-            runtime = self.runtime(mode, "http://127.0.0.1:9" if away else server.url)
-            return asyncio.run(self._turn(runtime, server, session, prompt, stop_at, lingers=lingers))
+            runtime = self.runtime(mode, server.url)
+            return _to_its_end(self._turn(runtime, server, session, prompt, stop_at, lingers=lingers))
+
+    def failing(self, mode: PermissionMode, steps: Sequence[Step | None]) -> Sequence[Tried]:
+        """A turn for each, some at a time, in homes of their own: most take minutes of waiting. None: nobody listens.
+        Each has the patience, and then as long as its agent may be silent. Raises MailerError, OSError.
+        """
+        return _to_its_end(self._failing(mode, steps))
+
+    async def _failing(self, mode: PermissionMode, steps: Sequence[Step | None]) -> Sequence[Tried]:
+        places = asyncio.Semaphore(_BESIDE)
+        patience = self._patience + self._known.descriptor.silent_for
+
+        async def one(number: int, step: Step | None) -> Tried:
+            async with places:
+                bench = Bench(self._known, self.folder / f"failing-{number}", self._path, patience)
+                with ModelServer([step or Say("x")]) as server:
+                    runtime = bench.runtime(mode, NOBODY if step is None else server.url)
+                    return await bench._turn(runtime, server, None, "Do what the mail says.", None, lingers=False)
+
+        return await asyncio.gather(*(one(*numbered) for numbered in enumerate(steps)))
 
     async def _turn(
         self,
@@ -170,6 +195,21 @@ class Bench:
             await asyncio.gather(ended, return_exceptions=True)
             return False
         return True
+
+
+def _to_its_end(work: Coroutine[None, None, T]) -> T:
+    """Its result. What it has started is ended first, whatever signal breaks it off: a holder outlives it."""
+
+    async def whole() -> T:
+        task = asyncio.ensure_future(work)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        return await task
+
+    try:
+        return asyncio.run(whole())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
 def _with(text: str, url: str) -> str:

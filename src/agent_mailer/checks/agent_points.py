@@ -73,11 +73,10 @@ def points(bench: Bench, descriptor: Descriptor, version: str, tell: Callable[[s
         replied = bench.turn(plan, [Call(_SHELLS, _told(command)), Say("Sent.")])
         yield _point(4, "a reply by the command, in mode plan", replied.replies == ("hello",), _how(replied))
     yield _usage(replied, descriptor)
-    for name, step in FAILURES:
-        tell(f"a provider that answers {name}")
-        yield _failure(name, bench.turn(bypass, [step]))
-    tell("a provider that is not there")
-    yield _failure("refused", bench.turn(bypass, [Say("x")], away=True))
+    tell(f"failures of its provider: it may be silent for {descriptor.silent_for} s in each")
+    failures: list[tuple[str, Step | None]] = [*FAILURES, ("refused", None)]
+    for (name, _), tried in zip(failures, bench.failing(bypass, [step for _, step in failures]), strict=True):
+        yield _failure(name, tried)
     tell("a stop in the middle of a tool")
     pid = bench.folder / "pid"
     stopped = bench.turn(bypass, [Call(_SHELLS, _told(f"echo $$ > {pid}; exec sleep 600"))], stop_at=pid)
@@ -143,9 +142,9 @@ def _usage(replied: Tried, descriptor: Descriptor) -> Point:
 
 
 def _failure(name: str, tried: Tried) -> Point:
-    """Never done. Silence is ended by the descriptor's own patience, an outage."""
+    """Never done. Silence is ended by the descriptor's own patience, an outage; who talks on is ended by the turn's."""
     if tried.judgement is None:
-        return Point(6, f"provider: {name}", f"{_how(tried)}, and still trying", How.NOTED)
+        return Point(6, f"provider: {name}", f"no end after {tried.seconds:.0f} s, and not silent", How.NOTED)
     return _point(6, f"provider: {name}", not tried.judgement.outcome.settles, _how(tried))
 
 

@@ -82,7 +82,14 @@ def show(name: Name, workdir: Workdir = None, as_json: Json = False) -> None:
 @app.command("check", cls=FastCommand)
 def check(
     name: Name,
-    patience: Annotated[int, typer.Option("--patience", metavar="SECONDS", help="For each turn.")] = 120,
+    patience: Annotated[
+        int,
+        typer.Option(
+            "--patience",
+            metavar="SECONDS",
+            help="For each turn; where the provider fails, and then is silent, for longer.",
+        ),
+    ] = 120,
     workdir: Workdir = None,
     as_json: Json = False,
 ) -> None:
