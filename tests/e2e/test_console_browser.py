@@ -264,6 +264,20 @@ def test_a_question_is_answered_by_keys_alone(page: Page, scene: Scene) -> None:
     assert page.get_by_role("searchbox", name="Search mail").evaluate("field => field === document.activeElement")
 
 
+def test_a_key_right_after_the_help_was_closed_is_heard(page: Page, scene: Scene) -> None:
+    """Until the page is drawn again the focus lies where it was, in the dialog that is closed."""
+    asked = scene.send("docs-bot", "me", "Right after", "Which one?")
+    page.goto(f"/console/thread?id={asked['thread_id']}")
+    page.keyboard.press("?")
+    page.get_by_role("dialog", name="Keyboard").wait_for()
+    page.evaluate("""() => {
+      const at = document.activeElement, dialog = at.closest("dialog");
+      dialog.close();
+      at.dispatchEvent(new KeyboardEvent("keydown", { key: "e", bubbles: true, cancelable: true }));
+    }""")
+    page.get_by_role("status").filter(has_text="Archived.").wait_for()
+
+
 FOCUS = """() => {
   const at = document.activeElement, look = getComputedStyle(at);
   const seen = look.outlineStyle !== "none" && parseFloat(look.outlineWidth) >= 2 && at.checkVisibility();

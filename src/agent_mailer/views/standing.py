@@ -170,9 +170,13 @@ def _settled(place: Workplace, message_id: str) -> Report:
 
 
 def _turn_of(place: Workplace, message_id: str) -> TurnRecord | None:
+    """The turn that settled the message: ids sort by the second only, and an earlier try of it has sent nothing."""
     turns = place.state.turns
-    found = (turns.load(turn_id) for turn_id in turns.newest_settled(NEWEST))
-    return next((record for record in found if record is not None and message_id in ids_of(record)), None)
+    for record in map(turns.load, turns.newest_settled(NEWEST)):
+        ended = record is not None and record.settlement is not None and record.settlement.finished
+        if record is not None and ended and message_id in ids_of(record):
+            return record
+    return None
 
 
 def _moment(moment: float, place: Workplace, word: str = "at") -> str:

@@ -56,7 +56,7 @@ function step(by) {
 function press(target) { if (target.matches("input, textarea, select")) { target.focus(); target.scrollIntoView({ block: "center" }); } else target.click(); }
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") for (const open of all("details.menu[open], details.sure[open]")) { open.open = false; one("summary", open).focus(); }
-  if (page.hasAttribute("data-no-keys") || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select, dialog")) return;
+  if (page.hasAttribute("data-no-keys") || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select, dialog[open]")) return;
   if (event.key === "j" || event.key === "k") { step(event.key === "j" ? 1 : -1); event.preventDefault(); return; }
   if (event.key === "c") { location.href = "/console/compose"; return; }
   const name = CSS.escape(event.key), row = current();
