@@ -68,8 +68,9 @@ def is_hook(address: str) -> bool:
 
 
 def new_turn_id(now: float) -> str:
-    """Sorts by `now`, seconds since the epoch."""
-    return f"{turn_id_at(now)}-{os.urandom(4).hex()}"
+    """Sorts by `now`, seconds since the epoch, to a 4096th: what runs again at once comes after what ran before."""
+    within = datetime.fromtimestamp(now, UTC).microsecond * 4096 // 1_000_000
+    return f"{turn_id_at(now)}-{within:03x}{os.urandom(3).hex()[:5]}"
 
 
 def turn_id_at(moment: float) -> str:

@@ -110,7 +110,14 @@ class Stage:
     def asking(self) -> Iterator[Callable[[], str]]:
         """`amp ask`, which waits; what it says at its end."""
         words = [AMP, "ask", "Greet the customer.", "--wait", "600"]
-        process = subprocess.Popen(words, cwd=self.project, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        process = subprocess.Popen(
+            words,
+            cwd=self.project,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
         def report() -> str:
             try:

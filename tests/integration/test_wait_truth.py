@@ -19,6 +19,7 @@ from tests.typed import COMMAND, Typed, type_in
 
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.maildir.layout import Paths
+from agent_mailer.outcomes import Outcome
 from agent_mailer.people.port import MessageState
 from agent_mailer.state.records import ItemState, Pause, PauseReason
 from agent_mailer.state.requests import Request, Verb
@@ -128,6 +129,22 @@ def test_an_answer_that_was_refused_is_told(desk: Desk) -> None:
         True,
         "is done with it, but its answer was refused: no mailbox for user",
     )
+
+
+def test_an_earlier_try_says_nothing_of_what_the_last_one_sent(desk: Desk) -> None:
+    """Whoever waits would be told that no answer will come, while the agent waits for one itself."""
+    sent = desk.send()
+    desk.once()
+    turns = desk.place().state.turns
+    record = turns.load(turns.ids()[0])
+    assert record is not None
+    assert record.settlement is not None
+    tried = msgspec.structs.replace(record.settlement, outcome=Outcome.SESSION_LOST, finished=False, items=())
+    turns.create(msgspec.structs.replace(record, turn_id=record.turn_id[:-8] + "ffffffff", settlement=tried))
+    turns.mark_settled(record.turn_id[:-8] + "ffffffff")
+    report = standing_in(desk.workdir, sent, "x")
+    assert report is not None
+    assert (report.state, report.final) == (MessageState.DONE, False), report
 
 
 def test_nobody_is_at_work_where_no_watcher_runs(desk: Desk) -> None:

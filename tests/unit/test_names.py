@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from agent_mailer.names import path_name, printable, prompt_word, shown_path, whole_characters
+from agent_mailer.names import (
+    is_turn_id,
+    new_turn_id,
+    path_name,
+    printable,
+    prompt_word,
+    shown_path,
+    turn_began,
+    whole_characters,
+)
 
 HARMLESS = ["a", "A-1", "0193cf2e-8a4b-7c1d", "x" * 128, "v1.2_3", "a..b", "end."]
 ODD = [
@@ -133,3 +142,12 @@ def test_a_path_is_shown_by_its_first_folders() -> None:
     assert shown_path("/a:/b:/c", limit=6) == "/a, /b and 1 more"
     assert shown_path(f"/{'x' * 100}:/b", limit=6) == f"/{'x' * 100} and 1 more"
     assert shown_path(":") == "which is empty"
+
+
+def test_turns_of_one_second_sort_as_they_began() -> None:
+    moments = [1_700_000_000 + step / 1000 for step in range(0, 2001, 3)]
+    made = [new_turn_id(moment) for moment in moments]
+    assert made == sorted(made)
+    assert all(map(is_turn_id, made))
+    assert [turn_began(one) for one in made] == [float(int(moment)) for moment in moments]
+    assert len({new_turn_id(0.0) for _ in range(50)}) == 50
