@@ -23,6 +23,7 @@ from agent_mailer.assemble import Workplace
 from agent_mailer.events import EventName
 from agent_mailer.process.handle import send
 from agent_mailer.teams.running import watchers
+from agent_mailer.views.board import Board
 
 AMP = str(Path(sys.executable).parent / "amp")
 ANSWERS = "sh -c 'cat >/dev/null; echo it is done'"
@@ -114,8 +115,28 @@ def test_a_team_in_a_folder_is_made_asked_and_stopped(amp: Amp, project: Path, t
     stopped = amp("stop")
     assert (stopped.status, "shop_coder stops" in stopped.out) == (0, True), stopped
     assert not watchers(places(teams))
+    assert f"shop is stopped: amp start --dir {team}" in stopped.out
     assert "does not run" in amp("stop").out
-    assert amp("status").status == 1
+    # Who has stopped it misses nobody: the status, the board, a plain look at one of them.
+    again = f"amp start --dir {team}"
+    rests = amp("status")
+    assert (rests.status, rests.out.count("stopped"), again in rests.out, "2 stopped" in rests.out) == (
+        0,
+        4,
+        True,
+        True,
+    )
+    board = Board([coder])
+    assert not board.look().needs
+    board.close()
+    assert again in type_in(coder, "status").out
+    assert again in amp("ask", "--wait", "0", "more").err, "it waits, and what for is told"
+    # Whose watchers ended by themselves is missed.
+    assert amp("start", "--detach").status == 0
+    for process in watchers(places(teams)).values():
+        send(process, signal.SIGKILL)
+    until(lambda: not watchers(places(teams)), "their end")
+    assert (amp("status").status, "no watcher" in amp("status").out) == (1, True)
     assert amp("rm").status == 2, "not without a word"
     unnamed = amp("rm", "--yes")
     assert (unnamed.status, f"amp rm --dir {team} --yes" in unnamed.err) == (2, True), unnamed

@@ -31,7 +31,7 @@ def check_watched(place: Workplace) -> CheckResult:
         mail = "1 message waits" if waiting == 1 else f"{waiting} messages wait"
         if not view.watcher.running and (waiting or left):
             what = mail if waiting else "a turn is left open"
-            mend = f"agent-mailer watch {here}"
+            mend = view.stopped or f"agent-mailer watch {here}"
             return failed("watched", place.workdir, f"{what}, and no watcher runs", mend, ExitCode.UNAVAILABLE)
         if not view.watcher.running:
             return ok("watched", place.workdir, "no watcher runs, and nothing is known to wait")

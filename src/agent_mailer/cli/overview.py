@@ -152,7 +152,9 @@ def _steps(every: AllView, at: StatusView | FaultView | None) -> list[tuple[str,
     steps = []
     if first is not None:
         there = "" if at is first else _there(first.workdir)
-        if not first.watcher.running:
+        if first.stopped:
+            steps.append((first.stopped, "start its team"))
+        elif not first.watcher.running:
             steps.append((f"agent-mailer watch{there}", f"let {printable(first.agent, 40)} work"))
         address = shlex.quote(first.mailbox.address)
         steps.append((f'agent-mailer send {address} "TEXT"{there}', "write to it"))

@@ -19,8 +19,8 @@ from agent_mailer.errors import BusyFault, ConfigFault
 from agent_mailer.locks import FileLock
 from agent_mailer.teams.plan import FILE, LARGEST, Team
 from agent_mailer.teams.reading import lacks, read_team
+from agent_mailer.teams.stopped import FOLDER
 
-FOLDER = ".amp"
 _LOCK, _AT = "lock", "at"
 PATIENCE = 120.0
 """Seconds for which one waits for another; a start waits for its watchers."""

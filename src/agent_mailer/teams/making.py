@@ -28,12 +28,12 @@ from agent_mailer.setup.logins import Login
 from agent_mailer.setup.registering import Registration, register
 from agent_mailer.setup.sandbox import settle_sandbox
 from agent_mailer.setup.workdir import set_up
-from agent_mailer.teams.place import START, STOP, at
+from agent_mailer.teams.place import START, STOP
 from agent_mailer.teams.plan import FILE, Member, Team, body_of, leaves_of, written
+from agent_mailer.teams.stopped import AGENTS, at
 from agent_mailer.trust.standing import BODIES
 from agent_mailer.trust.workdir import in_a_turn
 
-AGENTS = "agents"
 BEGIN, END = "<!-- team: begin -->", "<!-- team: end -->"
 
 Unfenced = Callable[[str], PermissionMode]

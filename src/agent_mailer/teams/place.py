@@ -6,7 +6,6 @@ Names, variables and files are those of the existing launcher.
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from agent_mailer.errors import ConfigFault, MailerError, UsageFault
 from agent_mailer.state.workdirs import known_workdirs
 from agent_mailer.teams.kept import has_team, standing
 from agent_mailer.teams.plan import names_of
+from agent_mailer.teams.stopped import AGENTS, at
 
 LARGEST = 64 * 1024
 START, STOP = "start-team.sh", "stop-team.sh"
@@ -89,7 +89,7 @@ def team_here(environ: Mapping[str, str], home: Path) -> Path | None:
     except FileNotFoundError:
         return None
     for folder in (here, *here.parents):
-        if has_team(folder) and (folder / "agents").is_dir():
+        if has_team(folder) and (folder / AGENTS).is_dir():
             return folder
         if folder == home:
             break
@@ -108,15 +108,10 @@ def team_here(environ: Mapping[str, str], home: Path) -> Path | None:
     return None
 
 
-def at(directory: Path) -> str:
-    """The option that names this team and no other, as a shell takes it."""
-    return f"--dir {shlex.quote(str(directory))}"
-
-
 def project_of(directory: Path) -> Path | None:
     """Where the team works, as its agents' folders have it; what its file says may be another by now."""
     with suppress(OSError):
-        links = sorted((directory / "agents").glob("*/project"))
+        links = sorted((directory / AGENTS).glob("*/project"))
         return next((Path(os.path.realpath(link)) for link in links if link.is_symlink()), None)
     return None
 
@@ -153,7 +148,7 @@ def all_teams(environ: Mapping[str, str], home: Path) -> list[Path]:
     if (last := last_team(environ, home)) is not None:
         places.append(last)
     with suppress(OSError):
-        places += (workdir.parents[1] for workdir in known_workdirs(Disk()).all() if workdir.parent.name == "agents")
+        places += (workdir.parents[1] for workdir in known_workdirs(Disk()).all() if workdir.parent.name == AGENTS)
     # Each once, whatever names lead to it.
     found = {os.path.realpath(path): path for path in reversed(places) if has_team(path)}
     return sorted(found.values())

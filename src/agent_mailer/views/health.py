@@ -65,7 +65,7 @@ def _problems(
     if learned.config.wrong:
         # First: most of what follows may come of it.
         yield ProblemView(Problem.CONFIG, learned.config.wrong, said_of(learned.config.fix, view.workdir))
-    if not watcher.running:
+    if not watcher.running and not view.stopped:
         yield ProblemView(Problem.NO_WATCHER, "no watcher runs", f"agent-mailer watch{here}")
     elif watcher.halted:
         text = f"the watcher (process {watcher.pid}) was stopped by a signal"
@@ -87,7 +87,7 @@ def _problems(
     if untrusted := [name for name in view.untrusted if name not in learned.config.gone]:
         text = f"not as it was trusted, so it does not count: {', '.join(untrusted)}"
         yield ProblemView(Problem.UNTRUSTED, text, f"agent-mailer config trust{here}")
-    if learned.heard.missing and not learned.config.stops:
+    if learned.heard.missing and not learned.config.stops and not view.stopped:
         text = f"no turn can be started: {learned.heard.missing}"
         yield ProblemView(Problem.PROGRAM, text, said_of(learned.heard.fix, view.workdir))
     resume = f"agent-mailer resume{here}"
@@ -102,7 +102,7 @@ def _problems(
     elif pause is not None and pause.until is None and pause.reason != PauseReason.BY_HAND:
         text = f"paused until a person ends it: {pause.reason}"
         yield ProblemView(Problem.PAUSED, text, resume)
-    elif pause is not None and _is_outage(pause) and now - pause.since >= learned.outage_after:
+    elif pause is not None and _is_outage(pause) and now - pause.since >= learned.outage_after and not view.stopped:
         text = f"the agent program has not worked for {duration(now - pause.since)}: {pause.detail or pause.reason}"
         yield ProblemView(Problem.OUTAGE, text, f"agent-mailer doctor{here}")
     late = [one for one in view.settling if one.why and now - one.since >= learned.outage_after]

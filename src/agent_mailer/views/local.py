@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent_mailer.errors import MailerError, said_of
+from agent_mailer.teams.stopped import starts_again
 from agent_mailer.views.configured import configured
 from agent_mailer.views.health import Learned, next_wake, problems_of, urgency
 from agent_mailer.views.kept import asked_of, held_counts, offered_in, stuck_counts, tried_again, without_asked
@@ -270,6 +271,7 @@ def _read(place: Workplace, mailbox_of: Look, now: float, *, past: bool) -> view
         unknown=place.loaded.unknown,
         uncounted=uncounted(place),
         offered=offered_in(place, busy, now) if watcher.running else (),
+        stopped="" if watcher.running else starts_again(place.workdir),
         in_the_way=in_the_way(place) if watcher.running and mailbox.waiting else (),
         last_events=tuple(line.record for line in tail(place.folder.log, LAST_EVENTS)) if past else (),
     )

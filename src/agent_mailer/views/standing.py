@@ -15,6 +15,7 @@ from agent_mailer.names import printable, prompt_word
 from agent_mailer.people.port import MessageState, Report, Sent
 from agent_mailer.state.records import ItemState, PauseReason
 from agent_mailer.state.turns import ids_of
+from agent_mailer.teams.stopped import starts_again
 from agent_mailer.views.kept import tried_again
 from agent_mailer.views.local import place_at, watcher_of
 
@@ -122,6 +123,8 @@ def _in_work(place: Workplace, turn: OpenTurn, obstacle: Report | None) -> Repor
 def _obstacle(place: Workplace) -> Report | None:
     """What keeps the agent from any mail."""
     state, watcher = place.state, watcher_of(place)
+    if not watcher.running and (again := starts_again(place.workdir)):
+        return Report(MessageState.STOPPED, f"is stopped with its team: {again}")
     if not watcher.running:
         return Report(MessageState.STOPPED, f"has no watcher: agent-mailer watch -C {place.workdir}")
     if watcher.halted:

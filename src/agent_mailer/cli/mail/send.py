@@ -240,9 +240,11 @@ def _send_as_person(person: Person, draft: Draft, wait: int | None, workdir: str
 def _tell_unwatched(place: Workplace, recipients: Sequence[str]) -> None:
     """Who does not wait would not hear that nobody works on it."""
     from agent_mailer.cli.mail.unwatched import unwatched
+    from agent_mailer.teams.stopped import starts_again
 
     for recipient, workdir in unwatched(place, recipients):
-        note(f"nobody watches for {printable(recipient, 100)}: agent-mailer watch -C {shlex.quote(str(workdir))}")
+        again = starts_again(workdir) or f"agent-mailer watch -C {shlex.quote(str(workdir))}"
+        note(f"nobody watches for {printable(recipient, 100)}: {again}")
 
 
 def _tell_end(sent: Sent, waited: Waited, seconds: int, workdir: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 from agent_mailer.cli.terminal.printing import counted, dollars, local_time
 from agent_mailer.cli.terminal.screen import Ink, paint, width, wrapped
@@ -50,7 +51,15 @@ def table(every: AllView) -> list[str]:
             lines += [f"  {line}" for line in wrapped(text, room and room - 2)]
     if len(sick) > EXPLAINED:
         lines += ["", f"and {len(sick) - EXPLAINED} more (agent-mailer status -C WORKDIR)"]
+    lines += resting(every.workdirs)
     return [*lines, "", _sum(every, len(sick))]
+
+
+def resting(views: Sequence[StatusView | FaultView]) -> list[str]:
+    """What starts the teams again that a person has stopped: a line each, after an empty one."""
+    again = dict.fromkeys(view.stopped for view in views if isinstance(view, StatusView) and view.stopped)
+    room = width()
+    return list(chain(*(["", *wrapped(f"stopped; to start it: {printable(one, 4096)}", room)] for one in again)))
 
 
 def agents(views: Sequence[StatusView | FaultView], *, folders: bool = True) -> list[str]:
@@ -65,7 +74,9 @@ def _sum(every: AllView, sick: int) -> str:
     questions = "" if not asking else f"; {asking} {'question waits' if asking == 1 else 'questions wait'} for a person"
     if sick:
         return paint(f"{sick} of {count} not healthy{questions}", Ink.RED)
-    return paint(f"{count} healthy{questions}", Ink.GREEN)
+    rest = sum(isinstance(view, StatusView) and bool(view.stopped) for view in every.workdirs)
+    told = [f"{count - rest} healthy"] if count > rest else []
+    return paint(f"{', '.join([*told, *([f'{rest} stopped'] if rest else [])])}{questions}", Ink.GREEN)
 
 
 def cells_of(view: StatusView | FaultView) -> tuple[str, ...]:
@@ -86,12 +97,14 @@ def cells_of(view: StatusView | FaultView) -> tuple[str, ...]:
 
 def state_of(view: StatusView) -> str:
     if view.problems:
-        told = [_SHORT[problem.code] for problem in view.problems]
+        told = [*(["stopped"] if view.stopped else []), *(_SHORT[problem.code] for problem in view.problems)]
         if view.pause is not None and not {Problem.PAUSED, Problem.SIGNED_OUT, Problem.OUTAGE} & _codes(view):
             told.append("paused" if view.pause.until is None else f"waiting: {view.pause.reason.replace('_', ' ')}")
         return paint(", ".join(told), Ink.RED)
     if view.blocked:
         return paint("asks", Ink.YELLOW)
+    if view.stopped:
+        return paint("stopped", Ink.FAINT)
     if view.pause is not None:
         return paint(f"waiting: {view.pause.reason.replace('_', ' ')}", Ink.YELLOW)
     if view.running or view.settling:

@@ -94,12 +94,14 @@ def _health(view: StatusView) -> Part:
     if view.healthy and view.pause is not None:
         return Part(f"waiting: {view.pause.reason.replace('_', ' ')}", Ink.YELLOW)
     if view.healthy:
-        return Part("healthy", Ink.GREEN)
+        return Part("stopped", Ink.FAINT) if view.stopped else Part("healthy", Ink.GREEN)
     return Part("not healthy: " + "; ".join(printable(problem.text, 200) for problem in view.problems), Ink.RED)
 
 
 def _watcher(view: StatusView) -> Part:
     watcher = view.watcher
+    if view.stopped:
+        return Part(f"stopped with its team ({view.stopped})", Ink.FAINT)
     if not watcher.running:
         return Part("not running (agent-mailer watch)", Ink.RED)
     since = f" for {duration(watcher.seconds)}" if watcher.seconds is not None else ""

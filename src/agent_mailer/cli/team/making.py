@@ -21,7 +21,7 @@ from agent_mailer.config import RuntimeKind
 from agent_mailer.errors import BusyFault, ConfigFault, UsageFault
 from agent_mailer.names import one_of
 from agent_mailer.runtimes.port import PermissionMode
-from agent_mailer.teams.place import at
+from agent_mailer.teams.stopped import at
 
 if TYPE_CHECKING:
     from agent_mailer.setup.logins import Login
@@ -193,6 +193,7 @@ def _make(
     from agent_mailer.teams.plan import without
     from agent_mailer.teams.reading import read_team
     from agent_mailer.teams.running import dismiss
+    from agent_mailer.teams.stopped import keep_stopped
 
     where = new_directory(name, directory, os.environ, Path.home())
     said = PermissionMode(one_of(mode, [one.value for one in PermissionMode], "--permission-mode")) if mode else None
@@ -219,6 +220,8 @@ def _make(
         for line in make(plan, where, login, Disk(), mode=wanted, unfenced=_ask_for_mode):
             say(line)
         keep(where, Disk())
+        if before is None:
+            keep_stopped(where, Disk())
         plan = standing(where).team
         for line in dismiss(where, workplaces(without(before, plan), where)) if before is not None else ():
             say(line)
@@ -302,8 +305,8 @@ def _require_sound(where: Path) -> None:
 def _refuse_place(where: Path, *, named: bool) -> None:
     """Raises UsageFault, BusyFault for a folder that no new team can be made in; `named`: a name has led there."""
     from agent_mailer.assemble import Workplace
-    from agent_mailer.teams.making import AGENTS
     from agent_mailer.teams.running import watchers
+    from agent_mailer.teams.stopped import AGENTS
 
     if named and where in (Path.cwd(), *Path.cwd().parents):
         what = f"{where} is the project, or above it; a team has a folder of its own"

@@ -11,7 +11,7 @@ import typer
 
 from agent_mailer.cli.terminal.printing import note
 from agent_mailer.errors import ConfigFault, UsageFault
-from agent_mailer.teams.place import at
+from agent_mailer.teams.stopped import at
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace

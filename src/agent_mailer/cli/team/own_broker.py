@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from agent_mailer.disk import Disk
 from agent_mailer.errors import ConfigFault
 from agent_mailer.teams import embedded
-from agent_mailer.teams.place import at
+from agent_mailer.teams.stopped import at
 
 if TYPE_CHECKING:
     from agent_mailer.setup.logins import Login

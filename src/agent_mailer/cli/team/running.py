@@ -14,7 +14,7 @@ from agent_mailer.cli.team.options import Detach, Dir, Found, Name, Systemd, Tea
 from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import note, say
 from agent_mailer.errors import BusyFault, ConfigFault, MailerError, UsageFault
-from agent_mailer.teams.place import at
+from agent_mailer.teams.stopped import at
 
 if TYPE_CHECKING:
     from agent_mailer.teams.running import Where
@@ -58,17 +58,19 @@ def stop(
     if now and hand_over:
         raise UsageFault("two_choices", "--now ends turns, --hand-over leaves them", "give one of them")
     from agent_mailer.cli.team.own_broker import end
+    from agent_mailer.disk import Disk
+    from agent_mailer.teams.stopped import keep_stopped
 
     one = found(name, team, directory)
     told = False
+    keep_stopped(one.directory, Disk())
     for line in stop_all(one.team.name, one.directory, one.places, now=now, hand_over=hand_over):
         say(line)
         told = True
     if one.team.embedded and end(one.directory):
         say("its broker has ended")
         told = True
-    if not told:
-        say(f"{one.team.name} does not run")
+    say(f"{one.team.name} is stopped: amp start {at(one.directory)}" if told else f"{one.team.name} does not run")
 
 
 @restart_app.command("restart", cls=FastCommand)
@@ -161,11 +163,13 @@ def start_and_show(one: Found, chosen: Where | None, *, attach: bool) -> None:
     from agent_mailer.teams.place import remember_last
     from agent_mailer.teams.running import Where, where_possible
     from agent_mailer.teams.running import start as start_all
+    from agent_mailer.teams.stopped import forget_stopped
 
     require_startable(one)
     terminal = sys.stdout.isatty()
     where = where_possible(one.directory, chosen, terminal=terminal)
     with changing(one.directory, Disk()):
+        forget_stopped(one.directory, Disk())
         if one.team.embedded:
             _begin_broker(one, where)
         for line in start_all(one.team.name, one.directory, one.places, where):

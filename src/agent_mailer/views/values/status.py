@@ -273,7 +273,7 @@ class StatusView(View, frozen=True):
     that nothing here knows; `asked` waits for a person's yes, which is no problem, and of which the agent may give
     itself one where it is `self_approving`; `offered` waits for a live session; `in_the_way` is what
     waiting mail needs and others have reserved; `uncounted` are limits that hold nothing, since the agent program does
-    not count what they are of.
+    not count what they are of; `stopped` is the command that starts its team, which a person has stopped.
     """
 
     ABOUT = "workdir"
@@ -307,6 +307,7 @@ class StatusView(View, frozen=True):
     offered: tuple[OfferedView, ...] = ()
     in_the_way: tuple[InTheWayView, ...] = ()
     uncounted: tuple[str, ...] = ()
+    stopped: str = ""
 
 
 class FaultView(View, frozen=True):
