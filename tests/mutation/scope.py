@@ -67,7 +67,7 @@ NAMED: dict[str, Scope] = {
         (),
     ),
     "watch/backlog.py": Scope(
-        ("watch_backlog",),
+        ("watch_backlog", "watch_putting_away"),
         (*_ENGINE, "stuck", "guards_held", "dry_run", "routes", "approvals_by_mail", "bad_state"),
         _CRASH,
     ),
@@ -83,10 +83,10 @@ NAMED: dict[str, Scope] = {
     "watch/guards/holding.py": Scope(_GUARDS_UNIT, _GUARDS),
     "watch/guards/raising.py": Scope(_GUARDS_UNIT, _GUARDS),
     "watch/guards/alarm.py": Scope(_GUARDS_UNIT, _GUARDS),
-    "approvals/calls.py": Scope(("approval_calls", "approval_answers", "codex_asking"), _APPROVALS),
-    "approvals/turn.py": Scope(("approval_calls", "approval_answers", "codex_asking"), _APPROVALS),
-    "approvals/hook.py": Scope(("approval_calls", "approval_answers", "codex_asking"), _APPROVALS),
-    "approvals/edits.py": Scope(("approval_calls",), ("reservations", *_APPROVALS)),
+    "approvals/calls.py": Scope(("approval_calls", "approval_hook", "approval_answers", "codex_asking"), _APPROVALS),
+    "approvals/turn.py": Scope(("approval_calls", "approval_hook", "approval_answers", "codex_asking"), _APPROVALS),
+    "approvals/hook.py": Scope(("approval_calls", "approval_hook", "approval_answers", "codex_asking"), _APPROVALS),
+    "approvals/edits.py": Scope(("approval_calls", "approval_hook"), ("reservations", *_APPROVALS)),
 }
 """Of these each mutant that nothing kills stands in tests/survivors.toml."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent_mailer.approvals.calls import MOST_INPUT, Call, as_input, call_of, is_named, rule_of, shown
+from agent_mailer.approvals.calls import MOST_INPUT, Call, Rule, as_input, call_of, is_named, rule_of, shown
 from agent_mailer.approvals.hook import (
     ALREADY,
     FROM_THE_MAIN_AGENT,
@@ -22,7 +22,18 @@ from agent_mailer.approvals.hook import (
     before_a_tool,
     instead_of_a_refusal,
 )
-from agent_mailer.approvals.turn import MOST_ASKED, Told, TurnApprovals, Word, asked_in, used_in, write
+from agent_mailer.approvals.turn import (
+    MOST_ASKED,
+    Told,
+    TurnApprovals,
+    Word,
+    ask,
+    asked_in,
+    let_through,
+    use_up,
+    used_in,
+    write,
+)
 from agent_mailer.disk import Disk
 from agent_mailer.errors import ConfigFault
 
@@ -237,7 +248,10 @@ def test_questions_are_bounded_and_what_is_none_is_passed_over(turn: Path) -> No
     (turn / "outbox" / "ask-0").write_text("{")
     (turn / "outbox" / f"ask-{'1' * 32}").write_text(json.dumps({"tool": "Bash", "input": '{"command":"x"}'}))
     (turn / "outbox" / "ask-2").symlink_to("/etc/passwd")
-    assert {call.act for call in asked_in(turn / "outbox")} <= {f"curl {number}" for number in range(MOST_ASKED)}
+    # What an agent has put there itself takes the places of questions, and is none: the three come first by name.
+    acts = {call.act for call in asked_in(turn / "outbox")}
+    assert acts < {f"curl {number}" for number in range(MOST_ASKED)}
+    assert len(acts) == MOST_ASKED - 1
 
 
 def test_its_answers_have_the_form_of_the_programs() -> None:
@@ -246,3 +260,104 @@ def test_its_answers_have_the_form_of_the_programs() -> None:
     assert (pre["permissionDecision"], pre["updatedInput"]) == ("allow", {"a": 1})
     request = json.loads(as_json("PermissionRequest", Decision(Step.DENY, "no")))["hookSpecificOutput"]
     assert request["decision"] == {"behavior": "deny", "message": "no"}
+
+
+def left(turn: Path, call: Call) -> tuple[Call, ...]:
+    assert ask(Disk(), turn, call)
+    return asked_in(turn / "outbox")
+
+
+def test_a_question_that_is_left_is_found_again_without_the_programs_own_name_of_it(turn: Path) -> None:
+    call = bash("curl x")
+    assert left(turn, msgspec.structs.replace(call, call_id="call-7", why="it is new")) == (
+        msgspec.structs.replace(call, why="it is new"),
+    )
+    assert asked_in(turn / "none") == ()
+
+
+def test_ten_questions_are_asked_in_a_turn_and_no_more(turn: Path) -> None:
+    assert [ask(Disk(), turn, bash(f"curl {number}")) for number in range(12)] == [True] * 10 + [False] * 2
+    assert len(asked_in(turn / "outbox")) == 10
+
+
+def test_a_question_as_large_as_one_may_be_is_asked_and_no_larger_one(turn: Path) -> None:
+    """An agent writes there as it likes: a name or an input that no call has is no question."""
+    largest = Call("T" * 200, json.dumps("x" * (MOST_INPUT - 2)))
+    assert len(largest.input) == 2**20
+    assert left(turn, largest) == (largest,)
+    for other in (Call("T" * 201, "{}"), Call("T", json.dumps("x" * (MOST_INPUT - 1)))):
+        assert left(turn, other) == (largest,)
+
+
+def test_what_is_let_through_is_used_up_and_goes_through_once(turn: Path) -> None:
+    assert let_through(Disk(), turn, "q-1")
+    assert used_in(turn / "outbox", ["q-1", "q-2"]) == {"q-1"}
+    assert not use_up(Disk(), turn, "q-1")
+    assert not let_through(Disk(), turn, "q-1")
+
+
+def test_an_answer_says_no_more_than_it_was_given() -> None:
+    one = Told("q", "Bash", "{}", "d", Word.ALLOW)
+    assert (one.call_id, one.reason, one.changed, one.chosen) == ("", "", "", "")
+    assert TurnApprovals() == TurnApprovals((), False, (), (), "", False)
+    assert Call("Bash", "{}") == Call("Bash", "{}", "", "") == call_of("Bash", {})
+    assert Rule("Bash") == Rule("Bash", "") == rule_of("Bash(*)") == rule_of(" Bash(**) ") == rule_of("Bash( )")
+
+
+def test_what_a_call_says_of_itself_is_kept_up_to_its_bounds() -> None:
+    call = call_of("T" * 200, {"a": 1}, call_id="i" * 201, why="w" * 4001)
+    assert call == Call("T" * 200, '{"a":1}', "i" * 200, "w" * 4000)
+    assert call_of("T" * 201, {"a": 1}) is None
+    assert call_of("", {"a": 1}) is None
+    frame = len(as_input({"x": ""}))
+    assert call_of("T", {"x": "y" * (2**20 - frame)}) is not None
+    assert call_of("T", {"x": "y" * (2**20 - frame + 1)}) is None
+
+
+def test_a_command_of_words_is_one_that_a_shell_would_take() -> None:
+    words = call_of("shell", {"command": ["git", "push it"], "timeout": 3})
+    assert words is not None
+    assert words.command == words.act == "git 'push it'"
+    assert words.beside == '{"timeout":3}'
+    assert is_named(["shell(git push*)"], words)
+    for none in (["git", 3], 7, None):
+        call = call_of("shell", {"command": none})
+        assert call is not None
+        assert call.command is None
+        assert call.act == as_input({"command": none})
+
+
+def test_an_act_that_is_no_command_is_shown_with_its_keys_in_order() -> None:
+    assert Call("Write", '{"b":"é","a":{"d":1,"c":2}}').act == '{"a":{"c":2,"d":1},"b":"é"}'
+
+
+def test_what_is_shown_is_cut_beyond_its_bound_and_says_so() -> None:
+    assert shown(bash("x" * 4000)) == f"Bash: {'x' * 4000}"
+    assert shown(bash("x" * 4001)) == f"Bash: {'x' * 4000} [cut: 4001 characters in all]"
+    assert shown(Call("T" * 101, "{}")) == f"{'T' * 99}…: {{}}"
+    with pytest.raises(ConfigFault, match=f"names '{'x ' * 49}x…', which") as fault:
+        rule_of("x " * 99)
+    assert (fault.value.code, fault.value.fix) == (
+        "bad_rule",
+        "agent-mailer config set approve.tools '\"Bash(git push *)\" WebFetch'",
+    )
+
+
+@pytest.mark.parametrize("key", ["command", "file_path", "notebook_path", "path", "url", "query"])
+def test_a_rule_is_about_what_the_tool_is_to_touch(key: str) -> None:
+    call = call_of("Touch", {"note": "other", key: "thing one"})
+    assert call is not None
+    assert is_named(["Touch(thing *)"], call)
+    assert not is_named(["Touch(other)"], call)
+
+
+def test_a_rule_sees_the_whole_command_each_of_its_parts_and_what_stands_in_quotes() -> None:
+    assert is_named(["Bash(cd x && ls)"], bash("cd x && ls"))
+    assert is_named(["Bash(git push *)"], bash('sh -c "git push origin"'))
+    assert is_named(["Bash(git push)"], bash('"git" "push"'))
+    assert is_named(["mcp__hub__do(git *)"], Call("mcp__hub__do", as_input({"command": "git push"})))
+    assert is_named(["mcp__hub__do(cd x && *)"], Call("mcp__hub__do", as_input({"command": "cd x && ls"})))
+    assert is_named(["T(*abc*)"], Call("T", '["abc"]'))
+    # A net, and no wall: so far it looks.
+    assert is_named(["Bash(git push)"], bash(" ".join(["a"] * 99 + ["git", "push"])))
+    assert not is_named(["Bash(git push)"], bash(" ".join(["a"] * 100 + ["git", "push"])))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -18,7 +20,7 @@ from agent_mailer.runtimes.port import Usage
 from agent_mailer.state.held import Guard
 from agent_mailer.state.records import Phase, Settlement, TurnRecord
 from agent_mailer.watch.guards.budgets import UNITS, WHOSE, BudgetPolicy, Ledger, Shared, Spent, midnight
-from agent_mailer.watch.guards.calm import parse_hours, quiet_until
+from agent_mailer.watch.guards.calm import CalmPolicy, parse_hours, quiet_until, wanted_pause
 from agent_mailer.watch.guards.rounds import GuardPolicy, Round, Rounds, ring_of
 from agent_mailer.watch.guards.who import WhoPolicy
 
@@ -198,3 +200,38 @@ def test_a_sum_of_another_that_is_damaged_or_of_yesterday_is_none(tmp_path: Path
     for damage in (b"", b"{", b'{"since": "x"}', b"\xff" * 100):
         path.write_bytes(damage)
         assert mine.others(NOON) == Spent()
+
+
+def lacks(policy: CalmPolicy) -> str | None:
+    found = wanted_pause(policy, Path("/"), NOON)
+    return None if found is None else found.detail
+
+
+def test_without_a_word_about_it_the_machine_may_be_as_busy_as_it_likes() -> None:
+    assert CalmPolicy() == CalmPolicy((), 0.0, 0, 0)
+
+
+def test_a_machine_has_enough_to_do_beyond_each_bound_and_not_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (3.0, 9.0, 9.0))
+    assert lacks(CalmPolicy(max_load=3.0)) is None
+    assert lacks(CalmPolicy(max_load=2.5)) == "the load is 3.0 (guards.max_load 2.5)"
+    blocks = SimpleNamespace(f_bavail=2**17, f_frsize=2**12)
+    monkeypatch.setattr(os, "statvfs", lambda _: blocks)
+    assert lacks(CalmPolicy(min_disk=2**29)) is None
+    assert lacks(CalmPolicy(min_disk=2**30)) == "512M of disk are free (guards.min_disk 1.0G)"
+    assert lacks(CalmPolicy(min_disk=2**30 - 2**20)) == "512M of disk are free (guards.min_disk 1023M)"
+
+
+def test_memory_is_what_the_kernel_says_is_available_and_what_it_does_not_say_stops_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said = "MemTotal:  9999999 kB\nMemAvailable:  2048 kB\nCached: 1 kB\n"
+    monkeypatch.setattr(Path, "read_text", lambda _, *__: said)
+    assert lacks(CalmPolicy(min_memory=2**21)) is None
+    assert lacks(CalmPolicy(min_memory=2**21 + 1)) == "2M of memory are free (guards.min_memory 2M)"
+    assert lacks(CalmPolicy(min_memory=2**21 + 2**20)) == "2M of memory are free (guards.min_memory 3M)"
+    for said in ("MemTotal: 1 kB\n", "MemAvailable: much kB\n"):  # noqa: B007 - what is read reads it
+        assert lacks(CalmPolicy(min_memory=2**60)) is None
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "getloadavg", lambda: (_ for _ in ()).throw(OSError("no load here")))
+    assert lacks(CalmPolicy(max_load=0.1)) is None

@@ -1,0 +1,303 @@
+"""What a look finds in a real folder mailbox, and what the watcher does with what it has to put away; no turn runs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Coroutine, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import pytest
+from tests.amq_tree import write
+from tests.desk import Desk
+
+from agent_mailer.approvals.calls import Call
+from agent_mailer.events import EventName, LogRecord
+from agent_mailer.mailbox.port import Automatic, Envelope, Unreadable
+from agent_mailer.outcomes import Outcome
+from agent_mailer.state.approvals import Approval, Verdict
+from agent_mailer.state.held import Guard, HeldEntry
+from agent_mailer.state.records import Attempt, DeadLetter, RetryEntry
+from agent_mailer.state.stuck import StuckKind
+from agent_mailer.watch import backlog
+from agent_mailer.watch.answering import Said
+from agent_mailer.watch.backlog import (
+    Action,
+    Answered,
+    Doer,
+    DropRetry,
+    Hold,
+    LetGo,
+    Look,
+    PassBy,
+    PutAway,
+    Revive,
+    SetAside,
+    Strand,
+    look,
+)
+from agent_mailer.watch.guards.holding import Stop
+from agent_mailer.watch.guards.who import WhoPolicy
+from agent_mailer.watch.room import Room
+
+T = TypeVar("T")
+
+
+class Scene:
+    """`coder`'s folder, its state, and a watcher's room that never starts anything."""
+
+    def __init__(self, base: Path) -> None:
+        self.desk = Desk(base)
+        self.place = self.desk.place()
+        self.lock = self.place.lock()
+        self.lock.acquire()
+        self.place.prepare()
+        self.events: list[LogRecord] = []
+        self.place.log.listen(self.events.append)
+        self.room: Room = self.place.room(self.lock)
+        self.state = self.room.state
+        self.policy = self.room.policy
+        self.doer = Doer(self.room)
+        self.box = self.desk.root / "agents/coder/inbox"
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        async def opened() -> T:
+            await self.room.mailbox.open()
+            try:
+                return await work
+            finally:
+                await self.room.mailbox.close()
+
+        return asyncio.run(opened())
+
+    def look(self, *open_ids: str) -> Look:
+        return self.run(look(self.room.mailbox, self.state, self.policy, open_ids))
+
+    def do(self, *actions: Action) -> set[str]:
+        return self.run(self.doer.do(actions))
+
+    def listed(self) -> list[Envelope]:
+        return [one.envelope for one in self.look().candidates]
+
+    def mail(self, **said: Any) -> Envelope:
+        sent = self.desk.send(**said)
+        [envelope] = [one for one in self.run(self.room.mailbox.pending(100)).envelopes if one.id == sent]
+        return envelope
+
+    def told(self, name: EventName) -> list[dict[str, Any]]:
+        return [dict(one.fields) for one in self.events if one.event == name]
+
+    def names(self, part: str) -> int:
+        return len([*(self.box / part).iterdir()])
+
+    def asked(self, message_id: str = "m") -> Approval:
+        now = self.place.clock.now()
+        call = Call("Bash", '{"command":"git push"}')
+        one = Approval("q-1", "", call, call.digest, "t-1", message_id, "th", "user", "", now, now + 3600)
+        self.state.approvals.ask([one])
+        [known] = self.state.approvals.all()
+        return known
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    tmp_path.chmod(0o755)
+    one = Scene(tmp_path)
+    yield one
+    one.lock.release()
+
+
+# The look.
+
+
+def test_what_lies_in_the_folder_may_run_but_for_what_is_in_work(scene: Scene) -> None:
+    one, two = scene.mail(), scene.mail(body="more")
+    assert [each.id for each in scene.listed()] == [one.id, two.id]
+    assert [each.envelope.id for each in scene.look(one.id).candidates] == [two.id]
+
+
+def test_what_is_stuck_takes_nobodys_place_in_the_listing(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = scene.mail(), scene.mail(body="more")
+    monkeypatch.setattr(backlog, "LIST_LIMIT", 1)
+    assert [each.id for each in scene.listed()] == [one.id]
+    scene.state.stuck.add(StuckKind.NO_WAY_BACK, one.id, one, "no such place")
+    assert [each.id for each in scene.listed()] == [two.id]
+
+
+def test_an_answer_by_mail_counts_where_the_agent_cannot_reach_the_folder(scene: Scene) -> None:
+    scene.policy = msgspec.structs.replace(scene.policy, who=WhoPolicy(people=("user",), address="coder"))
+    answer = scene.mail(body=f"allow {scene.asked().code}")
+    assert scene.look().actions == ()
+    assert [each.id for each in scene.listed()] == [answer.id]
+    hidden = msgspec.structs.replace(scene.policy.approve, mail_hidden=True)
+    scene.policy = msgspec.structs.replace(scene.policy, approve=hidden)
+    found = scene.look()
+    assert found.candidates == ()
+    [action] = found.actions
+    assert isinstance(action, Answered)
+    assert (action.envelope.id, action.said.verdict) == (answer.id, Verdict.ALLOW)
+
+
+def test_mail_that_names_no_way_back_leaves_its_thread_and_holds_up_no_other(scene: Scene) -> None:
+    """A status wants no answer, and what is ours already is worked on in any case."""
+    first = scene.mail()
+    lost = write(scene.desk.root, "coder", kind="question", reply_to="bob@nowhere")
+    again = write(scene.desk.root, "coder", kind="question", reply_to="bob@nowhere")
+    news = write(scene.desk.root, "coder", kind="status", reply_to="bob@nowhere")
+    last = scene.mail(body="last")
+    found = scene.look()
+    assert {one.envelope.id for one in found.candidates} == {first.id, news, last.id}
+    strands = [one for one in found.actions if isinstance(one, Strand)]
+    assert {one.envelope.id for one in strands} == {lost, again}
+    assert len(found.actions) == 2
+    assert all("nowhere" in one.why for one in strands)
+    [ours] = [one.envelope for one in strands if one.envelope.id == again]
+    scene.state.retries.put(RetryEntry(ours, 1, 1, revision=1))
+    assert {one.envelope.id for one in scene.look().candidates} == {first.id, news, last.id, again}
+    scene.do(*strands)
+    assert scene.state.stuck.waiting == {lost, again}
+    assert scene.state.stuck.get(StuckKind.NO_WAY_BACK, lost) is not None
+    assert scene.look().actions == ()
+
+
+def test_what_waits_for_a_persons_word_goes_on_when_he_has_spoken(scene: Scene) -> None:
+    one = scene.mail()
+    question = scene.asked(one.id)
+    scene.state.retries.put(RetryEntry(one, 1, 1, asked=(question.id,), revision=1))
+    [waits] = scene.look().candidates
+    assert waits.not_before == question.expires_at
+    scene.state.retries.put(RetryEntry(one, 1, 1, revision=1), force=True)
+    [goes] = scene.look().candidates
+    assert goes.not_before == 0.0
+
+
+# What is put away.
+
+
+def test_a_file_that_is_no_message_is_written_down_and_put_where_it_blocks_nobody(scene: Scene) -> None:
+    (scene.box / "new/broken.md").write_text("no header at all")
+    [action] = scene.look().actions
+    assert isinstance(action, PutAway)
+    assert isinstance(action.item, Unreadable)
+    assert scene.do(action) == set()
+    assert scene.names("new") == 0
+    [entry] = scene.state.stuck.all()
+    assert entry.kind is StuckKind.UNREADABLE
+    assert scene.doer.taken == 0
+
+
+def test_what_is_settled_and_listed_again_is_set_aside(scene: Scene) -> None:
+    one = scene.mail()
+    scene.state.processed.add(one.id)
+    assert scene.look().actions == (SetAside(one),)
+    scene.do(SetAside(one))
+    assert scene.names("new") == 0
+    assert [said["message_id"] for said in scene.told(EventName.MESSAGE_SET_ASIDE)] == [one.id]
+
+
+def test_a_notice_is_taken_and_done_and_stays_to_be_read(scene: Scene) -> None:
+    one = scene.mail(automatic=Automatic.NOTICE)
+    assert scene.look().actions == (PassBy(one),)
+    assert scene.do(PassBy(one)) == set()
+    assert one.id in scene.state.processed
+    assert (scene.names("new"), scene.names("cur"), scene.doer.taken) == (0, 1, 0)
+    [said] = scene.told(EventName.MESSAGE_SKIPPED)
+    assert (said["message_id"], said["thread"], said["why"]) == (one.id, one.thread, "notice")
+
+
+def test_an_answer_is_taken_once_and_what_it_answers_can_go_on(scene: Scene) -> None:
+    question = scene.asked()
+    first, second = scene.mail(body="one"), scene.mail(body="two")
+    said = Said(Verdict.ALLOW, question.code)
+    assert scene.do(Answered(first, said), Answered(second, said)) == set()
+    assert scene.doer.taken == 2
+    known = scene.state.approvals.answer_to(question.id)
+    assert known is not None
+    assert (known.verdict, known.message_id, known.who) == (Verdict.ALLOW, first.id, "user")
+    assert {first.id, second.id} == set(scene.state.processed.among([first.id, second.id, "x"]))
+    assert scene.names("new") == 0
+    told = [(one["message_id"], one["thread"], one["why"]) for one in scene.told(EventName.MESSAGE_SKIPPED)]
+    assert told == [(one.id, one.thread, "answer") for one in (first, second)]
+
+
+def test_mail_that_the_folder_does_not_give_holds_up_no_other_and_is_told_once(scene: Scene) -> None:
+    one, two = scene.mail(automatic=Automatic.NOTICE), scene.mail(body="more")
+    current = scene.box / "cur"
+    current.rmdir()
+    current.write_text("somebody's file")
+    retry = RetryEntry(two, 1, 1, revision=1)
+    scene.state.retries.put(retry)
+    doing = scene.doer.do
+    for _ in range(2):
+        asyncio.run(doing([PassBy(one), DropRetry(two.id)]))
+    assert scene.told(EventName.MESSAGE_SKIPPED) == []
+    [trouble] = scene.told(EventName.MAILBOX_TROUBLE)
+    assert "cur" in trouble["why"]
+    assert scene.state.retries.get(two.id) is None
+
+
+def given_up(scene: Scene, one: Envelope) -> None:
+    history = (Attempt("turn-1", Outcome.FAILED, "no luck", 5.0),)
+    letter = DeadLetter(
+        one.id, one.thread, 4, "no luck", "2033-05-18T03:33:20Z", "turn-1", history=history, envelope=one
+    )
+    scene.state.processed.add(one.id)
+    scene.state.dead_letters.add(letter, again=False)
+
+
+def test_what_was_given_up_and_put_back_is_taken_up_with_its_history(scene: Scene) -> None:
+    one = scene.mail()
+    given_up(scene, one)
+    assert scene.look().actions == (Revive(one),)
+    assert scene.do(Revive(one)) == set()
+    entry = scene.state.retries.get(one.id)
+    assert entry is not None
+    assert (entry.put_back, len(entry.history)) == (1, 1)
+    assert one.id not in scene.state.processed
+
+
+def test_another_message_under_the_id_of_one_that_was_given_up_is_none_to_run(scene: Scene) -> None:
+    one = scene.mail()
+    scene.run(scene.room.mailbox.claim(one))
+    scene.run(scene.room.mailbox.done(one))
+    given_up(scene, one)
+    [kept] = (scene.box / "cur").iterdir()
+    (scene.box / "new" / kept.name).write_bytes(kept.read_bytes().replace(b"please", b"perish"))
+    assert scene.look().actions == (Revive(one),)
+    assert scene.do(Revive(one)) == {one.id}
+    assert scene.state.retries.get(one.id) is None
+    [entry] = scene.state.stuck.all()
+    assert (entry.kind, entry.message_id) == (StuckKind.USED_ID, one.id)
+
+
+def test_what_a_person_has_released_is_held_no_more(scene: Scene) -> None:
+    one = scene.mail()
+    scene.state.held.add([HeldEntry(one.id, 5.0, Guard.PAIR, "too often", envelope=one)])
+    scene.do(LetGo(one.id))
+    assert scene.state.held.waiting == {}
+    last = (scene.desk.state / "held.jsonl").read_text().splitlines()[-1]
+    assert json.loads(last) == {"message_id": one.id, "ended": "released"}
+
+
+def test_what_a_guard_stops_is_taken_off_the_list_and_counted(scene: Scene) -> None:
+    one, two = scene.mail(), scene.mail(body="more")
+    stops: Sequence[Action] = [Hold(Stop(each, Guard.WHO, "deny_from has user", "who\0user")) for each in (one, two)]
+    assert scene.doer.taken == 0
+    assert scene.do(*stops) == set()
+    assert (scene.doer.taken, scene.names("new")) == (2, 0)
+    assert set(scene.state.held.waiting) == {one.id, two.id}
+    assert scene.do() == set()
+    assert scene.doer.taken == 0
+
+
+def test_the_sender_of_what_could_not_be_fetched_is_told_at_the_next_look(scene: Scene) -> None:
+    one = scene.mail()
+    assert scene.do(DropRetry("x")) == set()
+    scene.room.stuck.not_fetched(one, "it is not there")
+    assert scene.state.stuck.unheard
+    scene.do()
+    assert scene.state.stuck.unheard == []
+    [word] = scene.desk.inbox()
+    assert "A message of yours was not worked on." in word.body
