@@ -28,7 +28,7 @@ TRIED = {"gemini-headless": ("cut stream",), "qwen": ("401",)}
 SHELL = "bash|run_shell_command"
 RUN_BY_ITSELF = {
     "opencode": ("opencode.json", ".opencode/opencode.json", ".opencode/plugin"),
-    "qwen": (".qwen/settings.json",),
+    "qwen": (".qwen/settings.json", ".env"),
 }
 """Of the settings of a stranger: no turn begins beside them."""
 NOTE = "The word of this project is heliotrope."
@@ -67,6 +67,8 @@ def settings_of_a_stranger(desk: AgentDesk, marks: Path) -> None:
         ".opencode/tool/x.ts": f"{told}tool', 'x'); export default {{description: 'x', args: {{}}, execute() {{}}}};",
         ".gemini/settings.json": json.dumps(gemini),
         ".qwen/settings.json": json.dumps(gemini),
+        # Where the user's key would go.
+        ".env": "OPENAI_BASE_URL=http://127.0.0.1:9/v1\n",
         "QWEN.md": f"{NOTE}\n",
         "AGENTS.md": f"{NOTE}\n",
         "GEMINI.md": f"{NOTE}\n",

@@ -138,6 +138,8 @@ def _usage(replied: Tried, descriptor: Descriptor) -> Point:
     else:
         found = f"{usage.input_tokens} + {usage.output_tokens} tokens for {requests} requests"
         good = descriptor.usage is UsageOf.LAST
+        if descriptor.usage is UsageOf.REQUESTS:
+            return Point(5, f"usage, described as {descriptor.usage.value}", found, How.NOTED)
     return _point(5, f"usage, described as {descriptor.usage.value}", good, found)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from agent_mailer.runtimes.acp.shelf import Known, Shelf
 
 app = group("runtime", 'The agents that are described, for `runtime = "acp"`.')
+
+_VERSION_SECONDS = 30.0
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="As `runtime list` names it.")]
 
@@ -177,7 +180,10 @@ def _here(known: Known) -> tuple[str, str, str]:
         runtime = AgentRuntime(known, AgentOptions(mode), env)
         told: list[str] = []
         for probe in runtime.probes(Path.cwd()):
-            done = run_briefly(probe.argv, env=probe.env, cwd=probe.cwd, seconds=20.0)
+            done = run_briefly(probe.argv, env=probe.env, cwd=probe.cwd, seconds=_VERSION_SECONDS)
+            if done.status is None:
+                words = shlex.join(probe.argv)
+                return ", ".join(told), f"has not told its version in {_VERSION_SECONDS:.0f} seconds", words
             finding = runtime.read_probe(probe, -1 if done.status is None else done.status, done.output)
             if not finding.ok:
                 return ", ".join(told), finding.text, finding.fix
