@@ -184,7 +184,7 @@ def _here(known: Known) -> tuple[str, str, str]:
             if done.status is None:
                 words = shlex.join(probe.argv)
                 return ", ".join(told), f"has not told its version in {_VERSION_SECONDS:.0f} seconds", words
-            finding = runtime.read_probe(probe, -1 if done.status is None else done.status, done.output)
+            finding = runtime.read_probe(probe, done.status, done.output)
             if not finding.ok:
                 return ", ".join(told), finding.text, finding.fix
             told.append(finding.text)
