@@ -13,6 +13,8 @@ from tests.terminal import terminal
 from tests.typed import COMMAND
 
 from agent_mailer.cli.terminal.screen import cells
+from agent_mailer.disk import Disk
+from agent_mailer.state.workdirs import known_workdirs
 from agent_mailer.views.board import Board
 from agent_mailer.views.values.needs import BoardView, NeedKind
 
@@ -79,6 +81,23 @@ def test_a_question_is_answered_by_a_key(desk: Desk, width: int) -> None:
         until(lambda: desk.answered()[-1:] == ["done"], "the answer to the answer")
         window.press("p")
         window.until("paused")
+        window.press("q")
+        assert window.until_ended() == 0
+
+
+@LONG
+def test_with_many_needs_a_low_terminal_still_shows_mail(desk: Desk, tmp_path: Path) -> None:
+    for number in range(9):
+        (tmp_path / f"gone-{number}" / ".agent-mailer").mkdir(parents=True)
+        (tmp_path / f"gone-{number}" / ".agent-mailer" / "config.toml").write_text("garbage = [")
+        known_workdirs(Disk()).remember(tmp_path / f"gone-{number}")
+    words = [COMMAND, "status", "--all", "--watch"]
+    with desk.watching(), terminal(words, desk.base, width=40, height=10) as window:
+        desk.send("please")
+        low = window.until("gone-0", "more (agent-mailer status --all)", "coder → user")
+        assert "NEEDS YOU" not in low
+        window.resize(80, 24)
+        window.until("NEEDS YOU", "gone-0:", "more (agent-mailer status --all)", "MAIL", "coder → user")
         window.press("q")
         assert window.until_ended() == 0
 

@@ -22,15 +22,29 @@ from textual.binding import Binding, BindingType
 from textual.widgets import DataTable, Footer, Input, Static
 from textual.worker import get_current_worker
 
-from agent_mailer.cli.status.board import EVERY, WIDE, head, moved_text, need_text, need_words
-from agent_mailer.cli.status.many import HEAD, cells_of
-from agent_mailer.cli.terminal.screen import plain
+from agent_mailer.cli.status.board import (
+    EVERY,
+    head,
+    is_low,
+    last_column,
+    moved_text,
+    need_text,
+    need_words,
+    needing,
+    shares,
+    whole,
+)
+from agent_mailer.cli.status.many import HEAD, cells_of, resting
+from agent_mailer.cli.terminal.screen import fit, plain, wrapped
 from agent_mailer.names import printable
 from agent_mailer.process.commands import run_command, run_in_terminal
 from agent_mailer.service.install import own_program
 from agent_mailer.views.board import Board
 from agent_mailer.views.values.needs import BoardView, NeedKind, NeedView
 from agent_mailer.views.values.status import FaultView, StatusView
+
+SAID = 3
+"""So many rows has what a key has said."""
 
 
 def show(board: Board) -> None:
@@ -44,11 +58,14 @@ def show(board: Board) -> None:
 class _Screen(App[None]):
     ENABLE_COMMAND_PALETTE = False
     CSS = """
+    Screen { overflow: hidden; }
     #head { height: 1; }
-    #agents { height: auto; max-height: 50%; }
-    #needs { height: auto; max-height: 35%; margin-top: 1; }
+    #agents { height: auto; }
+    #needs { height: auto; margin-top: 1; }
     #mail { height: 1fr; margin-top: 1; color: $text-muted; }
-    #said { height: auto; max-height: 3; }
+    .low #needs, .low #mail { margin-top: 0; }
+    .low #agents { scrollbar-size-horizontal: 0; }
+    #said { height: auto; max-height: 3; display: none; }
     #answer { display: none; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -92,9 +109,9 @@ class _Screen(App[None]):
         before, self._shown = self._shown, board
         if before is not None and before.needs != board.needs:
             self._say("")
-        self._put("head", [head(board)])
+        self._put("head", [head(board, self.size.width)])
         table = self.query_one(DataTable)
-        last = None if self.size.width >= WIDE else -1
+        last = last_column(self.size.width)
         at = table.cursor_row
         rows = [cells_of(view)[:last] for view in board.workdirs]
         if before is None or len(table.columns) != len(HEAD[:last]) or len(rows) != table.row_count:
@@ -108,14 +125,35 @@ class _Screen(App[None]):
                 for column, cell in enumerate(row):
                     if str(table.get_cell_at((number, column))) != str(_of(cell)):  # type: ignore[arg-type]
                         table.update_cell_at((number, column), _of(cell), update_width=True)  # type: ignore[arg-type]
-        self._put("needs", ["NEEDS YOU", *map(_need_text, board.needs)] if board.needs else [])
-        self._put("mail", ["MAIL", *map(moved_text, reversed(board.mail[-60:]))] if board.mail else [])
+        self._share(board)
+
+    def _share(self, board: BoardView) -> None:
+        """Each part has something of the height, and says how much more there is."""
+        wide, low, table = self.size.width, is_low(self.size.height), self.query_one(DataTable)
+        needs = needing(board, wide, low=low, text_of=_need_text)
+        rest = [line for one in resting(board.workdirs) for line in wrapped(one, wide) if not (low and needs)]
+        moved = [moved_text(one) for one in reversed(board.mail[-60:])]
+        mail = ([fit(one, wide) for one in moved] if low else ["MAIL", *moved]) if moved else []
+        wanted = [len(board.workdirs) + (not low), sum(map(len, needs)), len(mail)]
+        gaps = 0 if low else bool(needs or rest) + bool(mail)
+        around = 2 + len(rest) + gaps + self.query_one("#said", Static).display * SAID
+        most = shares(self.size.height - around, wanted)
+        self.screen.set_class(low, "low")
+        table.show_header = not low
+        table.styles.max_height = max(1, most[0])
+        self._put("needs", [*rest, *whole(needs, most[1])])
+        self._put("mail", mail)
+
+    def on_resize(self) -> None:
+        if self._shown is not None:
+            self._draw(self._shown)
 
     def _put(self, name: str, lines: Sequence[str]) -> None:
         """Changed only where it differs: an idle board draws nothing."""
         place, text = self.query_one(f"#{name}", Static), "\n".join(lines)
         if getattr(place, "told", None) != text:
             place.told = text  # type: ignore[attr-defined]
+            place.display = bool(text) or name == "mail"
             place.update(_of(text))
 
     def _chosen(self) -> StatusView | FaultView | None:

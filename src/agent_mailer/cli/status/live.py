@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from agent_mailer.cli.status.board import EVERY, gist, lines, moved_text, need_text
+from agent_mailer.cli.status.board import EVERY, gist, is_low, lines, moved_text, need_text
 from agent_mailer.cli.status.one import screen, stamp
 from agent_mailer.cli.terminal.printing import json_text, say
 from agent_mailer.cli.terminal.screen import Ink, cells, is_dumb, paint, plain, width, wrapped
@@ -30,14 +30,16 @@ if TYPE_CHECKING:
 
 BROKER_EVERY = 15.0
 
-Draw = Callable[[], tuple[object, list[str]]]
-"""The screen's lines, and what must differ for them to be worth printing again where nothing can be drawn over."""
+Draw = Callable[[int | None], tuple[object, list[str]]]
+"""The screen's lines in so many rows (None = without end), and what must differ for them to be worth printing again
+where nothing can be drawn over.
+"""
 
 
 def watch_one(workdir: Path) -> None:
     broker, pulses = _Broker(), Pulses()
 
-    def draw() -> tuple[object, list[str]]:
+    def draw(_rows: int | None) -> tuple[object, list[str]]:
         try:
             found = look(place_at(workdir), broker.look, pulses.listen)
         except MailerError as fault:
@@ -61,7 +63,7 @@ def watch_all(workdirs: Sequence[Path] | None = None, *, as_json: bool = False) 
 
         show(board)
     else:
-        _show(lambda: (None, lines(board.look())), f"with keys: {command_for('tui')}")
+        _show(lambda rows: (None, lines(board.look(), rows)), f"with keys: {command_for('tui')}")
 
 
 def _until_left(tell: Callable[[], NoReturn]) -> None:
@@ -136,7 +138,7 @@ def _print_changes(draw: Draw) -> NoReturn:
     """For a terminal that can only be written to: the whole again, when more than a time has changed."""
     before: object = None
     while True:
-        gist, lines = draw()
+        gist, lines = draw(None)
         if gist != before:
             say("\n".join([*lines, *_foot("", width()), ""]))
             before = gist
@@ -150,7 +152,8 @@ def _redraw(draw: Draw, more: str) -> NoReturn:
     console = Console(highlight=False)
     with Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
-            live.update(_Page(draw()[1], more), refresh=True)
+            room = _Page([], more).room(console.size.width, console.size.height)
+            live.update(_Page(draw(room)[1], more), refresh=True)
             time.sleep(EVERY)
 
 
@@ -160,15 +163,24 @@ class _Page:
     def __init__(self, lines: Sequence[str], more: str) -> None:
         self._lines, self._more = lines, more
 
+    def room(self, columns: int, rows: int) -> int:
+        """Rows for the lines."""
+        return max(1, rows - len(self._foot(columns, rows)) - (0 if is_low(rows) else 1))
+
+    def _foot(self, columns: int, rows: int) -> list[str]:
+        """What there is to know more of has no room in a low terminal."""
+        return _foot("" if is_low(rows) else self._more, columns)
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.text import Text
 
-        foot = _foot(self._more, options.size.width)
-        room = max(1, options.size.height - len(foot) - 1)
+        foot = self._foot(options.size.width, options.size.height)
+        room = self.room(options.size.width, options.size.height)
         shown = list(self._lines[:room])
         if len(self._lines) > room:
             shown[-1] = f"{len(self._lines) - room + 1} more lines: make the window higher"
-        for line in (*shown, "", *foot):
+        gap = [] if is_low(options.size.height) else [""]
+        for line in (*shown, *gap, *foot):
             yield Text.from_ansi(plain(line), no_wrap=True, overflow="crop", end="\n")
 
 

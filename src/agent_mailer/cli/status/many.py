@@ -51,20 +51,18 @@ def table(every: AllView) -> list[str]:
             lines += [f"  {line}" for line in wrapped(text, room and room - 2)]
     if len(sick) > EXPLAINED:
         lines += ["", f"and {len(sick) - EXPLAINED} more (agent-mailer status -C WORKDIR)"]
-    lines += resting(every.workdirs)
+    lines += chain(*(["", *wrapped(one, room)] for one in resting(every.workdirs)))
     return [*lines, "", _sum(every, len(sick))]
 
 
 def resting(views: Sequence[StatusView | FaultView]) -> list[str]:
-    """What starts the teams again that a person has stopped: a line each, after an empty one."""
+    """What starts the teams again that a person has stopped: a line each."""
     again = dict.fromkeys(view.stopped for view in views if isinstance(view, StatusView) and view.stopped)
-    room = width()
-    return list(chain(*(["", *wrapped(f"stopped; to start it: {printable(one, 4096)}", room)] for one in again)))
+    return [f"stopped; to start it: {printable(one, 4096)}" for one in again]
 
 
-def agents(views: Sequence[StatusView | FaultView], *, folders: bool = True) -> list[str]:
-    """A line each under a head; without their `folders` in a narrow place."""
-    last = None if folders else -1
+def agents(views: Sequence[StatusView | FaultView], last: int | None = None) -> list[str]:
+    """A line each under a head, of the columns of HEAD up to `last`."""
     return columns([cells_of(view)[:last] for view in views], HEAD[:last]).split("\n")
 
 

@@ -110,7 +110,9 @@ def _has_colour(stream: TextIO) -> bool:
 def _beyond_ascii(stream: TextIO) -> bool:
     """Python takes the locale C for UTF-8; whoever has asked for C by name may sit before a terminal without."""
     named = next((value for name in ("LC_ALL", "LC_CTYPE", "LANG") if (value := os.environ.get(name))), "")
-    return named not in ("C", "POSIX") and (stream.encoding or "").lower().replace("-", "") == "utf8"
+    # What draws a whole screen stands in for stdout, and has no encoding: it makes what goes there plain itself.
+    said = getattr(stream, "encoding", "utf-8")
+    return named not in ("C", "POSIX") and (said or "").lower().replace("-", "") == "utf8"
 
 
 def _is_terminal(stream: TextIO | None) -> bool:
