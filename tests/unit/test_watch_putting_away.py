@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
 import msgspec
 import pytest
 from tests.amq_tree import write
-from tests.desk import Desk
+from tests.watch_room import Scene
 
-from agent_mailer.approvals.calls import Call
-from agent_mailer.events import EventName, LogRecord
+from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Automatic, Envelope, Unreadable
 from agent_mailer.outcomes import Outcome
-from agent_mailer.state.approvals import Approval, Verdict
+from agent_mailer.state.approvals import Verdict
 from agent_mailer.state.held import Guard, HeldEntry
 from agent_mailer.state.records import Attempt, DeadLetter, RetryEntry
 from agent_mailer.state.stuck import StuckKind
@@ -26,79 +24,17 @@ from agent_mailer.watch.answering import Said
 from agent_mailer.watch.backlog import (
     Action,
     Answered,
-    Doer,
     DropRetry,
     Hold,
     LetGo,
-    Look,
     PassBy,
     PutAway,
     Revive,
     SetAside,
     Strand,
-    look,
 )
 from agent_mailer.watch.guards.holding import Stop
 from agent_mailer.watch.guards.who import WhoPolicy
-from agent_mailer.watch.room import Room
-
-T = TypeVar("T")
-
-
-class Scene:
-    """`coder`'s folder, its state, and a watcher's room that never starts anything."""
-
-    def __init__(self, base: Path) -> None:
-        self.desk = Desk(base)
-        self.place = self.desk.place()
-        self.lock = self.place.lock()
-        self.lock.acquire()
-        self.place.prepare()
-        self.events: list[LogRecord] = []
-        self.place.log.listen(self.events.append)
-        self.room: Room = self.place.room(self.lock)
-        self.state = self.room.state
-        self.policy = self.room.policy
-        self.doer = Doer(self.room)
-        self.box = self.desk.root / "agents/coder/inbox"
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        async def opened() -> T:
-            await self.room.mailbox.open()
-            try:
-                return await work
-            finally:
-                await self.room.mailbox.close()
-
-        return asyncio.run(opened())
-
-    def look(self, *open_ids: str) -> Look:
-        return self.run(look(self.room.mailbox, self.state, self.policy, open_ids))
-
-    def do(self, *actions: Action) -> set[str]:
-        return self.run(self.doer.do(actions))
-
-    def listed(self) -> list[Envelope]:
-        return [one.envelope for one in self.look().candidates]
-
-    def mail(self, **said: Any) -> Envelope:
-        sent = self.desk.send(**said)
-        [envelope] = [one for one in self.run(self.room.mailbox.pending(100)).envelopes if one.id == sent]
-        return envelope
-
-    def told(self, name: EventName) -> list[dict[str, Any]]:
-        return [dict(one.fields) for one in self.events if one.event == name]
-
-    def names(self, part: str) -> int:
-        return len([*(self.box / part).iterdir()])
-
-    def asked(self, message_id: str = "m") -> Approval:
-        now = self.place.clock.now()
-        call = Call("Bash", '{"command":"git push"}')
-        one = Approval("q-1", "", call, call.digest, "t-1", message_id, "th", "user", "", now, now + 3600)
-        self.state.approvals.ask([one])
-        [known] = self.state.approvals.all()
-        return known
 
 
 @pytest.fixture
@@ -106,7 +42,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
     tmp_path.chmod(0o755)
     one = Scene(tmp_path)
     yield one
-    one.lock.release()
+    one.close()
 
 
 # The look.

@@ -81,7 +81,8 @@ class HeldMail:
         waiting = self._state.held.waiting
         if self._asked is None:
             entries = self._state.held.all() if any(guard is not Guard.WHO for guard in waiting.values()) else ()
-            self._asked = {e.question.rpartition("\0")[0]: e.message_id for e in entries if e.guard is not Guard.WHO}
+            questions = (e.question.rpartition("\0") for e in entries if e.guard is not Guard.WHO)
+            self._asked = {about: first for about, _, first in questions}
         first = self._asked.get(stop.question, "")
         if first not in waiting:
             first = self._asked[stop.question] = stop.envelope.id
