@@ -276,6 +276,8 @@ def test_put_back_once_less_than_too_often_it_runs(state: State) -> None:
     state.processed.add("m")
     state.dead_letters.add(letter(mail(), put_back=MOST_PUT_BACK - 1), again=False)
     assert seen(state, mail()).actions == (Revive(mail()),)
+    # Whoever does not say otherwise has a mailbox that lists nothing again by itself.
+    assert see(Listing((mail(),)), state, WatchPolicy(state.folder.workdir), ()).actions == (Revive(mail()),)
     assert MOST_PUT_BACK == 5
 
 

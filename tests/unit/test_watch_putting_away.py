@@ -78,20 +78,21 @@ def test_an_answer_by_mail_counts_where_the_agent_cannot_reach_the_folder(scene:
 
 def test_mail_that_names_no_way_back_leaves_its_thread_and_holds_up_no_other(scene: Scene) -> None:
     """A status wants no answer, and what is ours already is worked on in any case."""
-    first = scene.mail()
+    plain = write(scene.desk.root, "coder", sender="user")
     lost = write(scene.desk.root, "coder", kind="question", reply_to="bob@nowhere")
     again = write(scene.desk.root, "coder", kind="question", reply_to="bob@nowhere")
     news = write(scene.desk.root, "coder", kind="status", reply_to="bob@nowhere")
+    known = write(scene.desk.root, "coder", sender="user", kind="question", reply_to="user")
     last = scene.mail(body="last")
     found = scene.look()
-    assert {one.envelope.id for one in found.candidates} == {first.id, news, last.id}
+    assert {one.envelope.id for one in found.candidates} == {plain, news, known, last.id}
     strands = [one for one in found.actions if isinstance(one, Strand)]
     assert {one.envelope.id for one in strands} == {lost, again}
     assert len(found.actions) == 2
     assert all("nowhere" in one.why for one in strands)
     [ours] = [one.envelope for one in strands if one.envelope.id == again]
     scene.state.retries.put(RetryEntry(ours, 1, 1, revision=1))
-    assert {one.envelope.id for one in scene.look().candidates} == {first.id, news, last.id, again}
+    assert {one.envelope.id for one in scene.look().candidates} == {plain, news, known, last.id, again}
     scene.do(*strands)
     assert scene.state.stuck.waiting == {lost, again}
     assert scene.state.stuck.get(StuckKind.NO_WAY_BACK, lost) is not None
