@@ -27,7 +27,7 @@ from agent_mailer.disk import SystemCalls
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
 from agent_mailer.live.taking import Taking
-from agent_mailer.process.handle import identify
+from agent_mailer.process.handle import identify, is_alive
 from agent_mailer.state.presence import Presence
 from agent_mailer.state.records import Sitter, TurnRecord
 from agent_mailer.state.requests import Request, Verb
@@ -200,8 +200,11 @@ class KillsWhatStandsIn(SystemCalls):
         super().replace(source, target)
         process = json.loads(target.read_bytes()).get("process") if target.name == "turn.json" else None
         if process and not self.killed:
-            os.kill(process["pid"], 9)
             self.killed.append(process["pid"])
+            identity = identify(process["pid"])
+            os.kill(process["pid"], 9)
+            # One that still dies may be told that its gate is open.
+            until(lambda: identity is None or not is_alive(identity), "it is gone")
 
 
 def test_one_killed_before_its_gate_opens_only_gives_the_mail_back(desk: Desk) -> None:
