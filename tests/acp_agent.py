@@ -11,7 +11,8 @@ The script maps each method that the client may call to steps, each with one key
     {"model": true}      as an agent does: its model is asked at $MODEL_URL, and what it calls is run
     {"hang": true}       nothing more, not even at the end of its input
 
-A method without steps is refused with -32601. What the client says is appended to SCRIPT.json.heard.
+`METHOD 2` has the steps of its second call, where they are others. A method without steps is refused with -32601. What
+the client says is appended to SCRIPT.json.heard.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +53,13 @@ class Agent:
         return message
 
     def run(self) -> None:
+        calls: Counter[str] = Counter()
         while (message := self.listen()) is not None:
             method = message.get("method")
             if method is None or "id" not in message:
                 continue
-            steps = self.script.get(method)
+            calls[method] += 1
+            steps = self.script.get(f"{method} {calls[method]}", self.script.get(method))
             if steps is None:
                 say({"id": message["id"], "error": {"code": -32601, "message": f"no {method}"}})
             for step in steps or ():

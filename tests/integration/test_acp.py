@@ -20,7 +20,7 @@ from agent_mailer.processes import read_stat
 DESCRIPTOR = """\
 argv = [{argv}]
 title = "Scripted"
-usage = "prompt"
+usage = "{usage}"
 silent_for = {silent}
 leaves_in = 1.0
 [modes.plan]
@@ -48,11 +48,11 @@ class AcpDesk(Desk):
         self.describe()
         self.configure(runtime="acp", agent="fake")
 
-    def describe(self, silent: int = 60) -> None:
+    def describe(self, silent: int = 60, usage: str = "prompt") -> None:
         argv = ", ".join(json.dumps(str(word)) for word in (sys.executable, acp_agent.__file__, self.path))
         folder = self.state / "templates" / "agents"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "fake.toml").write_text(DESCRIPTOR.format(argv=argv, silent=silent))
+        (folder / "fake.toml").write_text(DESCRIPTOR.format(argv=argv, silent=silent, usage=usage))
 
     def follows(self, *steps: dict[str, Any], **methods: list[dict[str, Any]]) -> None:
         """On its prompt; `methods` as `session_load`."""
@@ -119,6 +119,44 @@ def test_what_is_no_success_is_not_settled(desk: AcpDesk) -> None:
     assert outcomes(events) == ["unavailable"]
     assert EventName.PAUSED in [event.event for event in events]
     assert EventName.MESSAGE_DONE not in [event.event for event in events]
+
+
+@pytest.mark.long
+def test_words_of_an_agent_that_counts_no_tokens_need_its_finish(desk: AcpDesk) -> None:
+    """It may be the half of an answer: it is asked once more, in the same session."""
+    desk.describe(usage="none")
+    desk.configure(max_retries=0)
+    end = {"answer": {"stopReason": "end_turn"}}
+    desk.follows(says("The answer."), end, **{"session_prompt 2": [{"mail": ["finish"]}, says("Yes."), end]})
+    desk.send()
+    assert outcomes(desk.once()) == ["done"]
+    assert desk.answered() == ["The answer."]
+    assert desk.called().count("session/prompt") == 2
+    assert desk.called().count("session/new") == 1
+    desk.follows(says("half of an"), end)
+    desk.send()
+    assert outcomes(desk.once()) == ["failed"]
+    desk.follows(says("half of an"), end, **{"session_prompt 2": [end]})
+    desk.send()
+    assert outcomes(desk.once()) == ["unavailable"]
+    assert not any("half of an" in answer for answer in desk.answered())
+    desk.resume()
+    desk.follows({"mail": ["finish"]}, says("Known."), end)
+    assert outcomes(desk.once()) == ["done"]
+    assert desk.called()[-1] == "session/prompt"
+    assert desk.called()[-2] != "session/prompt", "it is not asked twice"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("where", ["initialize", "session/new"])
+def test_an_agent_that_hangs_before_its_prompt_is_an_outage(desk: AcpDesk, where: str) -> None:
+    desk.configure(first_output_timeout=3, silence_timeout=3)
+    desk.follows(**{where.replace("/", "_"): [{"hang": True}]})
+    desk.send()
+    (ended,) = [event for event in desk.once() if event.event is EventName.TURN_ENDED]
+    assert ended.fields["outcome"] == "unavailable"
+    assert "timeout" in str(ended.fields["detail"])
+    assert desk.called()[-1] == where
 
 
 def test_a_descriptor_that_nobody_trusts_starts_nothing(desk: AcpDesk) -> None:

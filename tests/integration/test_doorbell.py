@@ -16,6 +16,7 @@ from tests.sizes import LONG
 from tests.typed import COMMAND, Typed, type_in
 
 from agent_mailer.live.telling import MOST_RINGS
+from agent_mailer.processes import command_line
 
 ATTENDED = {"CLAUDE_CODE_ENTRYPOINT": "cli", "CLAUDE_CODE_SESSION_ATTENDED": "1"}
 SESSION = "0a1b2c3d-0000-4000-8000-000000000001"
@@ -209,3 +210,45 @@ def test_of_codex_without_an_app_server_it_says_a_line_and_starts_nothing(projec
     assert ours in news(done)
     live = home / ".local" / "state" / "agent-mailer" / "live"
     assert [path.name for path in live.iterdir()] == [f"codex-{SESSION}.json"]
+
+
+@LONG
+def test_a_ring_that_codex_does_not_take_is_tried_again(project: Path) -> None:
+    """Its server does not answer each call of a machine under load: the listener stays."""
+    tries, rung = project / "tries", project / "rung"
+    codex = project / "codex"
+    codex.write_text(
+        f'#!/bin/sh\necho x >>{tries}\n[ "$(wc -l <{tries})" -gt 1 ] || exit 1\n'
+        f'printf "%s\\n" "$@" >{rung}.new && mv {rung}.new {rung}\n'
+    )
+    codex.chmod(0o755)
+    call = called("UserPromptSubmit", prompt="hello").decode()
+    run = f"subprocess.run([{COMMAND!r}, 'plugin', 'hook', 'codex'], input={call!r}, text=True)"
+    (project / "app-server").write_text(f"import subprocess, sys\n{run}\nsys.stdin.read()\n")
+    words = [str(codex), "app-server"]
+    with subprocess.Popen(words, executable=sys.executable, cwd=project, stdin=subprocess.PIPE) as server:
+        try:
+            until(lambda: [pid for pid in _listeners() if _waits(pid)], "a listener beside the session")
+            (listener,) = _listeners()
+            ours = send(project, "news")
+            until(rung.exists, "the second try")
+            told = rung.read_text()
+            assert told.startswith(f"queue\n--thread\n{SESSION}\n--message\n")
+            assert ours in told
+            assert _listeners() == [listener]
+        finally:
+            server.kill()
+    until(lambda: not _listeners(), "the listener leaves with codex's server")
+
+
+def _listeners() -> list[int]:
+    """Those of codex's session here."""
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+    return [pid for pid in pids if {"listen", "codex", SESSION} <= set(command_line(pid))]
+
+
+def _waits(pid: int) -> bool:
+    folder = Path(f"/proc/{pid}/fd")
+    with suppress(OSError):
+        return any(os.readlink(folder / name) == "anon_inode:inotify" for name in os.listdir(folder))
+    return False

@@ -11,7 +11,7 @@ from agent_mailer.outcomes import Outcome
 from agent_mailer.runtimes.acp.descriptor import Meaning
 from agent_mailer.runtimes.acp.orders import Ended, Failure, Staged
 from agent_mailer.runtimes.acp.shelf import Shelf
-from agent_mailer.runtimes.acp.verdict import judge
+from agent_mailer.runtimes.acp.verdict import judge, of_a_second_word, rests_on_words
 
 NOTHING = Staged()
 
@@ -34,6 +34,31 @@ def test_a_bare_end_is_an_outage_unless_the_turn_left_something() -> None:
     assert of(bare, Staged(mail=True)) is Outcome.DONE
     assert of(bare, Staged(finished=True)) is Outcome.DONE
     assert of(bare, Staged(asked=True)) is Outcome.DONE, "a person is asked"
+
+
+def test_words_alone_are_doubted_and_only_finish_or_mail_vouches_for_them() -> None:
+    # kimi, after it has tried a cut stream ten times: the ten halves, and `end_turn`.
+    halves = Ended("end_turn", "half of anhalf of an")
+    assert rests_on_words(halves, NOTHING, ())
+    shown = (Staged(mail=True), Staged(finished=True), Staged(asked=True))
+    assert not any(rests_on_words(halves, staged, ()) for staged in shown)
+    assert not rests_on_words(Ended("end_turn"), NOTHING, ())
+    assert not rests_on_words(halves, NOTHING, (Meaning("unavailable", text="half of"),))
+
+    again = of_a_second_word(halves, Ended("end_turn", "half of an"), NOTHING)
+    assert again is not None
+    assert again.outcome is Outcome.FAILED
+    assert of_a_second_word(halves, Ended("end_turn"), NOTHING) is None, "an outage, as always"
+    assert of_a_second_word(halves, Ended(failure=Failure("429")), NOTHING) is None
+    assert of_a_second_word(halves, Ended("max_tokens", "and on and on"), NOTHING) is None
+    for staged in shown:
+        for then, text in (
+            (Ended("end_turn", "Yes."), halves.text),
+            (Ended("end_turn", "Yes.", "It is 42."), "It is 42."),
+        ):
+            known = of_a_second_word(halves, then, staged)
+            assert known is not None
+            assert (known.outcome, known.text) == (Outcome.DONE, text)
 
 
 def test_what_was_said_before_finish_is_the_answer() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 
 import msgspec
@@ -55,7 +55,7 @@ def points(bench: Bench, descriptor: Descriptor, version: str, tell: Callable[[s
         PermissionMode.ACCEPT_EDITS,
     )
     tell("a first turn")
-    first = bench.turn(bypass, [Say("The answer.")], prompt=MARK, lingers=True)
+    first = bench.turn(bypass, _says("The answer.", descriptor), prompt=MARK, lingers=True)
     yield _point(1, "starts, and speaks version 1", first.done, f"{version}, {_how(first)}")
     if not first.done:
         return
@@ -63,7 +63,7 @@ def points(bench: Bench, descriptor: Descriptor, version: str, tell: Callable[[s
     for mode in (plan, edits, bypass):
         if descriptor.modes.of(mode) is not None:
             tell(f"a command in mode {mode.value}")
-            yield _command(bench, mode)
+            yield _command(bench, descriptor, mode)
     tell("a reply")
     if descriptor.mail is MailBy.MCP:
         replied = bench.turn(plan, [Call("reply", {"body": "hello"}), Say("Sent.")])
@@ -110,14 +110,22 @@ def _offered(first: Tried, descriptor: Descriptor) -> Point:
     return _point(2, "mail tools that its model sees", bool(mail), ", ".join(mail) or f"none of {len(tools)} tools")
 
 
+def _says(text: str, descriptor: Descriptor) -> Sequence[Step]:
+    """Its model's words, and what it does where it is asked whether these were all."""
+    if descriptor.usage is not UsageOf.NONE:
+        return [Say(text)]
+    by_tool = descriptor.mail is MailBy.MCP
+    return [Say(text), Call("finish") if by_tool else Call(_SHELLS, _told("agent-mailer mail finish")), Say("Yes.")]
+
+
 def _told(command: str) -> dict[str, object]:
     return {"command": command, "description": "a try"}
 
 
-def _command(bench: Bench, mode: PermissionMode) -> Point:
+def _command(bench: Bench, descriptor: Descriptor, mode: PermissionMode) -> Point:
     """A shell command: everything may run it, plan must not."""
     file = bench.work / f"ran-{mode.value}"
-    tried = bench.turn(mode, [Call(_SHELLS, _told(f"touch {file}")), Say("Did it.")])
+    tried = bench.turn(mode, [Call(_SHELLS, _told(f"touch {file}")), *_says("Did it.", descriptor)])
     ran = file.exists()
     found = f"{'it ran' if ran else 'it did not run'}, {_how(tried)}"
     if mode is PermissionMode.ACCEPT_EDITS:

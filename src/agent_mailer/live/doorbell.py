@@ -51,6 +51,8 @@ RUNG = 10
 AGAIN_AFTER, AGAIN_AT_MOST = 30.0, 600.0
 """Seconds until a mailbox that could not be reached is asked again."""
 QUEUE_SECONDS = 30.0
+QUEUE_AGAIN = 2.0
+"""Seconds until a ring that did not come through is tried again; each time twice as long."""
 PROBE_SECONDS = 0.5
 """So long who would listen waits for who only looks whether somebody does."""
 _NEAR = 5
@@ -107,13 +109,21 @@ class Doorbell:
             if session.process is not None:
                 name = f"{session.program.value}-{session.session[:8]}"
                 seat = self._presence.sit(Sitter(name, session.process))
+            pause = QUEUE_AGAIN
             while True:
                 news = self._news(session)
                 offers = self._offered(session)
-                if not ((news or offers) and self._ring(session, news, offers)):
+                if not (news or offers):
                     return 0
-                if session.program is Program.CLAUDE:
-                    return RUNG
+                if self._ring(session, news, offers):
+                    if session.program is Program.CLAUDE:
+                        return RUNG
+                    pause = QUEUE_AGAIN
+                # Codex's server does not answer each call of a machine under load.
+                elif session.process is None or asyncio.run(wait_gone([session.process], pause)):
+                    return 0
+                else:
+                    pause = min(2 * pause, AGAIN_AT_MOST)
         finally:
             if seat is not None:
                 self._presence.leave(seat)

@@ -215,10 +215,18 @@ class Conversation:
         return self._say_the_prompt()
 
     def _say_the_prompt(self) -> None:
-        text = f"{self._prompt.rstrip()}\n\n{FINISH[self._orders.mail]}\n"
-        params = {"sessionId": self._session, "prompt": [{"type": "text", "text": text}]}
-        self._ask("session/prompt", params, self._answered)
+        self._say(self._prompt)
         self.prompted = True
+
+    def ask_again(self, text: str, /) -> bool:
+        self.ended, self._text, self._before = None, "", ""
+        self._say(text)
+        return True
+
+    def _say(self, text: str) -> None:
+        whole = f"{text.rstrip()}\n\n{FINISH[self._orders.mail]}\n"
+        params = {"sessionId": self._session, "prompt": [{"type": "text", "text": whole}]}
+        self._ask("session/prompt", params, self._answered)
 
     def _give_up(self, said: Refusal, outcome: Outcome) -> None:
         if said.code == wire.AUTHENTICATE:

@@ -14,9 +14,10 @@ import msgspec
 from agent_mailer.outcomes import Outcome
 from agent_mailer.process.talking import Stop, Talking
 from agent_mailer.runtimes.acp.conversation import Conversation, Decide, HangUp, Say, Send, Step
+from agent_mailer.runtimes.acp.descriptor import UsageOf
 from agent_mailer.runtimes.acp.orders import Ended, Orders, Verdict
 from agent_mailer.runtimes.acp.staged import staged_in
-from agent_mailer.runtimes.acp.verdict import judge
+from agent_mailer.runtimes.acp.verdict import WAS_THAT_ALL, judge, of_a_second_word, rests_on_words
 from agent_mailer.turn_tools import anchor_turn
 
 Heard = TypeVar("Heard")
@@ -42,6 +43,7 @@ class Talk(Protocol[Heard]):
     def in_a_tool(self) -> bool: ...
     def begin(self) -> None: ...
     def cancel(self) -> None: ...
+    def ask_again(self, text: str, /) -> bool: ...
     def read(self, line: bytes) -> Heard | None: ...
     def hear(self, message: Heard, now: float) -> None: ...
     def decided(self, request: Decide, option: str | None, tool: str, *, allowed: bool) -> None: ...
@@ -56,19 +58,14 @@ class Exchange:
         self._agent = agent
         self._stop = stop
         self._heard = time.monotonic()
+        self._doubted: Ended | None = None
 
     def run(self) -> int:
         """Returns the exit status."""
         self._talk.begin()
-        self._do()
-        while not self._talk.over and self._agent.listening and not self._gives_up():
-            for line in self._agent.wait(self._patience(), self._stop.woken):
-                message = self._talk.read(line)
-                if message is not None:
-                    self._heard = time.monotonic()
-                    self._talk.hear(message, self._heard)
-                    self._do()
-            self._drain()
+        self._follow()
+        if self._is_doubtful() and self._talk.ask_again(WAS_THAT_ALL):
+            self._follow()
         verdict = self._verdict()
         if verdict is not None and self._stop.since is None:
             result = {"type": "result", "outcome": verdict.outcome, "text": verdict.text, "detail": verdict.detail}
@@ -78,6 +75,28 @@ class Exchange:
             return STOPPED
         return 0 if verdict is not None else status or 1
 
+    def _follow(self) -> None:
+        """Until it has ended its prompt, has left, or is given up."""
+        self._do()
+        while not self._talk.over and self._agent.listening and not self._gives_up():
+            for line in self._agent.wait(self._patience(), self._stop.woken):
+                message = self._talk.read(line)
+                if message is not None:
+                    self._heard = time.monotonic()
+                    self._talk.hear(message, self._heard)
+                    self._do()
+            self._drain()
+
+    def _is_doubtful(self) -> bool:
+        """Whether its words are all that speaks for it, of a model whose tokens nobody counts."""
+        talk, orders = self._talk, self._orders
+        if talk.ended is None or self._stop.since is not None or orders.usage is not UsageOf.NONE:
+            return False
+        if not rests_on_words(talk.ended, staged_in(Path(orders.turn_dir)), orders.answers):
+            return False
+        self._doubted = talk.ended
+        return True
+
     def _verdict(self) -> Verdict | None:
         """None where the agent has left in the middle of its work: how, tells its exit status."""
         talk, orders = self._talk, self._orders
@@ -86,6 +105,8 @@ class Exchange:
         if talk.ended is not None:
             staged = staged_in(Path(orders.turn_dir))
             resumed = orders.session is not None
+            if self._doubted is not None and (known := of_a_second_word(self._doubted, talk.ended, staged)):
+                return known
             return judge(talk.ended, staged, resumed=resumed, errors=orders.errors, answers=orders.answers)
         if self._agent.listening and self._stop.since is None:
             text = f"{orders.title} has said nothing for {orders.silent_for:.0f} seconds: its provider may be away"

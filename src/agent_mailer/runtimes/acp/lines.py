@@ -57,6 +57,10 @@ class Listening:
         self.steps += [Send(text.encode("utf-8", "replace")), HangUp()]
         self.prompted = True
 
+    def ask_again(self, _text: str, /) -> bool:
+        """It has gone."""
+        return False
+
     def cancel(self) -> None:
         """Nobody can be told."""
 

@@ -32,6 +32,13 @@ _AWAY = (
 _PROVIDER = r"api_?(call_?)?error|provider"
 _STATUS = r"(?<![0-9])([45][0-9]{2})(?![0-9])"
 
+WAS_THAT_ALL = (
+    "If what you have just said is your whole answer, then only say so as the next line asks, and nothing else. "
+    "If not, go on, say your whole answer again, and then do it."
+)
+"""To an agent of which nothing but its words says that they are not the half of a stream that was cut."""
+_TWICE = "the agent has ended twice with words and without `finish`: nothing says that they are all of its answer"
+
 _STOPS = {
     "max_tokens": "the answer was longer than the agent's limit of tokens",
     "max_turn_requests": "the agent asked its model as often as it may in one turn",
@@ -75,6 +82,21 @@ def judge(
     if ended.tokens == 0:
         return Verdict(Outcome.UNAVAILABLE, "the agent ended with words for which its model was not asked")
     return Verdict(Outcome.DONE, "", ended.text)
+
+
+def rests_on_words(ended: Ended, staged: Staged, answers: Sequence[Meaning]) -> bool:
+    """Whether it would count as done by what it said alone."""
+    shown = staged.mail or staged.finished or staged.asked
+    return not shown and judge(ended, staged, resumed=False, answers=answers).outcome is Outcome.DONE
+
+
+def of_a_second_word(said: Ended, then: Ended, staged: Staged) -> Verdict | None:
+    """`said` was doubted, `then` is how it ended when it was asked for `finish`. None = as any other end is judged."""
+    if staged.mail or staged.finished or staged.asked:
+        return Verdict(Outcome.DONE, "", then.before or said.text)
+    if then.failure is None and then.stop == "end_turn" and then.text.strip():
+        return Verdict(Outcome.FAILED, _TWICE)
+    return None
 
 
 def of_failure(failure: Failure, errors: Sequence[Meaning], *, resumed: bool) -> Verdict:
