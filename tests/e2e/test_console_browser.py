@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 from tests.broker_desk import PASSWORD, BrokerDesk
 from tests.broker_process import BrokerProcess, join
@@ -24,8 +26,11 @@ from tests.console_stage import (
 )
 from tests.desk import until
 
+from agent_mailer import __version__
+from agent_mailer.remote.port import Question, Report
+
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Dialog, Page, Route
+    from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page, Route
 
 pytestmark = pytest.mark.long
 SECONDS = 10_000
@@ -390,6 +395,45 @@ def test_a_page_stays_true_and_takes_nothing_from_who_types(page: Page, scene: S
     assert re.match(r"\(\d+\) Threads", page.title())
 
 
+def asking(scene: Scene, *asked: tuple[str, float]) -> None:
+    """Of these agents each asks since then, of the others none; nobody watches them."""
+    now = time.time()
+    for name in ("shop-coder", "infra-runner", "billing-bot"):
+        questions = tuple(Question(f"t-{who}", f"th-{who}", f"m-{who}", now - age) for who, age in asked if who == name)
+        told = Report(__version__, "operate", ended="stopped", questions=questions)
+        path = f"/agents/{scene.agents[name]['id']}/report"
+        scene.call("PUT", path, msgspec.to_builtins(told), as_agent=True)
+
+
+def test_what_is_typed_stays_with_its_question_whatever_comes_and_goes_around_it(page: Page, scene: Scene) -> None:
+    asking(scene, ("shop-coder", 300), ("infra-runner", 200))
+    page.goto("/console/needs")
+    page.get_by_text("live", exact=True).wait_for()
+
+    def field(who: str) -> Locator:
+        return page.get_by_role("textbox", name=f"Your answer to {who}@alice.amp.localhost")
+
+    field("infra-runner").fill("yes, delete it")
+    asking(scene, ("billing-bot", 900), ("shop-coder", 300), ("infra-runner", 200))
+    field("billing-bot").wait_for(timeout=SECONDS)
+    values = [field(who).input_value() for who in ("billing-bot", "shop-coder", "infra-runner")]
+    assert values == ["", "", "yes, delete it"]
+    assert field("infra-runner").evaluate("field => field === document.activeElement")
+    # What comes while the page is open has a draft, too.
+    field("billing-bot").fill("half an ans")
+    asking(scene, ("infra-runner", 200))
+    field("shop-coder").wait_for(state="detached", timeout=SECONDS)
+    row = page.get_by_role("listitem").filter(has=field("billing-bot"))
+    row.get_by_role("status").filter(has_text="Over:").wait_for()
+    assert [field(who).input_value() for who in ("billing-bot", "infra-runner")] == ["half an ans", "yes, delete it"]
+    asking(scene, ("billing-bot", 900))
+    page.get_by_role("listitem").filter(has=field("infra-runner")).get_by_text("Over:").wait_for(timeout=SECONDS)
+    assert row.get_by_text("Over:").is_hidden()
+    page.goto("/console/needs")
+    assert field("billing-bot").input_value() == "half an ans"
+    asking(scene)
+
+
 def test_a_draft_is_there_again_and_goes_when_it_is_sent(page: Page, scene: Scene) -> None:
     begun = scene.send("me", "reviewer", "Drafted", "first")
     page.goto(f"/console/thread?id={begun['thread_id']}")
@@ -550,6 +594,36 @@ def test_without_a_stream_a_page_polls_and_says_that_it_is_not_live(
         route.abort()
     page.unroute("**/console/live?*")
     page.close()
+
+
+def test_a_stream_that_dies_without_a_word_is_known_by_its_silence(entered: BrowserContext, scene: Scene) -> None:
+    page = entered.new_page()
+    page.clock.install()
+    page.clock.pause_at(datetime.now(UTC) + timedelta(seconds=5))
+    page.goto("/console/threads")
+    page.get_by_text("live", exact=True).wait_for()
+    not_live = page.get_by_role("status").filter(has_text="Not live since")
+    # A change is a sign of life, and counts as one.
+    page.clock.run_for(20_000)
+    scene.send("docs-bot", "me", "A sign of life", "x")
+    page.get_by_role("link", name=re.compile("A sign of life")).wait_for()
+    page.route("**/console/live?*", lambda route: route.abort())
+    page.clock.run_for(37_000)
+    assert page.get_by_text("live", exact=True).is_visible()
+    page.clock.run_for(1_000)
+    not_live.wait_for()
+    page.unroute("**/console/live?*")
+    page.clock.run_for(3_000)
+    not_live.wait_for(state="hidden")
+    page.close()
+
+
+def test_what_is_gone_while_it_is_looked_at_is_said_to_be_gone(page: Page, scene: Scene) -> None:
+    made = scene.call("POST", "/admin/teams", {"name": "Short-lived", "description": ""})
+    page.goto(f"/console/team?id={made['id']}")
+    page.get_by_text("live", exact=True).wait_for()
+    scene.call("DELETE", f"/admin/teams/{made['id']}")
+    page.get_by_role("status").filter(has_text="What this page showed is not there any more.").wait_for()
 
 
 def test_who_wants_no_motion_sees_none(entered: BrowserContext, scene: Scene) -> None:

@@ -185,7 +185,7 @@ def test_names_and_tags_with_signs_go_through_pages_and_actions(visitor: Visitor
     told("/console/agent/settings", id=made["id"])
     # The list is cut by that very tag.
     assert visitor.post("/console/agents/filter", None, tag=[signs]).status_code == 303
-    assert visitor.get("/console/agents").text.count("<tr data-row>") == 1
+    assert visitor.get("/console/agents").text.count("<tr data-row ") == 1
     visitor.post("/console/agents/filter", None)
     assert visitor.post("/console/teams/make", None, name=signs, description=signs).status_code == 303
     [team] = [one["id"] for one in scene.call("GET", "/admin/teams") if one["name"] == signs]

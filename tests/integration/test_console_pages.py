@@ -239,6 +239,9 @@ def test_a_new_key_is_shown_once_and_works(desk: BrokerDesk, visitor: Visitor) -
     answer = visitor.post("/console/keys/make", None, name="shown once")
     check(answer.text)
     [key] = set(re.findall(r"amk_[0-9a-f]{64}", answer.text))
+    # What answers a form cannot be asked for again: it does not draw itself anew, and leads to its place.
+    assert "data-live=" not in answer.text
+    assert 'name="to_page" value="/console/keys"' in answer.text
     assert desk.http.get("/agents", headers={"X-API-Key": key}).status_code == 200
     assert key not in visitor.get("/console/keys").text
 

@@ -26,6 +26,14 @@ router = APIRouter(prefix="/console", route_class=Page, include_in_schema=False)
 EVERY = 1.0
 """Seconds between two words to the pages of one user."""
 MOST_OF_A_USER = 200
+CHANGED = b"event: changed\ndata: 1\n\n"
+PING = b"event: ping\ndata: 1\n\n"
+"""An event and no comment: a page that hears nothing for two of them knows that its connection is dead."""
+
+
+def hello(heartbeat: float) -> bytes:
+    """The first event; its data are the seconds after which a stream that has nothing to say pings."""
+    return b"event: hello\ndata: %g\n\n" % heartbeat
 
 
 class OfUser:
@@ -47,7 +55,7 @@ class OfUser:
         self._later, self._told = None, asyncio.get_running_loop().time()
         self.drawn.forget()
         for opened in self.pages:
-            opened.woken.set()
+            opened.look_again()
 
     def close(self) -> None:
         if self._later is not None:
@@ -75,7 +83,7 @@ class Live:
         """`made_at`: the number at which the page was made. Raises Fault 429."""
         opened = OpenPage(self, user_id)
         if made_at != str(self.number):
-            opened.woken.set()
+            opened.look_again()
         of_user = self._open.setdefault(user_id, OfUser())
         if len(of_user.pages) >= MOST_OF_A_USER:
             raise Fault(429, "Too many pages are open", headers={"Retry-After": "30"})
@@ -138,9 +146,15 @@ class OpenPage:
         self._pages = pages
         self.user_id = user_id
         self.woken = asyncio.Event()
+        self.stale = False
+        """Something changed that the page has not been told of."""
         self.over = False
         self.still_signed_in = True
         self.heartbeat_seconds = 15.0
+
+    def look_again(self) -> None:
+        self.stale = True
+        self.woken.set()
 
     def forget(self) -> None:
         self._pages.end(self)
@@ -149,19 +163,16 @@ class OpenPage:
         gone = asyncio.create_task(self._end_with_client(receive))
         try:
             await self._send(send, STREAM_HEAD)
-            await self._tell(send, b"event: hello\ndata: 1\n\n")
+            await self._tell(send, hello(self.heartbeat_seconds))
             while not self.over:
                 timer = asyncio.get_running_loop().call_later(self.heartbeat_seconds, self.woken.set)
-                before = time.monotonic()
                 await self.woken.wait()
                 timer.cancel()
                 self.woken.clear()
                 if self.over:
                     break
-                if time.monotonic() - before >= self.heartbeat_seconds:
-                    await self._tell(send, b": ping\n\n")
-                    continue
-                await self._tell(send, b"event: changed\ndata: 1\n\n")
+                stale, self.stale = self.stale, False
+                await self._tell(send, CHANGED if stale else PING)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except TimeoutError:
             pass  # it takes nothing any more
@@ -194,7 +205,9 @@ class _Lasting(Response):
 
 @router.get("/live")
 async def stream(request: Request, made_at: str = "") -> Response:
-    """Events: hello, then `changed` whenever the page should look again: at once, if something has happened since."""
+    """Events: hello, then `changed` whenever the page should look again (at once, if something has happened since), and
+    `ping` where nothing was said for a while.
+    """
     person = await person_of(request)
     opened = live_of(request.app).begin(person.user_id, made_at)
     opened.heartbeat_seconds = settings_of(request).heartbeat_seconds

@@ -6,6 +6,7 @@ import gzip
 import re
 import secrets
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -118,6 +119,7 @@ def page_for(request: Request, template: str, status: int = 200, /, **values: ob
     """A page, also for somebody who is not signed in."""
     view = view_of(request)
     bare = "hx-request" in request.headers
+    address = _own_address(request)
     known: dict[str, object] = {
         "shell": None,
         "here": "",
@@ -126,13 +128,18 @@ def page_for(request: Request, template: str, status: int = 200, /, **values: ob
         "t": view.text,
         "n": view.count,
         "places": PLACES,
-        "path": _own_address(request),
+        "path": address,
+        "live": address if request.method == "GET" and status < HTTPStatus.BAD_REQUEST else "",
         "version": __version__,
         "now": now_text(),
         "made_at": request.scope[MADE_AT],
         "done": request.query_params.get("done", ""),
         "done_id": request.query_params.get("done_id", ""),
     }
+    if request.method != "GET":
+        # What a form is answered with is not to be had again: it leads to the page of its place, and does not change.
+        here = values.get("here")
+        known["path"] = next((place.address for place in PLACES if place.name == here), "/console")
     text = _env.get_template(template).render({**known, **values})
     return _answer(request, text.encode("utf-8", "replace"), status)
 
@@ -208,6 +215,13 @@ def _link(path: str, **query: Any) -> str:  # noqa: ANN401 - what a template has
     return f"{path}?{urlencode(kept)}" if kept else path
 
 
+def _row_id(kind: str, *what: str) -> str:
+    """The name of a row among all of its page, the same each time it is drawn: by it a page that is drawn anew under
+    its reader knows the row again, with what is typed into it, is open or has the focus.
+    """
+    return quote(":".join((kind, *what)), safe=":@")
+
+
 def _as_is(text: str) -> str:
     """Text of a stranger with its lines, and what cannot be seen as its number: a person says yes to all of it."""
     return "".join(sign if sign.isprintable() or sign in "\n\t" else _number(sign) for sign in text)
@@ -220,4 +234,4 @@ def _words(value: str) -> str:
 
 _env.filters.update(moment=_moment, age=_age, as_is=_as_is, body=_safe_body, visible=_visible, who=_shortened)
 _env.filters["words"] = _words
-_env.globals.update(asset=address_of, link=_link, fresh_key=lambda: secrets.token_hex(16))
+_env.globals.update(asset=address_of, link=_link, row_id=_row_id, fresh_key=lambda: secrets.token_hex(16))

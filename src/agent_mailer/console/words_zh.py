@@ -39,6 +39,10 @@ ZH: dict[str, str] = {
         "您已退出登录。您输入的内容仍在这里；重新登录后即可发送。"
     ),
     "The page has changed": "页面已更新",
+    "What this page showed is not there any more.": "此页面所显示的内容已不存在。",
+    "Over: somebody has seen to it, or it is asked no more. What you typed stays here.": (
+        "已结束：有人已处理，或不再询问。您输入的内容仍在这里。"
+    ),
     "next, previous row": "下一行、上一行",
     "open it": "打开",
     "back to the list": "返回列表",

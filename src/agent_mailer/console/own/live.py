@@ -9,6 +9,7 @@ from contextlib import suppress
 from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
+from agent_mailer.console.live import CHANGED, PING, hello
 from agent_mailer.console.own.gate import Door
 from agent_mailer.console.rendering import HEADERS
 from agent_mailer.errors import MailerError
@@ -49,15 +50,15 @@ class Pages:
         if self._following is None:
             self._following = asyncio.create_task(self._follow())
         try:
-            yield b"event: hello\ndata: 1\n\n"
+            yield hello(self._heartbeat)
             while not self._over:
                 try:
                     await asyncio.wait_for(woken.wait(), self._heartbeat)
                 except TimeoutError:
-                    yield b": ping\n\n"
+                    yield PING
                     continue
                 woken.clear()
-                yield b"event: changed\ndata: 1\n\n"
+                yield CHANGED
         finally:
             self._open.discard(woken)
             if not self._open and self._following is not None:

@@ -20,11 +20,13 @@ function localTimes(root) {
 // Drafts: of each user and form, in this browser, until the broker has taken the mail.
 const draftName = (name) => `agent-mailer:${page.dataset.user}:${name}`;
 for (const sent of all("[data-sent]")) localStorage.removeItem(draftName(sent.dataset.sent));
-for (const form of all("form[data-draft]")) {
+const drafted = new WeakSet();
+function keepDraft(form) {
+  if (drafted.has(form)) return;
+  drafted.add(form);
   const name = draftName(form.dataset.draft);
   const fields = all("textarea, input[name=to]:not([type=hidden]), input[name=subject]:not([type=hidden])", form);
-  const state = one("[data-draft-state]", form);
-  const say = () => { if (state) state.textContent = state.dataset.words; };
+  const state = one("[data-draft-state]", form); const say = () => { if (state) state.textContent = state.dataset.words; };
   try {
     const kept = JSON.parse(localStorage.getItem(name) || "{}");
     for (const field of fields) if (kept[field.name] && (!field.value || field.name === "body" && !field.defaultValue)) { field.value = kept[field.name]; say(); }
@@ -39,10 +41,10 @@ for (const form of all("form[data-draft]")) {
     if (!picked || !event.clipboardData.files.length) return;
     const files = new DataTransfer();
     for (const file of [...picked.files, ...event.clipboardData.files]) files.items.add(file);
-    picked.files = files.files;
-    event.preventDefault();
+    picked.files = files.files; event.preventDefault();
   });
 }
+all("form[data-draft]").forEach(keepDraft);
 
 // Keys. A row's own are pressed for the row that has the focus, else for the page.
 const rows = () => all("[data-row]");
@@ -72,8 +74,7 @@ document.addEventListener("click", (event) => {
   if (button.dataset.inserts) {
     const text = one("textarea[name=body]");
     text.setRangeText(button.dataset.inserts, text.selectionStart, text.selectionEnd, "end");
-    text.focus();
-    text.dispatchEvent(new Event("input", { bubbles: true }));
+    text.focus(); text.dispatchEvent(new Event("input", { bubbles: true }));
   }
 });
 
@@ -82,13 +83,13 @@ for (const form of all("form[data-once]")) if (!document.hidden) fetch(form.acti
 
 // Live: the server says that something changed, at most once a second; the page asks for its part, and morphs it.
 const live = one("[data-live]"), bar = one("#offline"), foot = one("[data-live-state]");
-let stale = false, busy = false, heard = false, closed = false, lost = null, ended = false, source = null, poll = null;
+let stale = false, busy = false, heard = false, closed = false, lost = null, ended = "", source = null, poll = null, silence = null, beat = 0;
 async function refresh() {
   if (document.hidden || busy) { stale = true; return; }
   stale = false; busy = true;
   try {
-    const answer = await fetch(live.dataset.live, { headers: { "HX-Request": "true" } });
-    if (answer.status === 401) { ended = true; tell(); source?.close(); clearInterval(poll); return; }
+    const answer = await fetch(live.dataset.live, { headers: { "HX-Request": "true" }, signal: AbortSignal.timeout(20000) });
+    if (answer.status === 401 || answer.status === 404) { ended = answer.status === 401 ? bar.dataset.ended : bar.dataset.gone; tell(); source?.close(); clearTimeout(silence); clearInterval(poll); return; }
     if (!answer.ok) throw new Error(answer.status);
     const part = new DOMParser().parseFromString(await answer.text(), "text/html");
     const before = live.textContent.trim(), title = one("title", part), fresh = one("#live", part);
@@ -96,18 +97,27 @@ async function refresh() {
     const nav = one("nav.main", part);
     if (nav) await htmx.swap({ target: one("nav.main"), text: nav.innerHTML, swap: "innerMorph" });
     localTimes(fresh);
-    const open = new Set(all("details[open][id], details[open]", live).map((detail) => all("details", live).indexOf(detail)));
-    await htmx.swap({ target: live, text: fresh.innerHTML, swap: "innerMorph" });
-    all("details", live).forEach((detail, index) => { if (open.has(index)) detail.open = true; });
+    const open = all("details[open]", live);
+    keepTyped(fresh); await htmx.swap({ target: live, text: fresh.innerHTML, swap: "innerMorph" });
+    for (const detail of open) detail.open = true;
+    all("form[data-draft]", live).forEach(keepDraft);
     if (live.textContent.trim() !== before) { const said = one("#said"); said.textContent = ""; said.textContent = said.dataset.new; }
     if (heard) healed(); else if (foot) foot.textContent = foot.dataset.asOf.replace("{time}", clock(new Date()));
   } catch { trouble(); } finally { busy = false; if (stale && !document.hidden) setTimeout(refresh, 1000); }
 }
-function clock(moment) { return moment.toLocaleTimeString(document.documentElement.lang, { hour: "2-digit", minute: "2-digit" }); }
-function tell() {
-  bar.textContent = ended ? bar.dataset.ended : bar.dataset.words.replace("{time}", clock(lost));
-  bar.hidden = false;
+// Who types into a row that is over meanwhile keeps it, with a word of that.
+function keepTyped(fresh) {
+  for (const row of all(".need[id]", live)) {
+    if (!all("textarea, input:not([type=hidden])", row).some((field) => field.value) || named(row, fresh)) continue;
+    const kept = row.cloneNode(true), before = row.previousElementSibling;
+    one(".over", kept).hidden = false;
+    const beside = before && named(before, fresh);
+    if (beside) beside.after(kept); else (one("ul.needs", fresh) || fresh.appendChild(row.parentElement.cloneNode(false))).prepend(kept);
+  }
 }
+function named(row, root) { return one(`[id="${CSS.escape(row.id)}"]`, root); }
+function clock(moment) { return moment.toLocaleTimeString(document.documentElement.lang, { hour: "2-digit", minute: "2-digit" }); }
+function tell() { bar.textContent = ended || bar.dataset.words.replace("{time}", clock(lost)); bar.hidden = false; }
 function trouble() { if (!lost) { lost = new Date(); if (foot) foot.textContent = ""; } tell(); polls(); }
 // From the beginning: a proxy that holds a stream back neither fails nor says hello.
 function polls() { if (!poll && !ended) poll = setInterval(() => { if (!heard) trouble(); refresh(); }, 15000); }
@@ -117,21 +127,24 @@ function follow() {
   heard = false;
   polls();
   source = new EventSource(`/console/live?made_at=${page.dataset.madeAt}`);
-  source.addEventListener("hello", () => { heard = true; closed = false; if (lost) refresh(); else healed(); });
-  source.addEventListener("changed", refresh);
+  source.addEventListener("hello", (event) => { heard = true; closed = false; beat = event.data * 2500; listen(); if (lost) refresh(); else healed(); });
+  source.addEventListener("changed", () => { listen(); refresh(); });
+  source.addEventListener("ping", listen);
   source.onerror = () => {
     heard = false;
+    clearTimeout(silence);
     trouble();
     if (source.readyState !== EventSource.CLOSED) return;
     setTimeout(follow, 3000);
-    // Once: it may be the end of the session. A stream that is refused again and again leaves the page to its poll.
-    if (!closed) { closed = true; refresh(); }
+    if (!closed) { closed = true; refresh(); } // Once: it may be the end of the session. Else the page is left to its poll.
   };
 }
+// A connection that died without a word is known by its silence.
+function listen() { clearTimeout(silence); silence = setTimeout(() => { source.close(); trouble(); follow(); }, beat); }
 if (live) {
   follow();
   document.addEventListener("visibilitychange", () => { if (stale && !document.hidden) refresh(); });
-  addEventListener("pagehide", () => source?.close());
+  addEventListener("pagehide", () => { source?.close(); clearTimeout(silence); });
   addEventListener("pageshow", (event) => { if (event.persisted) { follow(); refresh(); } });
 }
 localTimes(document);
