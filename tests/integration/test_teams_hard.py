@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -9,14 +10,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 from tests.desk import until
 from tests.sizes import LONG
 from tests.team_desk import TeamDesk
+from tests.terminal import terminal
+from tests.typed import type_in
 
 from agent_mailer.assemble import Workplace
 from agent_mailer.events import EventName
 from agent_mailer.process.handle import is_alive, send
+from agent_mailer.state.lock import holder_of
 
 AMP = str(Path(sys.executable).parent / "amp")
 SLOW = "sh -c 'cat >/dev/null; while [ ! -e {go} ]; do sleep 0.05; done; echo it is done'"
@@ -267,3 +272,109 @@ def test_a_program_that_is_not_there_is_told_when_the_team_starts(team_desk: Tea
     assert (asked.status, mends in " ".join(asked.err.split())) == (4, True), asked
     assert mends in " ".join(team_desk.amp("status").out.split())
     assert team_desk.amp("stop").status == 0
+
+
+@LONG
+def test_a_stop_says_what_it_waits_for_and_can_be_left_or_hurried(
+    team_desk: TeamDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENT_MAILER_STOP_GRACE", "300")
+    team_desk.up(command=SLOW.format(go=team_desk.project / "go"))
+    team_desk.amp("send", "coder", "work")
+    until(lambda: team_desk.log("coder", EventName.TURN_STARTED), "its turn")
+    hurry = f"amp stop --now --dir {team_desk.team}"
+    words = [AMP, "stop"]
+    with subprocess.Popen(
+        words, cwd=team_desk.project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as one:
+        assert one.stdout is not None
+        said = ""
+        while hurry not in said:
+            line = one.stdout.readline()
+            assert line, (said, one.stderr and one.stderr.read())
+            said += line
+        assert "waiting for shop_coder: it works on mail from user" in said
+        assert "it has stop_grace = 300 seconds" in said
+        one.send_signal(signal.SIGINT)
+        left = one.communicate()[1]
+    assert (one.returncode, "shop_coder: still at work" in left, hurry in left) == (130, True, True), left
+    assert set(team_desk.watching()) == {"shop_coder"}, "it has its time"
+    assert not team_desk.log("coder", EventName.TURN_ENDED)
+    done = team_desk.amp("stop", "--now")
+    assert (done.status, "shop_coder ends now" in done.out) == (0, True), done
+    assert not team_desk.watching()
+    [ended] = team_desk.log("coder", EventName.TURN_ENDED)
+    assert ended["outcome"] == "interrupted"
+    # It has cost the message nothing, and runs again.
+    (team_desk.project / "go").touch()
+    assert team_desk.amp("start", "--detach").status == 0
+    until(lambda: len(team_desk.log("coder", EventName.TURN_ENDED)) > 1, "its end")
+    assert [row["outcome"] for row in team_desk.log("coder", EventName.TURN_ENDED)] == ["interrupted", "done"]
+
+
+@LONG
+def test_a_second_stop_ends_no_turn_that_has_time(team_desk: TeamDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENT_MAILER_STOP_GRACE", "300")
+    go = team_desk.project / "go"
+    team_desk.up(command=SLOW.format(go=go))
+    team_desk.amp("send", "coder", "work")
+    until(lambda: team_desk.log("coder", EventName.TURN_STARTED), "its turn")
+    with subprocess.Popen([AMP, "stop"], cwd=team_desk.project, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        until(lambda: "shop_reviewer stops" in first.stdout.readline(), "it has told all")  # type: ignore[union-attr]
+        until(lambda: set(team_desk.watching()) == {"shop_coder"}, "the idle one has ended")
+        lock = team_desk.agent("coder").folder.path / ".lock"
+        until(lambda: (holder := holder_of(lock)) is not None and holder.leaving, "the other has heard of it")
+        with subprocess.Popen([AMP, "stop"], cwd=team_desk.project, stdout=subprocess.PIPE, text=True) as second:
+            assert second.stdout is not None
+            assert second.stdout.readline() == "shop_coder ends already\n"
+            go.touch()
+            assert (first.wait(), second.wait()) == (0, 0)
+    assert [row["outcome"] for row in team_desk.log("coder", EventName.TURN_ENDED)] == ["done"]
+
+
+@LONG
+def test_who_asks_and_waits_no_longer_is_told_that_it_goes_on(team_desk: TeamDesk) -> None:
+    go = team_desk.project / "go"
+    team_desk.up(command=SLOW.format(go=go))
+    with subprocess.Popen([AMP, "ask", "work"], cwd=team_desk.project, stderr=subprocess.PIPE, text=True) as asking:
+        assert asking.stderr is not None
+        until(lambda: "is at work" in asking.stderr.readline(), "its turn")  # type: ignore[union-attr]
+        asking.send_signal(signal.SIGINT)
+        said = asking.communicate()[1]
+    assert (asking.returncode, "it stays sent" in said) == (130, True), said
+    assert f"agent-mailer mail inbox -C {team_desk.agent('coder').workdir}" in " ".join(said.split())
+    go.touch()
+    until(lambda: team_desk.log("coder", EventName.TURN_SETTLED), "its end")
+    came = type_in(team_desk.project, "mail", "inbox", "-C", team_desk.agent("coder").workdir, "--as", "user")
+    assert "shop_coder" in came.out, came
+
+
+@LONG
+def test_a_team_in_a_tmux_that_this_shell_does_not_see(team_desk: TeamDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    team_desk.made()
+    with terminal(["env", "-u", "TMUX", AMP, "start", "--no-attach"], team_desk.project) as screen:
+        screen.until("shop runs (tmux)")
+        assert screen.until_ended() == 0
+    known = json.loads((team_desk.team / ".amp" / "tmux").read_text())
+    there = ["tmux", "-S", known["socket"]]
+    other = team_desk.project.parent / "other"
+    other.mkdir()
+    monkeypatch.setenv("TMUX_TMPDIR", str(other))
+    assert "shop runs (tmux)" in team_desk.amp("start").out, "where it is, whoever asks from where"
+    assert "shop runs (tmux)" in team_desk.amp("restart").out
+    stopped = team_desk.amp("stop")
+    assert "closed the tmux session amp-shop" in stopped.out, stopped
+    assert subprocess.run([*there, "has-session"], check=False, capture_output=True).returncode == 1
+    assert not (team_desk.team / ".amp" / "tmux").exists()
+    # A server that cannot be reached is told, with what makes it listen again.
+    with terminal(["env", "-u", "TMUX", AMP, "start", "--no-attach"], team_desk.project) as screen:
+        screen.until("shop runs (tmux)")
+    known = json.loads((team_desk.team / ".amp" / "tmux").read_text())
+    Path(known["socket"]).unlink()
+    pid = known["process"]["pid"]
+    lost = team_desk.amp("stop")
+    assert (lost.status, f"kill -USR1 {pid}" in lost.out, "cannot be reached" in lost.out) == (0, True, True), lost
+    os.kill(pid, signal.SIGUSR1)
+    until(lambda: Path(known["socket"]).exists(), "it listens again")
+    assert "closed the tmux session amp-shop" in team_desk.amp("stop").out

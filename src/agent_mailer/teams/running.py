@@ -18,10 +18,11 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer.assemble import Workplace
+from agent_mailer.clock import duration
 from agent_mailer.disk import Disk, Sync
 from agent_mailer.errors import BusyFault, MailerError, UnavailableFault
 from agent_mailer.names import printable
-from agent_mailer.process.commands import CommandApart, run_command, start_apart
+from agent_mailer.process.commands import CommandApart, start_apart
 from agent_mailer.process.environment import find_tool
 from agent_mailer.process.handle import ProcessIdentity, is_alive, send, wait_gone
 from agent_mailer.service.folder import Units, units_folder
@@ -30,6 +31,8 @@ from agent_mailer.service.manager import UserManager
 from agent_mailer.state.lock import LockHolder, holder_of
 from agent_mailer.teams.kept import changing, standing
 from agent_mailer.teams.making import workplaces
+from agent_mailer.teams.session import Session
+from agent_mailer.teams.stopped import at
 from agent_mailer.views.pulse import Ping, ping
 
 READY_SECONDS = 60.0
@@ -40,10 +43,6 @@ ENDS_BY_ITSELF = 1.0
 """A watcher without turns that was told to end has ended by then."""
 
 LOOK_EVERY = 0.02
-MARK = "@amp_dir"
-"""The option of a tmux session that says whose it is."""
-
-BOARD = "team"
 
 
 class Where(StrEnum):
@@ -111,87 +110,6 @@ def require_no_stranger(places: Mapping[str, Workplace], session: str) -> None:
         lock.release()
 
 
-class Session:
-    """The team's session of tmux. Raises UnavailableFault where there is no tmux."""
-
-    def __init__(self, team: str, directory: Path) -> None:
-        self.name = f"amp-{team}"
-        self._directory = directory
-        found = find_tool("tmux", [directory])
-        if found is None:
-            raise UnavailableFault("no_tmux", "tmux is not installed", "apt install tmux, or: amp start --detach")
-        self._tmux = found
-
-    def exists(self) -> bool:
-        return self._do("has-session", "-t", f"={self.name}")[0] == 0
-
-    def is_ours(self) -> bool:
-        """Whether it was made for this very folder."""
-        status, said = self._do("show-options", "-v", "-t", f"={self.name}:", MARK)
-        return status == 0 and said.strip() == str(self._directory)
-
-    def require_ours(self) -> None:
-        if self.exists() and not self.is_ours():
-            raise BusyFault(
-                "session_taken",
-                f"the tmux session {self.name} is there, and not of this team's folder ({self._directory})",
-                f"tmux attach -t {self.name} to look at it; tmux kill-session -t {self.name} to end it",
-            )
-
-    def open(self, board: Sequence[str]) -> None:
-        """With the board as its first window; nothing where it is open already. Raises MailerError."""
-        if self.exists():
-            return
-        where = ("-d", "-s", self.name, "-n", BOARD, "-c", str(self._directory), "-x", "160", "-y", "48")
-        self._must(
-            "new-session",
-            *where,
-            shlex.join(board),
-            ";",
-            "set-option",
-            "-t",
-            f"={self.name}:",
-            MARK,
-            str(self._directory),
-        )
-
-    def show(self, name: str, workdir: Path, words: Sequence[str]) -> None:
-        """A window of that name in which `words` run; what they said stays to be read when they end."""
-        self.close(name)
-        target = f"{self.name}:{name}"
-        self._must(
-            *("new-window", "-d", "-t", f"{self.name}:", "-n", name, "-c", str(workdir), shlex.join(words)),
-            *(";", "set-option", "-w", "-t", target, "remain-on-exit", "on"),
-            *(";", "set-option", "-w", "-t", target, "automatic-rename", "off"),
-        )
-
-    def close(self, name: str) -> None:
-        self._do("kill-window", "-t", f"{self.name}:{name}")
-
-    def kill(self) -> None:
-        self._do("kill-session", "-t", f"={self.name}")
-
-    def ended(self) -> dict[str, str]:
-        """What each window whose program has ended still shows."""
-        status, said = self._do("list-panes", "-s", "-t", f"={self.name}:", "-F", "#{pane_dead} #{window_name}")
-        dead = [line[2:] for line in said.splitlines() if line.startswith("1 ")] if status == 0 else []
-        return {name: self._do("capture-pane", "-p", "-J", "-S", "-", "-t", f"{self.name}:{name}")[1] for name in dead}
-
-    def attach_words(self) -> list[str]:
-        """What a person's terminal runs to see it."""
-        inside = bool(os.environ.get("TMUX"))
-        return [self._tmux, "switch-client" if inside else "attach-session", "-t", f"={self.name}"]
-
-    def _do(self, *words: str) -> tuple[int, str]:
-        done = run_command((self._tmux, *words), env=os.environ, cwd=self._directory)
-        return done.status, done.output
-
-    def _must(self, *words: str) -> None:
-        status, said = self._do(*words)
-        if status:
-            raise MailerError("tmux_refused", f"tmux {words[0]}: {printable(said.strip(), 200)}", "amp start --detach")
-
-
 def start(team: str, directory: Path, places: Mapping[str, Workplace], where: Where) -> Iterator[str]:
     """Start those that do not run yet; yields a line for each that watches. Raises MailerError where one does not."""
     require_no_stranger(places, f"amp-{team}")
@@ -206,6 +124,8 @@ def start(team: str, directory: Path, places: Mapping[str, Workplace], where: Wh
         case Where.TMUX:
             session = Session(team, directory)
             session.require_ours()
+            if lost := session.out_of_reach():
+                yield lost
             session.open([program, "team", "status", "--watch", "--dir", str(directory)])
             for name, place in wanted.items():
                 session.show(name, place.workdir, words)
@@ -295,32 +215,68 @@ def _last_words(text: str) -> str:
 def stop(
     team: str, directory: Path, places: Mapping[str, Workplace], *, now: bool = False, hand_over: bool = False
 ) -> Iterator[str]:
-    """Stop those that run, and close the session; yields lines. `hand_over`: turns go on, the next watcher has them.
-
-    Raises UnavailableFault where one does not end.
+    """Stop those that run, and close the session; yields lines, also what is waited for. `hand_over`: turns go on, the
+    next watcher has them. Raises UnavailableFault where one does not end.
     """
-    running = watchers(places)
+    holders = _holders(places)
+    running = {name: holder.process for name, holder in holders.items()}
     units = Units(units_folder(os.environ), Disk())
     services = {name: found for name in running if (found := units.of(places[name].workdir)) is not None}
-    if services and not hand_over:
-        UserManager(os.environ).do("stop", *(instance.unit for instance in services.values()))
-    for name, process in running.items():
-        send(process, signal.SIGUSR1 if hand_over else signal.SIGTERM)
+    names = [] if hand_over else [instance.unit for instance in services.values()]
+    if names:
+        UserManager(os.environ).do("stop", "--no-block", *names)
+    for name, holder in holders.items():
+        # A second word ends what has time.
+        heard = holder.leaving and not (now or hand_over)
+        if not heard and (now or hand_over or name not in services):
+            send(holder.process, signal.SIGUSR1 if hand_over else signal.SIGTERM)
         if now and not hand_over:
-            send(process, signal.SIGTERM)
-        yield f"{name} {'hands over' if hand_over else 'ends now' if now else 'stops'}"
-    if not asyncio.run(wait_gone(list(running.values()), STOP_SECONDS)):
-        left = watchers(places)
-        name = next(iter(left), "")
-        raise UnavailableFault(
-            "not_stopped", f"the watcher of {name} does not end", f"agent-mailer status -C {places[name].workdir}"
-        )
+            send(holder.process, signal.SIGTERM)
+        yield f"{name} {'ends already' if heard else 'hands over' if hand_over else 'ends now' if now else 'stops'}"
+    yield from _until_gone(directory, places, running, now=now or hand_over)
+    if names:
+        UserManager(os.environ).do("stop", *names)
     with suppress(UnavailableFault), changing(directory, Disk()):
         session = Session(team, directory)
         # Another may have started it again meanwhile.
         if session.exists() and session.is_ours() and not watchers(places):
             session.kill()
             yield f"closed the tmux session {session.name}"
+        elif lost := session.out_of_reach():
+            yield lost
+
+
+def _until_gone(
+    directory: Path, places: Mapping[str, Workplace], running: Mapping[str, ProcessIdentity], *, now: bool
+) -> Iterator[str]:
+    """Wait for their end; who takes longer is told with what he works on, and what ends it. Raises UnavailableFault."""
+    if asyncio.run(wait_gone(list(running.values()), ENDS_BY_ITSELF)):
+        return
+    for name in [name for name, process in running.items() if is_alive(process)]:
+        yield f"waiting for {name}: {_at_work(places[name], graced=not now)}"
+    if not now:
+        this = at(directory)
+        yield f"to end it at once: amp stop --now {this}; to leave turns to the next start: amp stop --hand-over {this}"
+    if asyncio.run(wait_gone(list(running.values()), STOP_SECONDS)):
+        return
+    name = next(iter(watchers(places)), "")
+    look = f"agent-mailer status -C {places[name].workdir}" if name else "amp list"
+    raise UnavailableFault("not_stopped", f"the watcher of {name} does not end", look)
+
+
+def _at_work(place: Workplace, *, graced: bool) -> str:
+    """What keeps it from its end."""
+    turns = place.state.turns
+    moment = place.clock.now()
+    told = [
+        f"mail from {printable(turn.envelope.sender, 60)} in {printable(turn.thread_id, 60)}"
+        f", for {duration(max(0.0, moment - turn.started_at))}"
+        for turn in turns.indexed()
+        if not turns.is_settled(turn.turn_id)
+    ]
+    grace = place.config.stop_grace
+    given = f" (it has stop_grace = {grace:g} seconds)" if graced and grace else ""
+    return f"it works on {'; '.join(told)}{given}" if told else "it ends"
 
 
 def dismiss(directory: Path, places: Mapping[str, Workplace]) -> Iterator[str]:
@@ -378,7 +334,7 @@ def where_now(team: str, directory: Path, places: Mapping[str, Workplace]) -> Wh
         return Where.SYSTEMD
     with suppress(UnavailableFault):
         session = Session(team, directory)
-        if session.exists() and session.is_ours():
+        if session.out_of_reach() or (session.exists() and session.is_ours()):
             return Where.TMUX
     return Where.DETACHED
 

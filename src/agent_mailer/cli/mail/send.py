@@ -224,7 +224,12 @@ def _send_as_person(person: Person, draft: Draft, wait: int | None, workdir: str
         note(f"{done} to {', '.join(sent.recipients)}: {sent.id}")
         from agent_mailer.views.standing import Neighbours
 
-        waited = person.wait_for_answer(sent, wait, Neighbours(person.is_of).standing)
+        try:
+            waited = person.wait_for_answer(sent, wait, Neighbours(person.is_of).standing)
+        except KeyboardInterrupt:
+            inbox, story = (said_of(f"agent-mailer mail {verb}", workdir) for verb in ("inbox", "thread"))
+            note(f"\nit stays sent, and is worked on. What comes of it: {inbox}; how far it is: {story} {sent.id}")
+            raise
     if as_json:
         steps.told(_as_json(sent, waited), *_next(sent))
     elif waited is None:

@@ -64,13 +64,29 @@ def stop(
     one = found(name, team, directory)
     told = False
     keep_stopped(one.directory, Disk())
-    for line in stop_all(one.team.name, one.directory, one.places, now=now, hand_over=hand_over):
-        say(line)
-        told = True
+    try:
+        for line in stop_all(one.team.name, one.directory, one.places, now=now, hand_over=hand_over):
+            say(line)
+            told = True
+    except KeyboardInterrupt:
+        _tell_what_ends(one)
+        raise
     if one.team.embedded and end(one.directory):
         say("its broker has ended")
         told = True
     say(f"{one.team.name} is stopped: amp start {at(one.directory)}" if told else f"{one.team.name} does not run")
+
+
+def _tell_what_ends(one: Found) -> None:
+    """Who waits no longer has told them to end, which takes nothing back."""
+    from agent_mailer.teams.running import watchers
+
+    this = at(one.directory)
+    left = ", ".join(watchers(one.places))
+    if left:
+        note(f"\n{left}: still at work, and told to end then. Look: amp status {this}. At once: amp stop --now {this}")
+    if one.team.embedded:
+        note(f"its broker goes on; amp stop {this} ends it")
 
 
 @restart_app.command("restart", cls=FastCommand)
@@ -161,7 +177,7 @@ def start_and_show(one: Found, chosen: Where | None, *, attach: bool) -> None:
     from agent_mailer.disk import Disk
     from agent_mailer.teams.kept import changing
     from agent_mailer.teams.place import remember_last
-    from agent_mailer.teams.running import Where, where_possible
+    from agent_mailer.teams.running import Where, where_now, where_possible
     from agent_mailer.teams.running import start as start_all
     from agent_mailer.teams.stopped import forget_stopped
 
@@ -176,6 +192,8 @@ def start_and_show(one: Found, chosen: Where | None, *, attach: bool) -> None:
             say(line)
     remember_last(one.team.name, one.directory, os.environ, Path.home(), Disk(), SystemClock().now())
     _tell_what_is_missing(one)
+    # Where it ran already, not where this would have started it.
+    where = where_now(one.team.name, one.directory, one.places) or where
     say(f"\n{one.team.name} runs ({where}). Give it a task: amp ask TASK")
     say("What it does: amp status --watch. To stop it: amp stop")
     if where is Where.TMUX and attach and terminal:
@@ -215,7 +233,7 @@ def _begin_broker(one: Found, where: Where) -> None:
 
 def _attach(one: Found) -> None:
     from agent_mailer.process.commands import run_in_terminal
-    from agent_mailer.teams.running import Session
+    from agent_mailer.teams.session import Session
 
     session = Session(one.team.name, one.directory)
     if not session.exists():
