@@ -54,3 +54,13 @@ def test_of_some_mutants_none_lives_that_is_not_listed_and_no_listed_one_dies(mo
     assert [one for one in verdict.unlisted if lives.name not in one] == [], f"seed {SEED}"
     assert [one for one in verdict.died if dies.name not in one] == [], f"seed {SEED}"
     assert len(verdict.unlisted) == len(verdict.died) == 1, "what is planted is found"
+
+
+def test_a_test_that_cannot_be_imported_is_no_test_that_passes(bench: Bench) -> None:
+    broken = bench.tree / "tests/unit/test_broken.py"
+    broken.write_text("import nowhere_to_be_found\n\n\ndef test_it() -> None:\n    assert False\n")
+    try:
+        with pytest.raises(RuntimeError, match="nowhere_to_be_found"):
+            bench.prepare("watch/rules.py", ["tests/unit/test_watch_retry.py", "tests/unit/test_broken.py"])
+    finally:
+        broken.unlink()

@@ -29,6 +29,7 @@ COPIED = (
     "tests",
     "templates",
     "packaging",
+    "tools",
     "docs",
     "examples",
     "pyproject.toml",
@@ -107,13 +108,14 @@ class Bench:
         """Servers for tests of `module`: one has all loaded, one all but what the module reaches. Who comes where
         unchanged.
 
-        Raises RuntimeError where a test fails without any change.
+        Raises RuntimeError where a test fails without any change, or cannot be imported.
         """
         self._end_servers()
         self._module = self.tree / SOURCE / module
         listed, reach = self._folder / "modules", self._folder / "reach"
         shutil.rmtree(f"{reach}.lines", ignore_errors=True)
-        self._ask(_Kind.WARM, Ask(tuple(tests), str(self._output), "", collect=True))
+        if self._ask(_Kind.WARM, Ask(tuple(tests), str(self._output), "", collect=True)).code != 0:
+            raise RuntimeError(f"tests of {module} cannot be imported:\n{self.output()[-3000:]}")
         words = Ask(tuple(tests), str(self._output), "", 1800.0, 1800, str(listed), str(reach), str(self._module))
         if self._in_scratch(_Kind.WARM, words).code != 0:
             raise RuntimeError(f"tests of {module} fail without any change:\n{self.output()[-3000:]}")

@@ -71,9 +71,9 @@ NAMED: dict[str, Scope] = {
         (*_ENGINE, "stuck", "guards_held", "dry_run", "routes", "approvals_by_mail", "bad_state"),
         _CRASH,
     ),
-    "watch/settling.py": Scope((), (*_ENGINE, "batch_low", "stuck", "approvals"), _CRASH),
+    "watch/settling.py": Scope(("watch_settling",), (*_ENGINE, "batch_low", "stuck", "approvals"), _CRASH),
     "watch/recovery.py": Scope(
-        (), ("engine_recovery", "forged_records", "bad_state", "stop_in_time", "degraded"), _CRASH
+        ("watch_settling",), ("engine_recovery", "forged_records", "bad_state", "stop_in_time", "degraded"), _CRASH
     ),
     "watch/guards/rounds.py": Scope(_GUARDS_UNIT, _GUARDS),
     "watch/guards/budgets.py": Scope(_GUARDS_UNIT, _GUARDS),

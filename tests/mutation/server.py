@@ -76,24 +76,27 @@ def serve() -> None:
         for name in ask.preload:
             with suppress(Exception):
                 importlib.import_module(name)
-        if ask.collect:
-            _collect(ask)
-        said = _run(ask) if ask.tests and not ask.collect else Said(0, 0.0, 0.0)
+        said = Said(_collect(ask) if ask.collect else 0, 0.0, 0.0)
+        if ask.tests and not ask.collect:
+            said = _run(ask)
         sys.stdout.buffer.write(msgspec.json.encode(said) + b"\n")
         sys.stdout.buffer.flush()
 
 
-def _collect(ask: Ask) -> None:
-    """Import the tests and what they import, into this process."""
+def _collect(ask: Ask) -> int:
+    """Import the tests and what they import, into this process. What cannot be imported is missed by every later run
+    without a word: the status is not 0.
+    """
     kept = os.dup(1)
     try:
         with open(ask.output, "wb") as output:
             os.dup2(output.fileno(), 1)
-            pytest.main(["--collect-only", "-q", *_QUIET, *ask.tests])
+            code = int(pytest.main(["--collect-only", "-q", *_QUIET, *ask.tests]))
             sys.stdout.flush()
     finally:
         os.dup2(kept, 1)
         os.close(kept)
+    return code
 
 
 def _run(ask: Ask) -> Said:

@@ -1,0 +1,380 @@
+"""A settlement record applied to a real state and mailbox, once and again; and what is done with turns left open."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.clocks import FakeClock
+from tests.watch_room import Scene
+
+from agent_mailer.approvals.calls import Call
+from agent_mailer.events import EventName
+from agent_mailer.mailbox.port import Envelope, Outgoing, Progress, Stage
+from agent_mailer.names import new_turn_id
+from agent_mailer.outcomes import Outcome
+from agent_mailer.process.handle import ProcessIdentity
+from agent_mailer.reservations.port import Doubt, How, Touched
+from agent_mailer.runtimes.port import Usage
+from agent_mailer.state.records import (
+    Attempt,
+    Batched,
+    DeadLetter,
+    ItemState,
+    Pause,
+    PauseReason,
+    Phase,
+    RetryEntry,
+    SessionChange,
+    SessionEntry,
+    SettledItem,
+    Settlement,
+    TurnRecord,
+)
+from agent_mailer.turn_tools.folder import NoteScope, NoteWrite
+from agent_mailer.watch.recovery import recover, salvage
+from agent_mailer.watch.settling import settle
+
+NOW = 2_100_000_000.0
+RAN = ProcessIdentity(1, 1, "another boot")
+DONE = Settlement(Outcome.DONE, "all well", NOW, 12.5, finished=True)
+FAILED = Settlement(Outcome.FAILED, "no luck", NOW, 3.0, finished=False)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    one = Scene(tmp_path, FakeClock(NOW), told=True)
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def reports(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Progress]]:
+    """What a sender may hear where the mailbox can hold it; a folder holds none of it."""
+    heard: list[tuple[str, Progress]] = []
+    done = scene.room.mailbox.done
+
+    async def told(envelope: Envelope, progress: Progress | None = None) -> None:
+        assert progress is not None
+        heard.append((envelope.id, progress))
+        await done(envelope, progress)
+
+    monkeypatch.setattr(scene.room.mailbox, "done", told)
+    monkeypatch.setattr(scene.room.mailbox, "report", lambda envelope, progress: heard.append((envelope.id, progress)))
+    return heard
+
+
+def turn(scene: Scene, settlement: Settlement | None = DONE, **more: Any) -> TurnRecord:
+    """A turn of a message that was claimed, as its record stands before it is applied."""
+    envelope = more.pop("envelope", None) or scene.mail()
+    scene.run(scene.room.mailbox.claim(envelope))
+    phase = Phase.SETTLING if settlement is not None else Phase.RUNNING
+    record = TurnRecord(new_turn_id(NOW), envelope, phase, "command", NOW - 20, process=RAN, settlement=settlement)
+    for key, value in more.items():
+        setattr(record, key, value)
+    scene.state.turns.create(record)
+    return record
+
+
+def changed(settlement: Settlement, **more: Any) -> Settlement:
+    return msgspec.structs.replace(settlement, **more)
+
+
+def apply(scene: Scene, record: TurnRecord, *, again: bool = False) -> None:
+    scene.run(settle(scene.room, record, again=again))
+
+
+def said(scene: Scene, name: EventName) -> list[dict[str, Any]]:
+    return [{key: value for key, value in one.items() if value is not None} for one in scene.told(name)]
+
+
+def test_a_message_that_is_done_counts_as_settled_and_its_sender_may_hear_it(
+    scene: Scene, reports: list[tuple[str, Progress]]
+) -> None:
+    record = turn(scene, changed(DONE, usage=Usage(7, 5, 0.5)))
+    scene.state.retries.put(RetryEntry(record.envelope, 1, 1, revision=1))
+    apply(scene, record)
+    name = record.envelope.id
+    assert name in scene.state.processed
+    assert scene.state.retries.get(name) is None
+    assert scene.state.turns.is_settled(record.turn_id)
+    assert reports == [(name, Progress(record.turn_id, Stage.SETTLED, "done", "all well", final=True))]
+    [end] = said(scene, EventName.MESSAGE_DONE)
+    assert (end["turn_id"], end["message_id"], end["thread"]) == (record.turn_id, name, record.envelope.thread)
+    [settled] = said(scene, EventName.TURN_SETTLED)
+    assert (settled["turn_id"], settled["outcome"], settled["seconds"]) == (record.turn_id, "done", 12.5)
+    [spent] = scene.state.usage.days().values()
+    assert (spent.turns, spent.seconds, spent.usage) == (1, 12.5, Usage(7, 5, 0.5))
+    assert said(scene, EventName.RETRY_SCHEDULED) == said(scene, EventName.DEAD_LETTER) == []
+
+
+def test_what_is_to_be_tried_again_is_written_down_and_is_not_done(
+    scene: Scene, reports: list[tuple[str, Progress]]
+) -> None:
+    envelope = scene.mail()
+    entry = RetryEntry(envelope, 2, 3, NOW + 30.04, revision=4)
+    record = turn(scene, changed(FAILED, retry=entry), envelope=envelope)
+    apply(scene, record)
+    assert scene.state.retries.get(envelope.id) == entry
+    assert envelope.id not in scene.state.processed
+    assert reports == [(envelope.id, Progress(record.turn_id, Stage.SETTLED, "failed", "no luck", final=False))]
+    [told] = said(scene, EventName.RETRY_SCHEDULED)
+    assert {key: told[key] for key in ("turn_id", "message_id", "thread", "outcome", "attempts", "in_seconds")} == {
+        "turn_id": record.turn_id,
+        "message_id": envelope.id,
+        "thread": envelope.thread,
+        "outcome": "failed",
+        "attempts": 2,
+        "in_seconds": 30.0,
+    }
+    assert said(scene, EventName.MESSAGE_DONE) == []
+    assert scene.state.turns.is_settled(record.turn_id)
+
+
+def test_a_retry_that_is_due_waits_no_second_and_one_of_a_settled_message_is_none(scene: Scene) -> None:
+    envelope = scene.mail()
+    record = turn(scene, changed(FAILED, retry=RetryEntry(envelope, 1, 1, NOW - 9, revision=1)), envelope=envelope)
+    apply(scene, record)
+    assert [one["in_seconds"] for one in said(scene, EventName.RETRY_SCHEDULED)] == [0.0]
+    other = scene.mail(body="other")
+    scene.state.processed.add(other.id)
+    late = turn(scene, changed(FAILED, retry=RetryEntry(other, 1, 1, revision=1)), envelope=other)
+    apply(scene, late, again=True)
+    assert scene.state.retries.get(other.id) is None
+    assert len(said(scene, EventName.RETRY_SCHEDULED)) == 1
+
+
+def test_what_is_given_up_is_a_dead_letter_and_done(scene: Scene, reports: list[tuple[str, Progress]]) -> None:
+    envelope = scene.mail()
+    letter = DeadLetter(envelope.id, envelope.thread, 4, "no luck", turn_id="t", envelope=envelope)
+    record = turn(scene, changed(FAILED, finished=True, dead=letter), envelope=envelope)
+    apply(scene, record)
+    assert scene.state.dead_letters.among([envelope.id]) != {}
+    assert envelope.id in scene.state.processed
+    [told] = said(scene, EventName.DEAD_LETTER)
+    assert {key: told[key] for key in ("turn_id", "message_id", "thread", "why")} == {
+        "turn_id": record.turn_id,
+        "message_id": envelope.id,
+        "thread": envelope.thread,
+        "why": "no luck",
+    }
+    [(_, progress)] = reports
+    assert progress.final
+    assert scene.state.notices.told.turns
+
+
+def test_a_session_is_bound_or_dropped_once(scene: Scene) -> None:
+    envelope = scene.mail()
+    bound = SessionChange(envelope.thread, 0, SessionEntry("s-1", 1, runtime="command", generation=1))
+    record = turn(scene, changed(DONE, session=bound), envelope=envelope)
+    apply(scene, record)
+    apply(scene, record, again=True)
+    [told] = said(scene, EventName.SESSION_BOUND)
+    assert (told["turn_id"], told["thread"], told["session"]) == (record.turn_id, envelope.thread, "s-1")
+    gone = SessionChange(envelope.thread, 1, SessionEntry(generation=2))
+    after = turn(scene, changed(DONE, session=gone), envelope=scene.mail(body="x", thread=envelope.thread))
+    apply(scene, after)
+    [told] = said(scene, EventName.SESSION_DROPPED)
+    assert (told["turn_id"], told["thread"]) == (after.turn_id, envelope.thread)
+
+
+def test_what_changed_of_others_reserved_files_is_told_once(scene: Scene) -> None:
+    files = tuple(Touched(f"f{n}.py", How.CHANGED, "ann", "*.py", Doubt.BUSY) for n in range(12))
+    record = turn(scene, changed(DONE, touched=files))
+    apply(scene, record)
+    apply(scene, record, again=True)
+    [told] = said(scene, EventName.RESERVATION_TOUCHED)
+    assert (told["turn_id"], told["thread"]) == (record.turn_id, record.envelope.thread)
+    assert told["file"] == " ".join(f"f{n}.py" for n in range(10))
+    assert "files changed that others have reserved: f0.py (ann has *.py" in told["why"]
+
+
+def test_notes_of_a_turn_that_ended_well_are_the_agents_and_of_another_they_are_kept(scene: Scene) -> None:
+    note = NoteWrite(NoteScope.GLOBAL, "remember this")
+    failed = turn(scene, changed(FAILED, finished=True, notes=(note,)))
+    apply(scene, failed)
+    before = {path: path.read_text() for path in scene.desk.state.rglob("*.md") if path.is_file()}
+    assert not any("remember this" in text for text in before.values())
+    kept = [path for path in scene.desk.state.rglob("*") if path.is_file() and b"remember this" in path.read_bytes()]
+    assert kept
+    apply(scene, turn(scene, changed(DONE, notes=(note,)), envelope=scene.mail(body="x")))
+    after = [path for path in scene.desk.state.rglob("*.md") if "remember this" in path.read_text()]
+    assert after
+
+
+def test_what_did_not_leave_is_noted_and_stays_in_the_record(scene: Scene) -> None:
+    item = SettledItem(Outgoing("o-1", "nobody", "t", "payload"), ItemState.REFUSED, "no such agent")
+    gone = SettledItem(Outgoing("o-2", "user", "t", "payload"), ItemState.DELIVERED)
+    record = turn(scene, changed(DONE, items=(gone, item)))
+    apply(scene, record)
+    assert scene.state.unsent.all() == [f"{record.turn_id}.1"]
+    kept = scene.state.turns.load(record.turn_id)
+    assert kept is not None
+    assert kept.settlement is not None
+    assert [(one.state, one.item.payload) for one in kept.settlement.items] == [
+        (ItemState.DELIVERED, ""),
+        (ItemState.REFUSED, "payload"),
+    ]
+
+
+def test_a_pause_begins_with_its_settlement_and_not_when_that_is_applied_again(scene: Scene) -> None:
+    pause = Pause(PauseReason.LIMITED, NOW, NOW + 600, "limit")
+    envelope = scene.mail()
+    limited = changed(FAILED, outcome=Outcome.LIMITED, pause=pause, retry=RetryEntry(envelope, 0, 0, NOW, revision=1))
+    record = turn(scene, limited, envelope=envelope)
+    apply(scene, record, again=True)
+    assert scene.state.pause.read() is None
+    apply(scene, record)
+    assert scene.state.pause.read() == pause
+
+
+def test_a_question_stands_for_its_thread_and_one_of_a_batch_too(scene: Scene) -> None:
+    envelope = scene.mail(thread="th")
+    second = scene.mail(body="two", thread="th")
+    asks = changed(DONE, outcome=Outcome.BLOCKED, question="Which one?")
+    record = turn(scene, DONE, envelope=envelope, batch=(Batched(second, settlement=asks),))
+    apply(scene, record)
+    [question] = scene.state.questions.all()
+    assert (question.message_id, question.text) == (second.id, "Which one?")
+    assert {envelope.id, second.id} == set(scene.state.processed.among([envelope.id, second.id]))
+    assert [one["message_id"] for one in said(scene, EventName.MESSAGE_DONE)] == [envelope.id, second.id]
+    third = scene.mail(body="three", thread="th")
+    apply(scene, turn(scene, changed(DONE, decided_at=NOW + 5), envelope=third))
+    assert scene.state.questions.all() == []
+
+
+def test_of_a_batch_what_failed_is_tried_again_though_the_rest_is_done(scene: Scene) -> None:
+    first, second = scene.mail(thread="th"), scene.mail(body="two", thread="th")
+    entry = RetryEntry(second, 1, 1, NOW + 5, revision=1)
+    record = turn(scene, envelope=first, batch=(Batched(second, settlement=changed(FAILED, retry=entry)),))
+    apply(scene, record)
+    assert first.id in scene.state.processed
+    assert second.id not in scene.state.processed
+    assert scene.state.retries.get(second.id) == entry
+    [told] = said(scene, EventName.RETRY_SCHEDULED)
+    assert (told["turn_id"], told["message_id"]) == (record.turn_id, second.id)
+
+
+def test_what_a_person_is_asked_is_written_down_and_no_retry_is_told(scene: Scene) -> None:
+    envelope = scene.mail()
+    call = Call("Bash", '{"command":"git push"}', "c-1")
+    asks = changed(
+        FAILED,
+        outcome=Outcome.ASKED,
+        asked=(call,),
+        asked_until=NOW + 60,
+        retry=RetryEntry(envelope, 0, 0, NOW, revision=1, asked=("q",)),
+    )
+    apply(scene, turn(scene, asks, envelope=envelope))
+    [question] = scene.state.approvals.all()
+    assert (question.message_id, question.expires_at, question.call) == (envelope.id, NOW + 60, call)
+    assert said(scene, EventName.RETRY_SCHEDULED) == []
+    assert len(said(scene, EventName.APPROVAL_ASKED)) == 1
+    # Its message is over: nobody is asked any more.
+    rerun = RetryEntry(envelope, 0, 0, NOW, revision=1, asked=(question.id,))
+    apply(scene, turn(scene, changed(DONE, used=(question.id,)), envelope=envelope, rerun=rerun))
+    [question] = scene.state.approvals.all()
+    assert question.over
+
+
+def test_where_nothing_ran_nothing_is_spent(scene: Scene) -> None:
+    envelope = scene.mail()
+    record = turn(scene, changed(FAILED, retry=RetryEntry(envelope, 1, 1, NOW, revision=1)), envelope=envelope)
+    record.process = None
+    apply(scene, record)
+    assert scene.state.usage.days() == {}
+
+
+# Left open.
+
+
+def test_an_open_turn_whose_record_is_damaged_gives_its_message_back_and_counts_as_a_start(scene: Scene) -> None:
+    record = turn(scene, None)
+    entry = RetryEntry(record.envelope, 2, 3, NOW + 5, revision=4)
+    scene.state.retries.put(entry)
+    path = scene.state.turns.path(record.turn_id) / "turn.json"
+    path.write_text("{")
+    found = asyncio.run(salvage(scene.state, record.turn_id))
+    assert [one.id for one in found] == [record.envelope.id]
+    known = scene.state.retries.get(record.envelope.id)
+    assert known is not None
+    assert (known.attempts, known.starts) == (2, 4)
+    assert not path.exists()
+    assert scene.state.turns.is_settled(record.turn_id)
+    [dropped] = said(scene, EventName.TURN_DROPPED)
+    assert (dropped["turn_id"], dropped["message_id"]) == (record.turn_id, record.envelope.id)
+
+
+def test_of_a_turn_of_which_nothing_is_known_nothing_is_made(scene: Scene) -> None:
+    record = turn(scene, None)
+    scene.state.processed.add(record.envelope.id)
+    (scene.state.turns.path(record.turn_id) / "turn.json").write_text("{")
+    asyncio.run(salvage(scene.state, record.turn_id))
+    assert scene.state.retries.get(record.envelope.id) is None
+    name = new_turn_id(NOW + 1)
+    scene.state.turns.path(name).mkdir(parents=True)
+    assert asyncio.run(salvage(scene.state, name)) == ()
+    assert scene.state.turns.is_settled(name)
+    assert "message_id" not in said(scene, EventName.TURN_DROPPED)[-1]
+
+
+def test_open_turns_are_found_oldest_first_and_a_damaged_one_is_given_back(scene: Scene) -> None:
+    first = turn(scene, None, phase=Phase.CLAIMED, process=None)
+    second = turn(scene, envelope=scene.mail(body="two"))
+    third = turn(scene, None, envelope=scene.mail(body="three"))
+    (scene.state.turns.path(third.turn_id) / "turn.json").write_text("{")
+    found = scene.run(recover(scene.room))
+    assert {one.record.turn_id for one in found} == {first.turn_id, second.turn_id}
+    assert scene.state.turns.is_settled(third.turn_id)
+    for one in found:
+        scene.run(one.finish())  # type: ignore[arg-type]
+    assert scene.state.turns.open_ids() == []
+    assert second.envelope.id in scene.state.processed
+    assert first.envelope.id not in scene.state.processed
+
+
+def test_a_settlement_of_a_message_that_still_waits_was_written_by_no_watcher(scene: Scene) -> None:
+    envelope = scene.mail()
+    record = TurnRecord(new_turn_id(NOW), envelope, Phase.SETTLING, "command", NOW - 20, settlement=DONE)
+    scene.state.turns.create(record)
+    [one] = scene.run(recover(scene.room))
+    scene.run(one.finish())  # type: ignore[arg-type]
+    assert envelope.id not in scene.state.processed
+    assert scene.state.turns.is_settled(record.turn_id)
+    assert [each.id for each in scene.listed()] == [envelope.id]
+    [dropped] = said(scene, EventName.TURN_DROPPED)
+    assert (dropped["turn_id"], dropped["message_id"]) == (record.turn_id, envelope.id)
+
+
+def test_a_turn_whose_watcher_was_ended_while_it_stopped_is_adopted_and_told(scene: Scene) -> None:
+    record = turn(scene, None)
+    scene.state.turns.stop_begins()
+    [one] = scene.run(recover(scene.room))
+    assert not scene.state.turns.stop_was_cut_off()
+    [told] = said(scene, EventName.TURN_ADOPTED)
+    assert (told["turn_id"], told["message_id"], told["thread"]) == (
+        record.turn_id,
+        record.envelope.id,
+        record.envelope.thread,
+    )
+    assert told["running"] is False
+    assert one.record.turn_id == record.turn_id
+
+
+def test_a_finished_message_leaves_the_transcripts_of_its_turns(scene: Scene) -> None:
+    envelope = scene.mail()
+    earlier = turn(scene, changed(FAILED, retry=RetryEntry(envelope, 1, 1, NOW, revision=1)), envelope=envelope)
+    apply(scene, earlier)
+    said_then = scene.state.turns.path(earlier.turn_id) / "stdout"
+    said_then.write_text("said")
+    history = (Attempt(earlier.turn_id, Outcome.FAILED, "no luck", NOW),)
+    rerun = RetryEntry(envelope, 1, 1, NOW, history=history, revision=1)
+    last = turn(scene, envelope=envelope, rerun=rerun)
+    apply(scene, last)
+    assert json.loads((scene.state.turns.path(last.turn_id) / "turn.json").read_text())["turn_id"] == last.turn_id
+    assert said_then.exists(), "transcripts are kept"
