@@ -19,7 +19,7 @@ STILL_SECONDS = 2.0
 OPEN_SECONDS = 600.0
 """The same where somebody still has it open for writing: over a line that stands still, or because he forgot."""
 
-_ELSEWHERE = re.compile(r"nfs|cifs|smb|9p|virtiofs|fuse|ceph|lustre|gluster|afs|gfs2|ocfs2|vboxsf|prl_fs|vmhgfs")
+_ELSEWHERE = r"nfs|cifs|smb|9p|virtiofs|fuse|ceph|lustre|gluster|afs|gfs2|ocfs2|vboxsf|prl_fs|vmhgfs"
 """File systems that others write to as well, of whose writers our kernel knows nothing."""
 
 
@@ -100,7 +100,7 @@ def is_elsewhere(device: int) -> bool:
     """Whether the file system may be written to by another machine."""
     known = _kinds.get(device)
     if known is None:
-        known = _kinds[device] = _ELSEWHERE.match(_kind_of(device)) is not None
+        known = _kinds[device] = re.match(_ELSEWHERE, _kind_of(device)) is not None
     return known
 
 

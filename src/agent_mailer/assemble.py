@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, overload
 
 import msgspec
 
+from agent_mailer.choices import Kind
 from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.config import Config, Delivery, GitCare, Loaded, MailboxKind, Source, expand
-from agent_mailer.confine.port import Kind
 from agent_mailer.disk import Disk
 from agent_mailer.errors import ConfigFault, MailerError
 from agent_mailer.identity import require_agreement
 from agent_mailer.mailbox.maildir.layout import USER, find_root, is_handle
-from agent_mailer.runtimes.port import Reach, ToolServer
 from agent_mailer.state.folder import Damaged, StateFolder
 from agent_mailer.trust.workdir import Trust
 
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from agent_mailer.mailbox.port import Mailbox
     from agent_mailer.prompts import PromptRoom
     from agent_mailer.runtimes.acp.shelf import Shelf
-    from agent_mailer.runtimes.port import Runtime
+    from agent_mailer.runtimes.port import Reach, Runtime, ToolServer
     from agent_mailer.state import State
     from agent_mailer.state.lock import WorkdirLock
     from agent_mailer.state.records import Sitter
@@ -370,6 +369,7 @@ class Workplace:
             self.log.emit(EventName.STATE_DAMAGED, file=path.name, why=why)
 
     def tools(self, turn_dir: Path) -> ToolServer:
+        from agent_mailer.runtimes.port import ToolServer
         from agent_mailer.turn_tools.folder import TurnFolder
 
         return ToolServer(*TurnFolder(turn_dir, self.disk).server(self.workdir))

@@ -7,27 +7,21 @@ links: those are the user's. No handle is kept, so that a folder that was replac
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Final, Self
 
 Place = Path | str
 
-_AT_FDCWD: Final = -100
-_RENAME_NOREPLACE: Final = 1
-_SYS_OPENAT2: Final = 437
-_NO_MAGICLINKS: Final = 0x02
-_NO_SYMLINKS: Final = 0x04
-_BENEATH: Final = 0x08
-_TRIES: Final = 16
-"""`openat2` gives up where a folder is renamed at this very moment."""
+BY_STEPS: Final = 64
+"""So many files a process opens a folder at a time, which is as safe: what a short command reads is read before the
+quicker call is loaded.
+"""
 _ONLY_NAME: Final = getattr(os, "O_PATH", os.O_RDONLY)
 _FOLDER: Final = _ONLY_NAME | os.O_DIRECTORY
 _PROC_FD: Final = "/proc/self/fd"
@@ -40,6 +34,12 @@ class Roots:
     latest = "/\0"
 
 
+class Opened:
+    """How many of those were."""
+
+    by_steps = 0
+
+
 class Held(threading.local):  # by a `Holding`
     folder: str | None = None
     fd = -1
@@ -47,6 +47,7 @@ class Held(threading.local):  # by a `Holding`
 
 _roots = Roots()
 _held = Held()
+_opened = Opened()
 
 
 def anchor(root: Path) -> None:
@@ -73,21 +74,31 @@ def open_file(path: Place, flags: int, mode: int = 0o600) -> int:
         name = text[len(held) + 1 :] or "."
         if "/" not in name:
             return os.open(name, flags | os.O_CLOEXEC | os.O_NOFOLLOW, mode, dir_fd=_held.fd)
-    if not has_openat2():
+    if _opened.by_steps < BY_STEPS or not has_openat2():
+        _opened.by_steps += 1
         return _step_by_step(root, text[len(root) :], flags, mode)
+    from agent_mailer.linux_calls import AT_FDCWD, BENEATH, NO_MAGICLINKS, NO_SYMLINKS, openat2
+
     try:
         # Mostly there is no link at all, above the root neither: one call tells.
-        return _openat2(_AT_FDCWD, text, flags, mode, _NO_SYMLINKS | _NO_MAGICLINKS)
+        return openat2(AT_FDCWD, text, flags, mode, NO_SYMLINKS | NO_MAGICLINKS)
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
     above = os.open(root, _FOLDER | os.O_CLOEXEC)
     try:
-        return _openat2(above, text[len(root) :], flags, mode, _BENEATH | _NO_SYMLINKS | _NO_MAGICLINKS)
+        return openat2(above, text[len(root) :], flags, mode, BENEATH | NO_SYMLINKS | NO_MAGICLINKS)
     except OSError as error:
         raise OSError(error.errno, error.strerror, text) from None
     finally:
         os.close(above)
+
+
+def has_openat2() -> bool:
+    """Whether the kernel has it: before 5.6, and where a container forbids what it does not know, it has not."""
+    from agent_mailer.linux_calls import has_openat2 as has
+
+    return has()
 
 
 def status(path: Place) -> os.stat_result:
@@ -134,12 +145,13 @@ def rename(source: Place, target: Place) -> None:
 def rename_noreplace(source: Place, target: Place) -> None:
     """Raises FileExistsError where `target` is there. Without RENAME_NOREPLACE a folder may replace an empty one."""
     with _Both(source, target) as (from_folder, old, to_folder, new):
-        if _renameat2 is not None:
-            here, there = (_AT_FDCWD if fd is None else fd for fd in (from_folder, to_folder))
-            if _renameat2(here, os.fsencode(old), there, os.fsencode(new), _RENAME_NOREPLACE) == 0:
-                return
-            if (code := ctypes.get_errno()) not in (errno.ENOSYS, errno.EINVAL):
-                raise OSError(code, os.strerror(code), str(source), None, str(target))
+        from agent_mailer.linux_calls import rename_noreplace as by_one_call
+
+        code = by_one_call(from_folder, old, to_folder, new)
+        if code == 0:
+            return
+        if code not in (errno.ENOSYS, errno.EINVAL):
+            raise OSError(code, os.strerror(code), str(source), None, str(target))
         # A system or file system without RENAME_NOREPLACE: a hard link refuses to replace as well. A crash between the
         # two calls leaves one file under both names, which every reader here recognises by its inode.
         try:
@@ -319,48 +331,6 @@ def _root_of(text: str) -> str | None:
     return found
 
 
-_HOW_BYTES: Final = 24
-
-
-class _How(ctypes.Structure):
-    """`struct open_how`."""
-
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
-
-
-@cache
-def _how(flags: int, mode: int, resolve: int) -> object:
-    """A pointer to it, which the kernel only reads."""
-    return ctypes.byref(_How(flags | os.O_CLOEXEC, mode if flags & os.O_CREAT else 0, resolve))
-
-
-def _openat2(folder: int, path: str, flags: int, mode: int, resolve: int) -> int:
-    assert _syscall is not None
-    name, how = os.fsencode(path), _how(flags, mode, resolve)
-    for _ in range(_TRIES):
-        fd: int = _syscall(_SYS_OPENAT2, folder, name, how, _HOW_BYTES)
-        if fd >= 0:
-            return fd
-        code = ctypes.get_errno()
-        if code not in (errno.EAGAIN, errno.EINTR):
-            break
-    raise OSError(code, os.strerror(code), path)
-
-
-@cache
-def has_openat2() -> bool:
-    """Whether the kernel has it: before 5.6, and where a container forbids what it does not know, it has not."""
-    if _syscall is None:
-        return False
-    try:
-        os.close(_openat2(_AT_FDCWD, "/", _FOLDER, 0, _NO_SYMLINKS))
-    except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-            raise
-        return False
-    return True
-
-
 def _step_by_step(root: str, rest: str, flags: int, mode: int) -> int:
     """The same, a folder at a time."""
     *folders, name = rest.split("/")
@@ -382,17 +352,3 @@ def _step(above: int, name: str, flags: int, mode: int, path: str) -> int:
         if stat.S_ISLNK(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path) from None
         raise
-
-
-def _find(name: str, *arguments: type[ctypes._CDataType]) -> ctypes._FuncPointer | None:
-    try:
-        function: ctypes._FuncPointer = getattr(ctypes.CDLL(None, use_errno=True), name)
-    except (OSError, AttributeError):
-        return None
-    function.argtypes = list(arguments)
-    return function
-
-
-_renameat2 = _find("renameat2", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
-_words = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t)
-_syscall = _find("syscall", *_words) if os.uname().sysname == "Linux" and os.uname().machine != "alpha" else None

@@ -8,11 +8,12 @@ from enum import StrEnum
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args
 
 import msgspec
 from msgspec import Meta
 
+from agent_mailer.choices import AutoReply, CommandOutput, OnConflict, PermissionMode, RemoteAccess
 from agent_mailer.config_tables import (
     LIVE,
     RESTART,
@@ -39,10 +40,6 @@ from agent_mailer.config_tables import (
     Widens,
 )
 from agent_mailer.errors import ConfigFault
-from agent_mailer.outcomes import AutoReply
-from agent_mailer.remote.access import RemoteAccess
-from agent_mailer.reservations.port import OnConflict
-from agent_mailer.runtimes.port import CommandOutput, PermissionMode
 
 ENV_PREFIX = "AGENT_MAILER_"
 SECRET_KEYS = frozenset({"api_key", "notify.apprise"})
@@ -352,7 +349,7 @@ def leaves_of(key: str) -> tuple[Leaf, ...]:
     table = getattr(Config(), key)
     if not isinstance(table, msgspec.Struct):
         return (_leaf(key, HINTS[key], table),)
-    inner = get_type_hints(type(table), include_extras=True)
+    inner = type(table).__annotations__
     named = zip(table.__struct_fields__, table.__struct_encode_fields__, strict=True)
     return tuple(_leaf(f"{key}.{shown}", inner[own], getattr(table, own)) for own, shown in named)
 

@@ -3,7 +3,7 @@
 Each key is declared once: here where it is a table's own, else in `config.py`.
 """
 
-from __future__ import annotations
+# Annotations are evaluated as they are read: as texts that are evaluated later they cost each command a millisecond.
 
 from enum import StrEnum
 from typing import Annotated
@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from agent_mailer.confine.port import Kind, MailboxAccess, Network
+from agent_mailer.choices import Kind, MailboxAccess, Network
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 CountOrNone = Annotated[int, Meta(ge=0, le=1_000_000)]

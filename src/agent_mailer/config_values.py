@@ -13,10 +13,10 @@ from typing import Any
 
 import msgspec
 
+from agent_mailer.choices import Kind
 from agent_mailer.config import DOCS, ENV_PREFIX, HINTS, SECRET_KEYS, Config, Loaded, Source, keys, leaves, leaves_of
 from agent_mailer.config_faults import EDIT, choice_meant, example, in_line, in_plain_words, meant, no_key
 from agent_mailer.config_tables import SCHEDULE_NAME, Approve, Guards, SandboxKeys, ScheduleKeys, size_in_bytes
-from agent_mailer.confine.port import Kind
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault, UsageFault
 from agent_mailer.groups import KINDS

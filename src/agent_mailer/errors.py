@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-import shlex
 from enum import IntEnum
 
 _ABOUT_ONE = (
     "init|config|verify|doctor|test-runtime|test-claude|test-notify|watch|status|logs|send|inbox|mail|turns|sessions|"
     "memory|stuck|held|approvals|approve|deny|limits|schedules|dead-letter|fetch|pause|resume|take"
 )
-_COMMAND = re.compile(rf"agent-mailer (?:{_ABOUT_ONE})\b(?: (?!(?:or|then|and|with|as)\b)(?:'[^']*'|[^\s,;:()])+)*")
-_NAMES_A_FOLDER = re.compile(r"(?:^| )(?:-C|--workdir|--maildir-root|--all|--help)\b")
+# Compiled when something went wrong: at the import it would cost every command as much as a module.
+_COMMAND = rf"agent-mailer (?:{_ABOUT_ONE})\b(?: (?!(?:or|then|and|with|as)\b)(?:'[^']*'|[^\s,;:()])+)*"
+_NAMES_A_FOLDER = r"(?:^| )(?:-C|--workdir|--maildir-root|--all|--help)\b"
 
 
 class ExitCode(IntEnum):
@@ -31,9 +31,11 @@ def said_of(fix: str, workdir: str) -> str:
 
     What names a folder already, is about more than one, or has no command of ours stays as it is.
     """
-    found = _COMMAND.search(fix)
-    if found is None or not workdir or _NAMES_A_FOLDER.search(fix):
+    found = re.search(_COMMAND, fix) if workdir else None
+    if found is None or re.search(_NAMES_A_FOLDER, fix):
         return fix
+    import shlex  # as rarely needed
+
     return f"{fix[: found.end()]} -C {shlex.quote(workdir)}{fix[found.end() :]}"
 
 

@@ -54,12 +54,12 @@ HASHED = 64 * 1024
 LITTLE = 40
 """So many files and folders are read through in less time than a thread takes to be started."""
 
-_OF_A_BRANCH = re.compile(rb"\[branch \"[\w./-]+\"\]|\t(remote|merge|rebase|pushRemote) = [\w./-]+")
+_OF_A_BRANCH = rb"\[branch \"[\w./-]+\"\]|\t(remote|merge|rebase|pushRemote) = [\w./-]+"
 """What a push, or a new branch, writes into git's settings: nothing runs by it."""
 
-_BULLET = re.compile(r"\s*[-*]\s*\*\*(?P<label>[^*]+?)\*\*\s*:\s*(?P<value>.*)")
-_PLAIN = re.compile(r"(?P<label>[A-Za-z_ ]+?)\s*:\s*(?P<value>.*)")
-_HEADING = re.compile(r"#+\s*(?P<title>.*)")
+_BULLET = r"\s*[-*]\s*\*\*(?P<label>[^*]+?)\*\*\s*:\s*(?P<value>.*)"
+_PLAIN = r"(?P<label>[A-Za-z_ ]+?)\s*:\s*(?P<value>.*)"
+_HEADING = r"#+\s*(?P<title>.*)"
 _FOREIGN_SECTIONS = ("protocol", "邮箱协议", "api", "system prompt", "身份提示词")
 """Sections whose lines are examples and instructions, not identity."""
 
@@ -91,11 +91,11 @@ def parse_identity(text: str) -> dict[str, str]:
             continue
         if len(line) > LONGEST_LINE:
             continue
-        heading = _HEADING.fullmatch(line)
+        heading = re.fullmatch(_HEADING, line)
         if heading:
             foreign = any(word in heading["title"].casefold() for word in _FOREIGN_SECTIONS)
             continue
-        match = None if foreign else _BULLET.fullmatch(line) or _PLAIN.fullmatch(line)
+        match = None if foreign else re.fullmatch(_BULLET, line) or re.fullmatch(_PLAIN, line)
         key = _LABELS.get(match["label"].strip().casefold()) if match else None
         if match is not None and key is not None:
             found.setdefault(key, match["value"].strip().strip("`").strip())
@@ -194,6 +194,6 @@ def _mark(path: Path) -> str:
     if stat.S_ISREG(found.st_mode) and found.st_size <= HASHED:
         content = read_regular(path, HASHED)
         if path.name == "config":
-            content = b"\n".join(line for line in content.split(b"\n") if not _OF_A_BRANCH.fullmatch(line))
+            content = b"\n".join(line for line in content.split(b"\n") if not re.fullmatch(_OF_A_BRANCH, line))
         return sha256(content).hexdigest()
     return f"{found.st_mode} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"

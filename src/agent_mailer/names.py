@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -25,17 +24,16 @@ else:
         except ImportError:
             from hashlib import sha256
 
-_SAFE_PATH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_SAFE_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@/:+-]{0,127}")
-_TURN_ID = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}")
+# Compiled by `re` at the first use, and kept: a short command needs one or two of them, and a watcher all.
+_SAFE_PATH = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+_SAFE_WORD = r"[A-Za-z0-9][A-Za-z0-9._@/:+-]{0,127}"
+_TURN_ID = r"\d{8}T\d{6}-[0-9a-f]{8}"
 # Never empty, never an option, never a path upwards.
-_SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
-_WORD = re.compile(r"[a-z]+-([0-9a-f]{16})")
-_ESCAPE = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
-)
+_SESSION_ID = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}"
+_WORD = r"[a-z]+-([0-9a-f]{16})"
+_ESCAPE = rb"(?s)\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)"
 """Of a text in JSON; the group is half of a character."""
-_NOT_SLUG = re.compile(r"[^A-Za-z0-9._-]+")
+_NOT_SLUG = r"[^A-Za-z0-9._-]+"
 
 GLOBAL_NOTE = "global"
 """The name of the note of all threads; a thread called so has its own note under another name."""
@@ -43,9 +41,14 @@ GLOBAL_NOTE = "global"
 
 def path_name(identifier: str) -> str:
     """A file name for `identifier`: itself where it is harmless, else a readable slug plus a hash of the whole."""
-    if _SAFE_PATH.fullmatch(identifier):
+    if re.fullmatch(_SAFE_PATH, identifier):
         return identifier
-    slug = _NOT_SLUG.sub("-", unicodedata.normalize("NFKD", identifier)).strip("-._")[:48] or "id"
+    plain = identifier
+    if not identifier.isascii():
+        import unicodedata  # half a megabyte, for few names
+
+        plain = unicodedata.normalize("NFKD", identifier)
+    slug = re.sub(_NOT_SLUG, "-", plain).strip("-._")[:48] or "id"
     return f"{slug}~{_digest(identifier)}"
 
 
@@ -55,7 +58,7 @@ def whole_characters(data: bytes) -> bytes:
     """
     if b"\\ud" not in data and b"\\uD" not in data:
         return data
-    return _ESCAPE.sub(lambda found: rb"\ufffd" if found[1] else found[0], data)
+    return re.sub(_ESCAPE, lambda found: rb"\ufffd" if found[1] else found[0], data)
 
 
 HOOK = "hook--"
@@ -89,17 +92,17 @@ def turn_began(turn_id: str) -> float:
 
 def is_turn_id(text: str) -> bool:
     """Whether `text` may become the name of a turn's folder."""
-    return _TURN_ID.fullmatch(text) is not None
+    return re.fullmatch(_TURN_ID, text) is not None
 
 
 def is_session_id(text: str) -> bool:
     """Whether `text` can name a session of an agent program: it may become a word of somebody's command line."""
-    return _SESSION_ID.fullmatch(text) is not None
+    return re.fullmatch(_SESSION_ID, text) is not None
 
 
 def prompt_word(identifier: str, label: str) -> str:
     """`identifier` as one word of a prompt; one that could carry a sentence becomes `label` plus a hash."""
-    if _SAFE_WORD.fullmatch(identifier):
+    if re.fullmatch(_SAFE_WORD, identifier):
         return identifier
     return f"{label}-{_digest(identifier)}"
 
@@ -173,7 +176,7 @@ def _digest(text: str) -> str:
     return whole_digest(text)[:16]
 
 
-_AGE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([smhdw])")
+_AGE = r"([0-9]+(?:\.[0-9]+)?)\s*([smhdw])"
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 
 
@@ -184,7 +187,7 @@ def pick(typed: str, known: Iterable[str], what: str, fix: str) -> str:
     MailerError where there is none, UsageFault where there are several; `fix` is the command that lists them.
     """
     names = list(dict.fromkeys(known))
-    if typed not in names and (word := _WORD.fullmatch(typed)):
+    if typed not in names and (word := re.fullmatch(_WORD, typed)):
         typed = next((name for name in names if _digest(name) == word[1]), typed)
     if typed not in names:
         typed = typed.removesuffix("…").removesuffix("...").removeprefix("…").removeprefix("...")
@@ -218,7 +221,7 @@ def split_addresses(values: Iterable[str]) -> tuple[str, ...]:
 
 def parse_age(text: str) -> float:
     """`14d`, `36h`, `90m` as seconds. Raises UsageFault."""
-    found = _AGE.fullmatch(text.strip().lower())
+    found = re.fullmatch(_AGE, text.strip().lower())
     if found is None:
         raise UsageFault("bad_age", f"{printable(text)!r} is no age", "write a number and s, m, h, d or w: 14d")
     return float(found[1]) * _SECONDS[found[2]]

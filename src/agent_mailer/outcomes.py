@@ -57,14 +57,6 @@ class Outcome(StrEnum):
         )
 
 
-class AutoReply(StrEnum):
-    """Whether the agent's final words are sent as the answer."""
-
-    IF_SILENT = "if-silent"
-    NEVER = "never"
-    ALWAYS = "always"
-
-
 class StopReason(StrEnum):
     """Why we ended a turn's processes ourselves; written down before the first signal is sent."""
 

@@ -22,6 +22,7 @@ def root(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.Mon
         pytest.skip("this kernel has no openat2")
     monkeypatch.setattr(beneath, "has_openat2", lambda: request.param == "openat2")
     monkeypatch.setattr(beneath, "_roots", beneath.Roots())
+    monkeypatch.setattr(beneath, "BY_STEPS", 0)
     real, found, outside = tmp_path / "real", tmp_path / "root", tmp_path / "outside"
     (real / "a" / "b").mkdir(parents=True)
     outside.mkdir()

@@ -9,32 +9,10 @@ from typing import Protocol
 
 import msgspec
 
+from agent_mailer.choices import Kind as Kind  # noqa: PLC0414 - of this port, where most look for it
+from agent_mailer.choices import MailboxAccess as MailboxAccess  # noqa: PLC0414 - the same
+from agent_mailer.choices import Network as Network  # noqa: PLC0414 - the same
 from agent_mailer.runtimes.port import Launch, RuntimeMissing
-
-
-class Kind(StrEnum):
-    """What stands around a turn."""
-
-    OFF = "off"
-    BWRAP = "bwrap"
-    LANDLOCK = "landlock"
-    SRT = "srt"
-    COMMAND = "command"
-
-
-class Network(StrEnum):
-    """Whom a turn may reach. `model`: the provider of the agent program, and this machine."""
-
-    ON = "on"
-    OFF = "off"
-    MODEL = "model"
-
-
-class MailboxAccess(StrEnum):
-    """What a turn sees of the folder mailbox."""
-
-    HIDE = "hide"
-    WRITE = "write"
 
 
 class Access(IntEnum):

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, TypeVar
 from agent_mailer.errors import MailerError
 from agent_mailer.mailbox.port import DEDUPE_KEY, Action, Draft
 from agent_mailer.names import printable
-from agent_mailer.people import send as sending
 from agent_mailer.people.port import EVERYTHING, Search
 
 if TYPE_CHECKING:
@@ -150,10 +149,14 @@ class Person:
         """Deliver it to every recipient; what went out under its dedupe key before is not sent again. `origin`: what it
         answers, or forwards.
         """
+        from agent_mailer.people import send as sending  # who only reads does without
+
         return self._run(sending.send(self._mail, draft, origin, self._tell))
 
     def wait_for_answer(self, sent: Sent, seconds: float, look: Look = lambda *_: None) -> Waited:
         """Wait at most `seconds`; the answer counts as read. `look`: where a message stands, as far as can be seen."""
+        from agent_mailer.people import send as sending
+
         return self._run(sending.wait_for_answer(self._mail, sent, seconds, self._tell, look), waits=True)
 
     def is_of(self, place: Workplace, recipient: str) -> bool:
@@ -213,6 +216,8 @@ class Person:
         return Draft(new_key(), action, self._clock.now(), to=tuple(to), subject=subject, body=body, kind=kind)
 
     def _send_about(self, typed: str, draft: Draft) -> str:
+        from agent_mailer.people import send as sending
+
         async def run() -> str:
             found = await self._mail.find(typed)
             sent = await sending.send(self._mail, draft, found.message, self._tell)

@@ -6,13 +6,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final
 
-
-class RemoteAccess(StrEnum):
-    """How much may be asked from elsewhere. `operate`: what gives an agent no power that it did not have."""
-
-    NONE = "none"
-    OPERATE = "operate"
-    ALL = "all"
+from agent_mailer.choices import RemoteAccess as RemoteAccess  # noqa: PLC0414 - what is asked, and by whom, is told here
 
 
 class RemoteVerb(StrEnum):

@@ -8,18 +8,13 @@ from typing import Final, Protocol
 
 import msgspec
 
+from agent_mailer.choices import OnConflict as OnConflict  # noqa: PLC0414 - of this port, where most look for it
+
 MOST_PATTERNS: Final = 100
 """So many paths one turn, or one person, may ask for at once."""
 
 LONGEST: Final = 30 * 86400.0
 """Seconds; what claims to last longer is of a clock that was wrong."""
-
-
-class OnConflict(StrEnum):
-    """What becomes of mail whose turn cannot have its paths now."""
-
-    WAIT = "wait"
-    FAIL = "fail"
 
 
 class ReservePolicy(msgspec.Struct, frozen=True):

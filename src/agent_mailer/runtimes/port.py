@@ -11,26 +11,13 @@ from typing import Final, Protocol
 import msgspec
 
 from agent_mailer.approvals.calls import Call
+from agent_mailer.choices import CommandOutput as CommandOutput  # noqa: PLC0414 - of this port, where most look for it
+from agent_mailer.choices import PermissionMode as PermissionMode  # noqa: PLC0414 - the same
 from agent_mailer.errors import UnavailableFault
 from agent_mailer.names import is_session_id
 from agent_mailer.outcomes import FINAL_TEXT_LIMIT as FINAL_TEXT_LIMIT  # noqa: PLC0414 - of this port, where most look for it
 from agent_mailer.outcomes import PROGRESS_LIMIT as PROGRESS_LIMIT  # noqa: PLC0414 - the same
 from agent_mailer.outcomes import Exit, Judgement, Outcome, StopReason
-
-
-class PermissionMode(StrEnum):
-    """What the agent may do unasked. Never guessed: the user chooses."""
-
-    ACCEPT_EDITS = "acceptEdits"
-    BYPASS_PERMISSIONS = "bypassPermissions"
-    PLAN = "plan"
-
-
-class CommandOutput(StrEnum):
-    """What the command writes to stdout. Chosen in the config, never guessed from the output."""
-
-    TEXT = "text"
-    JSONL = "jsonl"
 
 
 class RuntimeMissing(UnavailableFault):

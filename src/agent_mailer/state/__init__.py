@@ -10,15 +10,26 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from agent_mailer.events import EventLog
+    from agent_mailer.state.approvals import Approvals
+    from agent_mailer.state.dead_letters import DeadLetters
     from agent_mailer.state.folder import StateFolder
+    from agent_mailer.state.held import Held
     from agent_mailer.state.lifts import Lifts
     from agent_mailer.state.notes import Notes
     from agent_mailer.state.notices import NoticeBook, Questions, TroubleFile
-    from agent_mailer.state.pauses import AccountPause
+    from agent_mailer.state.pauses import AccountPause, LoginFile, Pauses
+    from agent_mailer.state.processed import Cursor, Processed
+    from agent_mailer.state.records import RetryEntry
     from agent_mailer.state.remote import RemoteBook
     from agent_mailer.state.requests import RequestBox
+    from agent_mailer.state.retention import Retention
+    from agent_mailer.state.retries import Retries
     from agent_mailer.state.schedules import Schedules
+    from agent_mailer.state.sessions import Sessions
+    from agent_mailer.state.stuck import Stuck, Unsent
     from agent_mailer.state.usage import UsageLedger
 
 
@@ -28,36 +39,88 @@ class State:
     def __init__(self, folder: StateFolder, log: EventLog, account: AccountPause | None = None) -> None:
         """`account`: the pause shared by all watchers of this user on the runtime's account, where there is one."""
         # Not above: whoever imports one of them would pay for all; and what few commands need is loaded when asked for.
-        from agent_mailer.state.approvals import Approvals
-        from agent_mailer.state.dead_letters import DeadLetters
-        from agent_mailer.state.held import Held
-        from agent_mailer.state.pauses import Pauses
-        from agent_mailer.state.processed import Cursor, Processed
-        from agent_mailer.state.retention import Retention
-        from agent_mailer.state.retries import Retries, remake_retries
-        from agent_mailer.state.sessions import Sessions
-        from agent_mailer.state.stuck import Stuck, Unsent
         from agent_mailer.state.turns import TurnStore
 
         self.folder = folder
         self.log = log
         self.turns = TurnStore(folder)
-        self.processed = Processed(folder)
-        self.cursor = Cursor(folder)
-        self.sessions = Sessions(folder)
-        self.dead_letters = DeadLetters(folder)
-        self.stuck = Stuck(folder)
-        self.unsent = Unsent(folder)
-        self.held = Held(folder)
-        self.approvals = Approvals(folder)
-        self.retries = Retries(
-            folder,
-            lambda: remake_retries(self.turns, self.processed, self.dead_letters, self.held.released()),
-            self.approvals.close,
-        )
-        self.pause = Pauses(folder, log, account)
-        self.login = self.pause.login
-        self.retention = Retention(self)
+        self._account = account
+
+    @cached_property
+    def processed(self) -> Processed:
+        from agent_mailer.state.processed import Processed
+
+        return Processed(self.folder)
+
+    @cached_property
+    def cursor(self) -> Cursor:
+        from agent_mailer.state.processed import Cursor
+
+        return Cursor(self.folder)
+
+    @cached_property
+    def sessions(self) -> Sessions:
+        from agent_mailer.state.sessions import Sessions
+
+        return Sessions(self.folder)
+
+    @cached_property
+    def dead_letters(self) -> DeadLetters:
+        from agent_mailer.state.dead_letters import DeadLetters
+
+        return DeadLetters(self.folder)
+
+    @cached_property
+    def stuck(self) -> Stuck:
+        from agent_mailer.state.stuck import Stuck
+
+        return Stuck(self.folder)
+
+    @cached_property
+    def unsent(self) -> Unsent:
+        from agent_mailer.state.stuck import Unsent
+
+        return Unsent(self.folder)
+
+    @cached_property
+    def held(self) -> Held:
+        from agent_mailer.state.held import Held
+
+        return Held(self.folder)
+
+    @cached_property
+    def approvals(self) -> Approvals:
+        from agent_mailer.state.approvals import Approvals
+
+        return Approvals(self.folder)
+
+    @cached_property
+    def retries(self) -> Retries:
+        from agent_mailer.state.retries import Retries, remake_retries
+
+        def remake() -> dict[str, RetryEntry]:
+            return remake_retries(self.turns, self.processed, self.dead_letters, self.held.released())
+
+        def close(approvals: Iterable[str]) -> None:
+            self.approvals.close(approvals)
+
+        return Retries(self.folder, remake, close)
+
+    @cached_property
+    def pause(self) -> Pauses:
+        from agent_mailer.state.pauses import Pauses
+
+        return Pauses(self.folder, self.log, self._account)
+
+    @property
+    def login(self) -> LoginFile:
+        return self.pause.login
+
+    @cached_property
+    def retention(self) -> Retention:
+        from agent_mailer.state.retention import Retention
+
+        return Retention(self)
 
     @cached_property
     def lifts(self) -> Lifts:

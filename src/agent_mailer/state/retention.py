@@ -34,15 +34,32 @@ _AT_ONCE = 20
 class Files(Protocol):
     """What of a workdir's state this is about."""
 
-    folder: StateFolder
-    turns: TurnStore
-    processed: Processed
-    retries: Retries
-    cursor: Cursor
-    dead_letters: DeadLetters
-    unsent: Unsent
-    held: Held
-    approvals: Approvals
+    @property
+    def folder(self) -> StateFolder: ...
+
+    @property
+    def turns(self) -> TurnStore: ...
+
+    @property
+    def processed(self) -> Processed: ...
+
+    @property
+    def retries(self) -> Retries: ...
+
+    @property
+    def cursor(self) -> Cursor: ...
+
+    @property
+    def dead_letters(self) -> DeadLetters: ...
+
+    @property
+    def unsent(self) -> Unsent: ...
+
+    @property
+    def held(self) -> Held: ...
+
+    @property
+    def approvals(self) -> Approvals: ...
 
 
 class Retention:

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING
 
 from agent_mailer.errors import MailerError
 from agent_mailer.names import printable
+from agent_mailer.process.holder import STDERR_FILE, STDOUT_FILE
+from agent_mailer.process.output import LineFramer, OutputTail, tail_text
 from agent_mailer.runtimes.port import Doomed, Event, Progress, Result, Runtime, ToolStarted, Trouble, Usage
-from agent_mailer.views.turns import errors_printed, events, printed
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
     from agent_mailer.views.values.history import WholeTurnView
+
+TEXT_SHOWN = 64 * 1024
+STDERR_SHOWN = 4 * 1024
 
 
 def output_lines(place: Workplace, turn: WholeTurnView) -> Iterator[str]:
@@ -61,3 +65,33 @@ def _told(event: Event) -> Iterator[str]:
 def _paragraph(text: str) -> Iterator[str]:
     """Line by line, so that what the agent wrote keeps its shape and nothing else of it reaches the terminal."""
     yield from (printable(line, 2000) for line in text.splitlines())
+
+
+def events(turn_dir: Path, runtime: Runtime) -> Iterator[Event]:
+    """In the order in which they happened; a result does not say once more what was said last."""
+    said = ""
+    for line in _lines(turn_dir / STDOUT_FILE):
+        for event in runtime.parse(line):
+            if isinstance(event, Result) and event.text == said:
+                event = Result(event.outcome, detail=event.detail)
+            said = event.text if isinstance(event, Progress) else said
+            yield event
+
+
+def printed(turn_dir: Path) -> str:
+    """The end of the output."""
+    return tail_text(turn_dir / STDOUT_FILE, TEXT_SHOWN)
+
+
+def errors_printed(turn_dir: Path) -> str:
+    """The end of what went to stderr."""
+    return tail_text(turn_dir / STDERR_FILE, STDERR_SHOWN).strip()
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    tail, framer = OutputTail(path), LineFramer()
+    while data := tail.read():
+        yield from framer.feed(data)
+    last = framer.finish()
+    if last:
+        yield last

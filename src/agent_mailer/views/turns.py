@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,14 +15,8 @@ from agent_mailer.clock import iso
 from agent_mailer.errors import MailerError
 from agent_mailer.mailbox.port import Message
 from agent_mailer.names import is_turn_id, pick
-from agent_mailer.process.holder import STDERR_FILE, STDOUT_FILE
-from agent_mailer.process.output import LineFramer, OutputTail, tail_text
-from agent_mailer.reservations.touched import as_line
-from agent_mailer.runtimes.port import Event, Progress, Result, Runtime
 from agent_mailer.state.records import ItemState, SettledItem, TurnRecord
 from agent_mailer.state.turns import shares
-from agent_mailer.views.kept import tried_again
-from agent_mailer.views.log import parse
 from agent_mailer.views.values.history import (
     MessageView,
     SentView,
@@ -36,6 +29,8 @@ from agent_mailer.views.values.history import (
 from agent_mailer.views.values.status import ResultView, RunningView, SettlingView
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from agent_mailer.assemble import Workplace
     from agent_mailer.state import State
     from agent_mailer.state.turns import OpenTurn
@@ -100,6 +95,7 @@ def find_thread(state: State, typed: str) -> str:
 def thread_story(place: Workplace, thread: str) -> ThreadView:
     """All that the state and the mailbox know of the thread; a mailbox that does not answer only lacks its part."""
     from agent_mailer.people import agent_of
+    from agent_mailer.views.kept import tried_again  # a list of turns has nothing of it
 
     state, problem = place.state, ""
     messages: Sequence[Message] = ()
@@ -224,6 +220,8 @@ def _settled_last(place: Workplace) -> list[str]:
 
 
 def _settled_by_log(file: Path) -> Iterator[str]:
+    from agent_mailer.views.log import parse  # as above
+
     with suppress(OSError), os.fdopen(open_file(file, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
         stream.seek(max(0, stream.seek(0, os.SEEK_END) - LOG_SEARCHED))
         for line in stream.read(LOG_SEARCHED).split(b"\n"):
@@ -269,6 +267,9 @@ def _waits(state: State, turn_id: str) -> str:
 
 def _whole(state: State, record: TurnRecord) -> WholeTurnView:
     turn, settlement = _turn(state, record), record.settlement
+    touched = settlement.touched if settlement else ()
+    if touched:
+        from agent_mailer.reservations.touched import as_line  # few turns have any
     return WholeTurnView(
         **msgspec.structs.asdict(turn),
         resumed=record.resume,
@@ -279,7 +280,7 @@ def _whole(state: State, record: TurnRecord) -> WholeTurnView:
         sent=tuple(_sent(entry, turn) for entry in settlement.items) if settlement else (),
         folder=str(state.turns.path(record.turn_id)),
         started_at=record.started_at,
-        touched=as_line(settlement.touched) if settlement and settlement.touched else "",
+        touched=as_line(touched) if touched else "",
     )
 
 
@@ -287,37 +288,3 @@ def _sent(entry: SettledItem, turn: TurnView) -> SentView:
     """A settled turn has delivered whatever was not refused, and need not have noted it."""
     fate = ItemState.DELIVERED if entry.state is ItemState.PENDING and turn.settled else entry.state
     return SentView(entry.item.id, entry.item.recipient, fate.value, entry.why)
-
-
-TEXT_SHOWN = 64 * 1024
-STDERR_SHOWN = 4 * 1024
-
-
-def events(turn_dir: Path, runtime: Runtime) -> Iterator[Event]:
-    """In the order in which they happened; a result does not say once more what was said last."""
-    said = ""
-    for line in _lines(turn_dir / STDOUT_FILE):
-        for event in runtime.parse(line):
-            if isinstance(event, Result) and event.text == said:
-                event = Result(event.outcome, detail=event.detail)
-            said = event.text if isinstance(event, Progress) else said
-            yield event
-
-
-def printed(turn_dir: Path) -> str:
-    """The end of the output."""
-    return tail_text(turn_dir / STDOUT_FILE, TEXT_SHOWN)
-
-
-def errors_printed(turn_dir: Path) -> str:
-    """The end of what went to stderr."""
-    return tail_text(turn_dir / STDERR_FILE, STDERR_SHOWN).strip()
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    tail, framer = OutputTail(path), LineFramer()
-    while data := tail.read():
-        yield from framer.feed(data)
-    last = framer.finish()
-    if last:
-        yield last

@@ -6,6 +6,7 @@ command that was asked for is imported.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from importlib import import_module
@@ -132,8 +133,25 @@ def _write_examples(ctx: Context, formatter: HelpFormatter) -> None:
                 formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
 
 
+def _load_msgspec() -> None:
+    """It takes typing_extensions where that is to be had, which takes as long again to load, and does as well without:
+    since Python 3.11 all that we annotate with is in `typing`.
+    """
+    if "typing_extensions" in sys.modules:
+        return
+    sys.modules["typing_extensions"] = None  # type: ignore[assignment]
+    try:
+        import msgspec  # noqa: F401 - nearly every command needs it
+    finally:
+        del sys.modules["typing_extensions"]
+
+
 class FastCommand(TyperCommand):
     """A command; `cls` of every `app.command`."""
+
+    def invoke(self, ctx: Context) -> object:
+        _load_msgspec()
+        return super().invoke(ctx)
 
     def get_help(self, ctx: Context) -> str:
         return _help_of(self, ctx)

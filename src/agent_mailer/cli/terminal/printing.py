@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 import sys
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from agent_mailer.cli.terminal.screen import LEAST, Ink, paint, plain, width, wrapped
 from agent_mailer.names import printable
 
-_NOT_PLAIN = re.compile(r"[^\x20-\x7e\n]")
-_COMMAND = re.compile(r"(?:agent-mailer|amp)(?: (?!(?:or|then|and|as)\b)[^\s,;:()]+)+")
+_NOT_PLAIN = r"[^\x20-\x7e\n]"
+_COMMAND = r"(?:agent-mailer|amp)(?: (?!(?:or|then|and|as)\b)[^\s,;:()]+)+"
 _JOINERS = "\u200c\u200d"
 
 
@@ -52,7 +51,7 @@ def prose(text: str, room: int | None) -> str:
     if room is None:
         return text
     lines: list[str] = []
-    for line in _COMMAND.sub(lambda found: found[0].replace(" ", "\0"), text).split("\n"):
+    for line in re.sub(_COMMAND, lambda found: found[0].replace(" ", "\0"), text).split("\n"):
         words = line.lstrip(" ")
         indent = line[: len(line) - len(words)]
         lines += [indent + part for part in wrapped(words, max(room - len(indent), LEAST), whole=True)]
@@ -84,7 +83,7 @@ def json_text(value: object, *, indent: int = 0) -> str:
         import json
 
         return json.dumps(msgspec.to_builtins(value), indent=indent or None)
-    return _NOT_PLAIN.sub(_json_escape, text)
+    return re.sub(_NOT_PLAIN, _json_escape, text)
 
 
 def _json_escape(found: re.Match[str]) -> str:
@@ -159,6 +158,10 @@ def local_iso(text: str) -> str:
 def _harmless(character: str) -> bool:
     if character in "\n\t" or character in _JOINERS:
         return True
+    if " " <= character <= "~":
+        return True
+    import unicodedata  # as in `screen`
+
     category = unicodedata.category(character)
     return category == "Zs" or category[0] not in "CZ"
 

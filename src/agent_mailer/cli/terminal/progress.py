@@ -8,10 +8,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 from agent_mailer.cli.terminal.screen import Ink, cells, fit, is_dumb, paint, plain
 from agent_mailer.clock import duration
-from agent_mailer.progress import Step, Tell, untold
+
+if TYPE_CHECKING:
+    from agent_mailer.progress import Step, Tell
 
 AFTER = 1.0
 """Seconds; what is over by then never shows a line."""
@@ -30,6 +33,8 @@ def shown(what: str, *, quiet: bool = False) -> Iterator[Tell]:
     Nothing is drawn where it is to be `quiet` (`--quiet`, `--json`), where stderr is no terminal, or one that can only
     be written to. The line is gone before anything else is printed.
     """
+    from agent_mailer.progress import Step, untold  # not for the help of a command
+
     if quiet or is_dumb() or not sys.stderr.isatty():
         yield untold
         return

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import sys
-import unicodedata
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import NamedTuple, TextIO
@@ -15,7 +14,7 @@ from typing import NamedTuple, TextIO
 NARROWEST = 20
 """Nobody reads in less; some terminals say that they have no width at all."""
 
-_PAINT = re.compile(r"\x1b\[[0-9;]*m")
+_PAINT = r"\x1b\[[0-9;]*m"
 
 
 class Ink(StrEnum):
@@ -61,7 +60,7 @@ def plain(text: str, stream: TextIO | None = None) -> str:
 
 def cells(text: str) -> int:
     """How many columns `text` takes: Chinese and emoji take two each, accents and paint none."""
-    return len(text) if text.isascii() and "\x1b" not in text else sum(map(_cells_of, _PAINT.sub("", text)))
+    return len(text) if text.isascii() and "\x1b" not in text else sum(map(_cells_of, re.sub(_PAINT, "", text)))
 
 
 def fit(text: str, room: int) -> str:
@@ -70,7 +69,7 @@ def fit(text: str, room: int) -> str:
         return text
     dots = "…" if _beyond_ascii(sys.stdout) else "..."
     kept, used = "", cells(dots)
-    for character in _PAINT.sub("", text):
+    for character in re.sub(_PAINT, "", text):
         used += _cells_of(character)
         if used > room:
             break
@@ -84,7 +83,7 @@ def fit_end(text: str, room: int) -> str:
         return text
     dots = "…" if _beyond_ascii(sys.stdout) else "..."
     kept, used = "", cells(dots)
-    for character in reversed(_PAINT.sub("", text)):
+    for character in reversed(re.sub(_PAINT, "", text)):
         used += _cells_of(character)
         if used > room:
             break
@@ -98,6 +97,10 @@ def pad(text: str, room: int) -> str:
 
 
 def _cells_of(character: str) -> int:
+    if "\x20" <= character <= "\x7e":
+        return 1
+    import unicodedata  # most commands print ASCII alone
+
     if unicodedata.category(character) in ("Mn", "Me", "Cf"):
         return 0
     return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1

@@ -81,6 +81,10 @@ def list_turns(
 
 def _tell_of_offers(place: Workplace) -> None:
     """What is no turn yet, since a live session may have it first."""
+    from agent_mailer.config import Delivery
+
+    if place.config.delivery is not Delivery.LIVE_FIRST:
+        return
     from agent_mailer.views.kept import offered_in
 
     now = place.clock.now()

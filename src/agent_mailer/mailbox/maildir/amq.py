@@ -29,7 +29,7 @@ PIN: Final = ("AM_ROOT", "AM_ME", "AM_BASE_ROOT", "AM_SESSION", "AM_ROOT_ID", "A
 """An `amq` that sees a part of these only, or parts that disagree, refuses to work."""
 
 _MOST_BYTES: Final = 64 * 1024
-_SESSION = re.compile(r"[a-z0-9_-]+")
+_SESSION = r"[a-z0-9_-]+"
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -112,7 +112,7 @@ def show_groups(disk: Disk, paths: Paths, groups: Sequence[str]) -> None:
 
 def _is_session(root: Path) -> bool:
     """A root right below another, whose roster is its own, or right below the folder that roots are called by."""
-    if not _SESSION.fullmatch(root.name) or root.is_symlink():
+    if not re.fullmatch(_SESSION, root.name) or root.is_symlink():
         return False
     if root.parent.name == FOLDER:
         return True

@@ -15,7 +15,7 @@ from agent_mailer.mailbox.maildir.format import Malformed, is_message_name
 from agent_mailer.mailbox.maildir.listing import read_envelope
 from agent_mailer.mailbox.port import Envelope
 
-_STAMP = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}-[0-9]{2}-[0-9]{2}\.[0-9]{3}Z")
+_STAMP = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}-[0-9]{2}-[0-9]{2}\.[0-9]{3}Z"
 _LAST_STAMP: Final = "9999"
 
 MAX_INDEXED: Final = 20_000
@@ -42,7 +42,7 @@ def dated_names(folder: Path) -> list[tuple[str, str]]:
         for entry in entries:
             if not is_message_name(entry.name):
                 continue
-            said = _STAMP.match(entry.name)
+            said = re.match(_STAMP, entry.name)
             with suppress(FileNotFoundError):
                 moment = said[0] if said else stamp(entry.stat(follow_symlinks=False).st_mtime)
                 found.append((moment, entry.name))

@@ -13,6 +13,7 @@ import os
 import re
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cache
 from typing import Final
 
 import msgspec
@@ -28,12 +29,15 @@ PROJECT_MARK: Final = ":"
 _RAW_NAME: Final = "bytes:"
 START: Final = "---json\n"
 CLOSE: Final = "---\n"
-_CREATED = re.compile(
-    r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})(?:[.,]([0-9]+))?(?:Z|([+-])([0-9]{2}):([0-9]{2}))"
+_CREATED = (
+    r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})"  # a day and a time
+    r"(?:[.,]([0-9]+))?(?:Z|([+-])([0-9]{2}):([0-9]{2}))"
 )
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_BLANKS = re.compile(r"[ \t\r\n]*")
+_SURROGATE = "[\ud800-\udfff]"
+_STRING = r'(?s)"(?:[^"\\]|\\.)*"'
+_BLANKS = r"[ \t\r\n]*"
+# Compiled at the first message: who only looks who is there reads none.
+_compiled = cache(re.compile)
 _YEAR_ONE: Final = datetime(1, 1, 1, tzinfo=UTC)
 _EPOCH_FROM_YEAR_ONE: Final = 62_135_596_800
 _BILLION: Final = 1_000_000_000
@@ -148,7 +152,7 @@ def parse_context(text: str) -> dict[str, object] | None:
 
 def clean(text: str) -> str:
     """`text` without what UTF-8 cannot hold: a lone surrogate becomes U+FFFD."""
-    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+    return text if text.isascii() else re.sub(_SURROGATE, "\ufffd", text)
 
 
 def _text(data: bytes) -> str:
@@ -332,7 +336,7 @@ def _strings(raw: dict[str, object], name: str) -> tuple[str, ...]:
 
 def _nanoseconds(created: str) -> int | None:
     """RFC 3339 as nanoseconds since the year 1, or None."""
-    found = _CREATED.fullmatch(created)
+    found = _compiled(_CREATED).fullmatch(created)
     if found is None:
         return None
     *numbers, fraction, sign, hours, minutes = found.groups()
@@ -350,13 +354,13 @@ def _nanoseconds(created: str) -> int | None:
 
 
 def _skip_blanks(text: str, start: int) -> int:
-    found = _BLANKS.match(text, start)
+    found = _compiled(_BLANKS).match(text, start)
     return found.end() if found else start
 
 
 def _depth(text: str) -> int:
     depth = deepest = 0
-    for character in _STRING.sub("", text):
+    for character in re.sub(_STRING, "", text):
         if character in "{[":
             depth += 1
             deepest = max(deepest, depth)

@@ -48,13 +48,13 @@ OWN: Final = ("extensions", f"extensions/{LAYER}", f"extensions/{LAYER}/aside")
 """What only we need, in the mailboxes that we watch."""
 
 MAX_HANDLE: Final = 200
-_HANDLE = re.compile(r"[a-z0-9_][a-z0-9_-]*")
+_HANDLE = r"[a-z0-9_][a-z0-9_-]*"
 _SYSTEM_CLOCK = SystemClock()
 
 
 def is_handle(text: str) -> bool:
     """Whether AMQ takes `text` as the name of an agent: a-z, 0-9, `_` and `-`, not beginning with `-`."""
-    return _HANDLE.fullmatch(text) is not None
+    return re.fullmatch(_HANDLE, text) is not None
 
 
 def check_handle(handle: str) -> None:
