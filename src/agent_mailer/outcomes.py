@@ -7,6 +7,8 @@ from typing import Final
 
 import msgspec
 
+from agent_mailer.choices import AutoReply as AutoReply  # noqa: PLC0414 - what is answered at an end
+
 FINAL_TEXT_LIMIT: Final = 256 * 1024
 """Bytes of an agent's final words."""
 PROGRESS_LIMIT: Final = 1000

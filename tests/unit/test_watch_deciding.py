@@ -10,11 +10,10 @@ import msgspec
 import pytest
 
 from agent_mailer.approvals.calls import Call
-from agent_mailer.choices import AutoReply
 from agent_mailer.clock import iso
 from agent_mailer.mailbox.port import Action, Automatic, Draft, Envelope, Kind, Message, Outgoing, Refused
 from agent_mailer.names import whole_digest
-from agent_mailer.outcomes import Judgement, Outcome
+from agent_mailer.outcomes import AutoReply, Judgement, Outcome
 from agent_mailer.process.handle import ProcessIdentity
 from agent_mailer.reservations.port import Doubt, How, Touched
 from agent_mailer.runtimes.port import Observation, Result, Usage

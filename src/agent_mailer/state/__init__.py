@@ -181,9 +181,14 @@ class State:
 
         Raises BusyFault while an agent of another client still works on its message.
         """
+        # A watcher runs for long, and where no file can be opened any more nothing can be loaded.
+        import unicodedata  # noqa: F401 - what `names` loads for a name beyond ASCII
+
+        from agent_mailer import linux_calls  # noqa: F401 - what `beneath` loads after its first files
         from agent_mailer.state.notes import note_lock
 
-        # A watcher runs for long, and where no file can be opened any more nothing can be loaded.
+        _ = (self.processed, self.cursor, self.sessions, self.dead_letters, self.stuck, self.unsent, self.held)
+        _ = (self.approvals, self.retries, self.pause, self.retention)
         _ = (self.lifts, self.trouble, self.usage, self.notices, self.questions, self.requests, self.remote)
         _ = (self.schedules, self.notes)
         self.folder.prepare()

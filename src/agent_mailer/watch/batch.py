@@ -8,8 +8,8 @@ from typing import Protocol
 
 import msgspec
 
-from agent_mailer.choices import AutoReply
 from agent_mailer.mailbox.port import Action, Automatic, Draft, Envelope, Message, Outgoing, Priority, Refused, Route
+from agent_mailer.outcomes import AutoReply
 from agent_mailer.state.records import Batched, SettledItem, Settlement
 from agent_mailer.state.turns import ids_of, shares
 from agent_mailer.turn_tools.folder import FinishKind

@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from agent_mailer.approvals.calls import Call
-from agent_mailer.choices import AutoReply
 from agent_mailer.clock import iso
 from agent_mailer.mailbox.port import Action, Automatic, Draft, Kind, Message, Outgoing, Refused
 from agent_mailer.names import printable, prompt_word
-from agent_mailer.outcomes import Judgement, Outcome
+from agent_mailer.outcomes import AutoReply, Judgement, Outcome
 from agent_mailer.reservations.port import Touched
 from agent_mailer.reservations.touched import told
 from agent_mailer.runtimes.port import Observation, Usage

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import msgspec
 
-from agent_mailer.choices import AutoReply
 from agent_mailer.clock import from_iso
 from agent_mailer.mailbox.port import URGENCY, Automatic, Envelope, Kind, Priority
 from agent_mailer.names import is_session_id
-from agent_mailer.outcomes import Outcome, StopReason
+from agent_mailer.outcomes import AutoReply, Outcome, StopReason
 from agent_mailer.prompts import PromptKind
 from agent_mailer.remote.access import RemoteAccess
 from agent_mailer.schedules.due import Schedule

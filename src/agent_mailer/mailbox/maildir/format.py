@@ -36,8 +36,7 @@ _CREATED = (
 _SURROGATE = "[\ud800-\udfff]"
 _STRING = r'(?s)"(?:[^"\\]|\\.)*"'
 _BLANKS = r"[ \t\r\n]*"
-# Compiled at the first message: who only looks who is there reads none.
-_compiled = cache(re.compile)
+_compiled = cache(re.compile)  # at the first message: who only looks who is there reads none
 _YEAR_ONE: Final = datetime(1, 1, 1, tzinfo=UTC)
 _EPOCH_FROM_YEAR_ONE: Final = 62_135_596_800
 _BILLION: Final = 1_000_000_000
