@@ -253,6 +253,8 @@ def test_an_edit_of_what_another_has_reserved_is_refused_with_who_and_until_when
         assert why_not(tmp_path, edit(tool, {"notebook_path": "docs/x.ipynb"}, str(project)))
     for patch in PATCHES:
         assert why_not(tmp_path, edit("apply_patch", patch, str(project)))
+    # Where it stands nobody says: then names count from the top of all.
+    assert why_not(tmp_path, edit("Edit", {"file_path": str(project / "a.py").lstrip("/")}, None))
     long = "docs/" + "x" * 200
     assert why_not(tmp_path, edit("Edit", {"file_path": long}, str(project))).startswith(f"{long[:199]}… is reserved")
 
@@ -269,7 +271,6 @@ def test_any_other_edit_and_any_other_tool_may_be(tmp_path: Path, project: Path)
     for given in ({"file_path": "old.py"}, {"file_path": "b.py"}, {"file_path": ""}, {"file_path": 7}, "a.py", None):
         assert why_not(tmp_path, edit("Edit", given, str(project))) == ""
     assert why_not(tmp_path, edit("Read", {"file_path": "a.py"}, str(project))) == ""
-    # Where it stands nobody says: then names count from the top of all.
     assert why_not(tmp_path, edit("Edit", {"file_path": "a.py"}, None)) == ""
     other = "*** Update File: b.py\n+*** Move to: a.py"
     assert why_not(tmp_path, edit("apply_patch", other, str(project))) == ""
@@ -286,7 +287,7 @@ def noted(turn: Path) -> list[str]:
 def test_what_a_turn_edits_itself_is_noted_where_it_has_reserved_something(tmp_path: Path, project: Path) -> None:
     note_edits(Disk(), tmp_path, edit("Write", {"file_path": "b.py"}, str(project)))
     note_edits(Disk(), tmp_path, edit("apply_patch", "*** Add File: c.py\n*** Add File: c.py", str(project)))
-    note_edits(Disk(), tmp_path, edit("Write", {"file_path": str(project / "d.py")}, None))
+    note_edits(Disk(), tmp_path, edit("Write", {"file_path": str(project / "d.py").lstrip("/")}, None))
     note_edits(Disk(), tmp_path, edit("Read", {"file_path": "e.py"}, str(project)))
     assert noted(tmp_path) == ["b.py", "c.py", "d.py"]
     put_held(Disk(), tmp_path, project, hook_held(tmp_path))

@@ -378,3 +378,36 @@ def test_a_finished_message_leaves_the_transcripts_of_its_turns(scene: Scene) ->
     apply(scene, last)
     assert json.loads((scene.state.turns.path(last.turn_id) / "turn.json").read_text())["turn_id"] == last.turn_id
     assert said_then.exists(), "transcripts are kept"
+
+
+@pytest.mark.parametrize(
+    ("settlement", "process", "gone"), [(DONE, RAN, True), (FAILED, RAN, False), (FAILED, None, True)]
+)
+def test_mail_leaves_the_folder_of_a_turn_whose_message_is_done_or_in_which_nothing_ran(
+    scene: Scene, settlement: Settlement, process: ProcessIdentity | None, gone: bool
+) -> None:
+    """What was said stays, and so does the mail of a message that is to be tried again."""
+    envelope = scene.mail()
+    retry = None if settlement.finished else RetryEntry(envelope, 1, 1, NOW, revision=1)
+    record = turn(scene, changed(settlement, retry=retry), envelope=envelope, process=process)
+    folder = scene.state.turns.path(record.turn_id)
+    for name in ("prompt.md", "stdout"):
+        (folder / name).write_text("text")
+    (folder / "outbox").mkdir()
+    for number in range(1200 if process is not None else 0):
+        (folder / f"outbox/{number}").touch()
+    apply(scene, record)
+    assert ((folder / "prompt.md").exists(), (folder / "outbox").exists()) == (not gone, not gone)
+    assert (folder / "stdout").exists()
+    assert scene.state.turns.is_settled(record.turn_id)
+
+
+def test_of_a_batch_one_that_is_to_be_tried_again_keeps_the_mail_of_all(scene: Scene) -> None:
+    first, second = scene.mail(thread="th"), scene.mail(body="two", thread="th")
+    retry = changed(FAILED, retry=RetryEntry(first, 1, 1, NOW, revision=1))
+    record = turn(scene, retry, envelope=first, batch=(Batched(second, settlement=DONE),))
+    prompt = scene.state.turns.path(record.turn_id) / "prompt.md"
+    prompt.write_text("text")
+    apply(scene, record)
+    assert prompt.exists()
+    assert (first.id in scene.state.processed, second.id in scene.state.processed) == (False, True)
