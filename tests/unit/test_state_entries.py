@@ -338,6 +338,24 @@ def test_only_a_turn_that_began_after_the_pause_ends_it(folder: StateFolder, beg
     assert (pause.read() is not None) is stands
 
 
+@pytest.mark.parametrize(
+    ("reason", "outcome", "stands"),
+    [
+        (PauseReason.BY_HAND, Outcome.DONE, False),
+        (PauseReason.BY_HAND, Outcome.LIMITED, False),
+        (PauseReason.LIMITED, Outcome.INTERRUPTED, False),
+        (PauseReason.LIMITED, Outcome.LIMITED, True),
+    ],
+)
+def test_a_pause_that_was_ended_meanwhile_comes_by_no_settlement_that_only_left_it(
+    folder: StateFolder, reason: PauseReason, outcome: Outcome, stands: bool
+) -> None:
+    """Found by a schedule: paused, a turn ends and is decided on, resumed, its settlement applied."""
+    pause = state_of(folder).pause
+    pause.settled(Settlement(outcome, "", NOW, 5.0, finished=True, pause=Pause(reason, NOW - 1.0, NOW + 600.0)))
+    assert (pause.read() is not None) is stands
+
+
 # Usage.
 
 

@@ -115,7 +115,9 @@ class Pauses:
         if pause == known or (known is not None and known.reason is PauseReason.BY_HAND):
             return
         if pause is not None:
-            self._begin(pause, share=pause.reason in OF_THE_ACCOUNT)
+            # One that the turn did not meet it only left standing: who has ended it meanwhile has.
+            if settlement.outcome.pauses and pause.reason is not PauseReason.BY_HAND:
+                self._begin(pause, share=pause.reason in OF_THE_ACCOUNT)
             return
         # Decided before a pause that came meanwhile from another thread: that one stands.
         if known is not None and known.since <= settlement.decided_at - settlement.seconds:
