@@ -34,6 +34,10 @@ class Harness(StrEnum):
     MODEL = "a model"
     SCHEDULES = "schedules"
     SOAK = "soak"
+    REPLAY = "replay"
+    FUZZ = "fuzz"
+    REACH = "reach"
+    DRILL = "drill"
 
 
 class Proof(msgspec.Struct):

@@ -332,8 +332,10 @@ class KillLoop:
         of_them = [line for line in lines if any(str(line.get("turn_id")) in fault for fault in faults)]
         assert not faults, "\n".join([*faults, *map(str, of_them)])
         places = swaps(lines)
-        for place in self.chance.sample(places, min(SWAPS, len(places))):
+        chosen = self.chance.sample(places, min(SWAPS, len(places)))
+        for place in chosen:
             assert replay(swapped(lines, place)), f"lines {place + 1} and {place + 2} may be in any order"
+        proved(Harness.REPLAY, lines_of_logs=len(lines), swapped_lines_found=len(chosen))
 
     def report(self) -> str:
         kills = ", ".join(f"{victim} {count}" for victim, count in sorted(self.load.kills.items()))

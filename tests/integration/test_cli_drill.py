@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import tarfile
 from pathlib import Path
 
 import pytest
+from tests.proved import Harness, proved
 from tests.sizes import LONG, SOAK
-from tests.typed import type_in
+from tests.typed import COMMAND, PATIENCE, type_in
 
 from agent_mailer.drill import scene as drill_scene
 from agent_mailer.drill.scene import Scene
@@ -20,8 +23,31 @@ def test_it_kills_and_nothing_is_lost_or_twice(tmp_path: Path) -> None:
     done = type_in(tmp_path, "drill", "--rounds", "6", "--seed", "1", "--dir", tmp_path)
     [counted] = [line for line in done.out.splitlines() if line.startswith("6 kills, ")]
     assert counted.endswith("0 lost, 0 twice, 0 out of order, 0 left running"), done
-    assert "On a small disk that got full: 8 kills" in done.out or "A full disk could not be made here" in done.out
+    small = "On a small disk that got full: 8 kills" in done.out
+    assert small or "A full disk could not be made here" in done.out
     assert list(tmp_path.glob("agent-mailer-drill-*")) == []
+    kind = done.out.partition("(")[2].partition(",")[0]
+    proved(Harness.DRILL, **{f"kills on {kind}": 6}, kills_on_a_disk_that_got_full=8 * small)
+
+
+@LONG
+def test_on_an_overlay_nothing_is_lost_or_twice(tmp_path: Path) -> None:
+    """What containers have for a disk: in a mount namespace of its own, which takes it away again."""
+    for name in ("lower", "upper", "work", "whole"):
+        (tmp_path / name).mkdir()
+    layers = "lowerdir=lower,upperdir=upper,workdir=work"
+    script = f'cd "$1" && shift && mount -t overlay -o {layers} overlay whole && exec "$@"'
+    own = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"])]
+    inside = [*own, "sh", "-c", script, "sh", str(tmp_path)]
+    if (probe := subprocess.run([*inside, "true"], capture_output=True, text=True, check=False)).returncode != 0:
+        pytest.skip(f"no overlay can be mounted here: {probe.stderr.strip()}")
+    # By way of a broker: then no small disk is made beside, which another test does.
+    words = [COMMAND, "drill", "--rounds", "5", "--seed", "3", "--broker", "--json", "--dir", str(tmp_path / "whole")]
+    done = subprocess.run([*inside, *words], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done
+    told = json.loads(done.stdout)
+    assert (told["held"], told["kills"], told["where"].split(",")[0]) == (True, 5, "overlay")
+    proved(Harness.DRILL, kills_on_overlay=5)
 
 
 @SOAK
@@ -38,6 +64,7 @@ def test_it_kills_a_broker_as_well(tmp_path: Path) -> None:
     told = json.loads(done.out)
     assert (told["held"], told["kills"], told["lost"], told["twice"]) == (True, 6, [], [])
     assert told["by_victim"]["the broker"] >= 1
+    proved(Harness.DRILL, **{f"kills on {told['where'].split(',')[0]}": 6})
     [kept] = tmp_path.glob("agent-mailer-drill-*")
     assert (kept / "worker" / ".agent-mailer" / "config.toml").is_file()
 
