@@ -19,7 +19,7 @@ from unittest.mock import patch
 
 import msgspec
 from tests.crash.seeded import SeededLoop, left_running, others_now
-from tests.crash.world import THREADS, WAIT, Died, Ending, World
+from tests.crash.world import THREADS, WAIT, Ending, World
 
 from agent_mailer.events import EventName, LogRecord
 from agent_mailer.mailbox.maildir.layout import USER
@@ -35,6 +35,8 @@ NET = 55.0
 """Seconds after which what nobody was told of is found all the same: by then all must be done."""
 LOOK = 0.5
 MOST_STEPS = 20_000
+WATCHER = 1
+"""The watcher as a life of its loop."""
 
 _PLANS = (*[Ending.DONE] * 3, *[WAIT] * 5, Ending.BLOCKED, Ending.FAILED, Ending.CRASHED)
 _LAST = (*[Ending.DONE] * 4, Ending.SILENT, Ending.BLOCKED, Ending.FAILED, Ending.CRASHED)
@@ -153,13 +155,15 @@ class Scene:
         place.prepare()
         dies_at = lot.randrange(20, 400) if end is End.DEAD else MOST_STEPS
 
-        def before_step(number: int) -> None:
-            if number == dies_at:
+        def before_step(_: asyncio.Handle) -> None:
+            if len(loop.trail) == dies_at and not world.weather.dead:
                 world.weather.dead = True
-                main.cancel()
-            assert number < MOST_STEPS, "it goes round and round"
+                loop.kill(WATCHER)
+                died.set_result(None)
+            assert len(loop.trail) < MOST_STEPS, "it goes round and round"
 
         mailboxes: list[Mailbox] = []
+        died: asyncio.Future[None] = loop.create_future()
 
         async def live() -> None:
             mailbox = place.mailbox()
@@ -180,8 +184,11 @@ class Scene:
             place.log.listen(gates.listen)
             hands = asyncio.create_task(self._hands(watcher, end))
             hands.add_done_callback(lambda task: None if task.cancelled() or not task.exception() else main.cancel())
+            running = loop.begin(WATCHER, watcher.run())
             try:
-                await watcher.run()
+                await asyncio.wait({running, died}, return_when=asyncio.FIRST_COMPLETED)
+                if not died.done():
+                    running.result()
             finally:
                 gates.close()
                 hands.cancel()
@@ -193,16 +200,13 @@ class Scene:
         loop.before_step = before_step
         try:
             loop.run_until_complete(main)
-        except (Died, asyncio.CancelledError):
-            if not world.weather.dead:
-                raise
         finally:
             self.trail += loop.trail
             world.died, world.weather.dies_in, world.weather.dead = world.weather.dead, None, False
             lock.release()
             loop.before_step = lambda _: None
             self.sky.base, self.sky.loop = base + loop.time(), None
-            _cancel_all(loop)
+            loop.cancel_all()
             asyncio.set_event_loop(None)
             loop.close()
             for mailbox in mailboxes:
@@ -341,11 +345,3 @@ class Gatekeeper:
     def close(self) -> None:
         for timer in self._timers.values():
             timer.cancel()
-
-
-def _cancel_all(loop: SeededLoop) -> None:
-    left = asyncio.all_tasks(loop)
-    for task in left:
-        task.cancel()
-    if left:
-        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))

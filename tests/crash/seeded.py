@@ -15,16 +15,20 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Set
+from collections.abc import Callable, Coroutine, Set
 from contextlib import suppress
+from contextvars import ContextVar, copy_context
 from selectors import BaseSelector, SelectorKey
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 LATE = 0.03
 HURRY = 1.0
 """How often time passes though something is ready, and how many seconds at most."""
 DEAF = 0.3
 """How often nobody looks at the descriptors though something else is ready."""
+LIFE: ContextVar[int] = ContextVar("LIFE", default=0)
+"""What stands for a process that may be killed: everything that it begins has its number. 0 is nobody's."""
 _AT_REST = 0.0002
 _PATIENCE = 20.0
 
@@ -59,8 +63,10 @@ class SeededLoop(asyncio.SelectorEventLoop):
         self.chance = random.Random(seed)
         self.moment = 0.0
         self.trail: list[str] = []
-        self.before_step: Callable[[int], None] = lambda _: None
+        self.before_step: Callable[[asyncio.Handle], None] = lambda _: None
         self._serial = 0
+        self._dead: set[int] = set()
+        self._tasks: WeakKeyDictionary[asyncio.Task[Any], int] = WeakKeyDictionary()
         self._family = Family(others)
         self.set_task_factory(self._task)
 
@@ -70,7 +76,34 @@ class SeededLoop(asyncio.SelectorEventLoop):
     def _task(self, loop: asyncio.AbstractEventLoop, story: Any, **more: Any) -> asyncio.Task[Any]:
         self._serial += 1
         made: asyncio.Task[Any] = asyncio.Task(story, loop=loop, **{**more, "name": f"{self._serial:06d}"})
+        self._tasks[made] = (more.get("context") or copy_context()).get(LIFE, 0)
         return made
+
+    def begin(self, life: int, story: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run it as a process of its own would, with all that it begins."""
+        context = copy_context()
+        context.run(LIFE.set, life)
+        return self.create_task(story, context=context)
+
+    def kill(self, life: int) -> None:
+        """From this step on nothing of that life runs: no handler, no clean-up that waits. What it had open is closed,
+        as the system does it for a process.
+        """
+        self._dead.add(life)
+        for task in [task for task, its in self._tasks.items() if its == life]:
+            if not task.done():
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
+                # What is within `finally` runs as far as it does not wait: there descriptors are closed.
+                with suppress(BaseException):
+                    task.get_coro().close()
+
+    def cancel_all(self) -> None:
+        """Whatever has not come to its end, and was not killed."""
+        left = [task for task, life in self._tasks.items() if life not in self._dead and not task.done()]
+        for task in left:
+            task.cancel()
+        if left:
+            self.run_until_complete(asyncio.gather(*left, return_exceptions=True))
 
     def _run_once(self) -> None:
         ready = self._ready
@@ -84,9 +117,10 @@ class SeededLoop(asyncio.SelectorEventLoop):
             self._pass_time()
         handle = self._chosen()
         if not handle._cancelled:
-            self.before_step(len(self.trail))
-            self.trail.append(_word(handle))
-            handle._run()
+            self.before_step(handle)
+            if life_of(handle) not in self._dead:
+                self.trail.append(_word(handle))
+                handle._run()
 
     def _hear(self) -> None:
         # By their numbers: in which order the kernel names them depends on what has happened before.
@@ -188,6 +222,10 @@ def _callback_of(handle: asyncio.Handle) -> Any:
 def _task_of(handle: asyncio.Handle) -> asyncio.Task[Any] | None:
     owner = getattr(_callback_of(handle), "__self__", None)
     return owner if isinstance(owner, asyncio.Task) else None
+
+
+def life_of(handle: asyncio.Handle) -> int:
+    return int(handle._context.get(LIFE, 0))  # type: ignore[attr-defined]
 
 
 def _word(handle: asyncio.Handle) -> str:

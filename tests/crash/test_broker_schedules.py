@@ -1,17 +1,20 @@
-"""A watcher at its broker under schedules drawn from seeds: whatever breaks in whatever order, each message is
-worked on once, in the order of its thread, and answered once.
+"""A watcher at its broker under schedules drawn from seeds: whatever breaks and whoever dies in whatever order, each
+message is worked on once, in the order of its thread, and answered once, and each answer rings in one session, once.
 """
 
 from __future__ import annotations
 
 import gc
 import shutil
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
-from tests.crash.broker_schedule import BrokerScene, Made, made_broker
+from tests.crash.broker_loop import Made, made_broker
+from tests.crash.broker_schedule import BrokerScene
 from tests.crash.scheduled import MANY, SEED, find_planted, in_memory, naming
 from tests.proved import Harness, proved
 from tests.sizes import LONG, sizes
@@ -26,6 +29,16 @@ RACES = {
         "mailbox/amp/delivery.py",
         '{"Idempotency-Key": payload.idempotency_key, ',
         '{"Idempotency-Key": str(id(object())) + str(self._clock.now()), ',
+    ),
+    "two sessions hear of one answer in one moment": (
+        "live/doorbell.py",
+        "elsewhere = self._sessions.told_elsewhere(session)\n            news",
+        "elsewhere = frozenset[str]()\n            news",
+    ),
+    "a mailbox that is gone as the bell rings ends it": (
+        "live/doorbell.py",
+        "                    rung = Ring.FAILED\n",
+        "                    return 0\n",
     ),
 }
 
@@ -47,8 +60,9 @@ def play(base: Path, made: Made, seed: int) -> BrokerScene:
     shutil.rmtree(base, ignore_errors=True)
     base.mkdir()
     scene = BrokerScene(base, made, seed)
-    with warnings.catch_warnings():
-        # Who dies closes nothing: the system does it for a process, and here nobody.
+    with warnings.catch_warnings(), patch.object(sys, "unraisablehook", lambda _: None):
+        # Who dies closes nothing: the system does it for a process, and here nobody. Libraries that are ended in the
+        # middle of a step say so.
         warnings.simplefilter("ignore", ResourceWarning)
         try:
             with naming(seed, scene.told):

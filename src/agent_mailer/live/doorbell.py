@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from enum import Enum
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,17 @@ QUEUE_AGAIN = 2.0
 PROBE_SECONDS = 0.5
 """So long who would listen waits for who only looks whether somebody does."""
 _NEAR = 5
+
+
+class Ring(Enum):
+    """What became of one."""
+
+    HEARD = 0
+    LATER = 1
+    """Nothing of it is to be told any more: another session was meanwhile, or this one has ended."""
+    FAILED = 2
+    """It is to be tried again."""
+
 
 FindPerson = Callable[[], "Person"]
 
@@ -115,14 +127,19 @@ class Doorbell:
                 offers = self._offered(session)
                 if not (news or offers):
                     return 0
-                if self._ring(session, news, offers):
+                try:
+                    rung = self._ring(session, news, offers)
+                except UnavailableFault:
+                    rung = Ring.FAILED
+                if rung is Ring.HEARD:
                     if session.program is Program.CLAUDE:
                         return RUNG
                     pause = QUEUE_AGAIN
-                # Codex's server does not answer each call of a machine under load.
-                elif session.process is None or asyncio.run(wait_gone([session.process], pause)):
-                    return 0
-                else:
+                elif rung is Ring.FAILED:
+                    # Codex's server does not answer each call of a machine under load, and a mailbox may go away
+                    # between the news and the ring.
+                    if session.process is None or asyncio.run(wait_gone([session.process], pause)):
+                        return 0
                     pause = min(2 * pause, AGAIN_AT_MOST)
         finally:
             if seat is not None:
@@ -199,23 +216,26 @@ class Doorbell:
             gone.cancel()
             events.close()
 
-    def _ring(self, session: LiveSession, news: Sequence[str], offers: Sequence[str]) -> bool:
-        """Whether it could be: what was not told stays news."""
+    def _ring(self, session: LiveSession, news: Sequence[str], offers: Sequence[str]) -> Ring:
+        """What was not told stays news."""
         person = self._person()
-        texts = ([ring(news, person.address)] if news else []) + ([offered(offers, "the agent")] if offers else [])
-        text = "\n".join(texts)
-        if session.program is Program.CODEX and not self._queue(session, text):
-            return False
-        known = self._sessions.known(session)
-        if known is None:
-            return False
-        whole = msgspec.structs.replace(
-            session, known=after_ring(known, [*self._waiting(), *self._on_offer()], [*news, *offers])
-        )
-        self._sessions.keep(whole)
+        waiting = [*self._waiting(), *self._on_offer()]
+        with self._sessions.telling(2 * QUEUE_SECONDS):
+            known = self._sessions.known(session)
+            if known is None:
+                return Ring.LATER
+            elsewhere = self._sessions.told_elsewhere(session)
+            news, offers = due_to_ring(news, known, elsewhere), due_to_ring(offers, known, elsewhere)
+            texts = ([ring(news, person.address)] if news else []) + ([offered(offers, "the agent")] if offers else [])
+            if not texts:
+                return Ring.LATER
+            text = "\n".join(texts)
+            if session.program is Program.CODEX and not self._queue(session, text):
+                return Ring.FAILED
+            self._sessions.keep(msgspec.structs.replace(session, known=after_ring(known, waiting, [*news, *offers])))
         if session.program is Program.CLAUDE:
             self._wake(text)
-        return True
+        return Ring.HEARD
 
     def _on_offer(self) -> Sequence[str]:
         return [one.message for one in self._presence.offers()]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -52,6 +52,20 @@ class LiveSessions:
         """Held by whoever listens for it; one at a time."""
         self._disk.make_directory(self.folder)
         return FileLock(self.folder / f"{session.name}.lock")
+
+    @contextmanager
+    def telling(self, seconds: float) -> Iterator[None]:
+        """One session after the other is told: what two listeners have heard of in one moment rings in one of them.
+
+        Who cannot have it within `seconds` goes on without: told twice is better than never.
+        """
+        self._disk.make_directory(self.folder)
+        lock = FileLock(self.folder / "telling.lock")
+        lock.acquire(seconds)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def is_listened_for(self, session: LiveSession) -> bool:
         lock = self.lock(session)

@@ -1,0 +1,151 @@
+"""What lies in the user's own state folder, damaged or left: it is told, and stops nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.clocks import FakeClock
+from tests.desk import until
+
+from agent_mailer.disk import Disk
+from agent_mailer.events import EventLog
+from agent_mailer.live.heard import Program
+from agent_mailer.live.sessions import KEPT_SECONDS, LiveSession, LiveSessions
+from agent_mailer.lying import SETTLED_NS
+from agent_mailer.mailbox.maildir.remembered import INODE_BYTES, Remembered
+from agent_mailer.process.handle import identify
+from agent_mailer.state import State
+from agent_mailer.state.folder import StateFolder
+from agent_mailer.state.lifts import Standing
+from agent_mailer.state.pauses import AccountPause
+from agent_mailer.state.presence import Presence
+from agent_mailer.state.records import Pause, PauseReason, Sitter
+
+NOW = 1_700_000_000.0
+
+
+Told = list[tuple[Path, str]]
+
+
+def state_in(workdir: Path, *, ours: bool) -> tuple[State, Told]:
+    """As the next process finds it, and what it was told of as damaged."""
+    told: Told = []
+    StateFolder(workdir, Disk(), FakeClock(NOW)).prepare()
+    folder = StateFolder(workdir, Disk(), FakeClock(NOW), damaged=lambda path, why: told.append((path, why)))
+    if ours:
+        folder.hold()
+    return State(folder, EventLog(folder.log, folder.disk, folder.clock)), told
+
+
+FILES: dict[str, tuple[Callable[[State], Path], Callable[[State], bool]]] = {
+    "what a person has said for good": (
+        lambda state: state.lifts._folder() / "standing.json",
+        lambda state: state.lifts.standing == Standing(),
+    ),
+    "the book of requests from afar": (lambda state: state.remote._path, lambda state: state.remote.seen == 0),
+}
+
+
+@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_file_counts_as_none_and_is_set_aside_by_who_holds_the_lock(
+    tmp_path: Path, name: str, ours: bool
+) -> None:
+    state, told = state_in(tmp_path, ours=ours)
+    path, counts_as_none = FILES[name]
+    path(state).parent.mkdir(parents=True)
+    path(state).write_bytes(b"{")
+    assert counts_as_none(state)
+    assert path(state).exists() is not ours
+    assert len(list(path(state).parent.glob(f"{path(state).name}.corrupt-*"))) == ours
+    assert [damaged for damaged, _ in told] == [path(state)]
+
+
+@pytest.mark.parametrize("until", [None, NOW + 600.0])
+def test_the_pause_of_an_account_is_what_it_says_and_none_where_it_is_damaged(
+    tmp_path: Path, until: float | None
+) -> None:
+    told: Told = []
+    pause = AccountPause(tmp_path, "a", Disk(), lambda at, _: at, lambda path, why: told.append((path, why)))
+    begun = Pause(PauseReason.SIGNED_OUT, NOW, until)
+    pause.write(begun)
+    assert (pause.read(), told) == (begun, [])
+    [file] = tmp_path.glob("*.json")
+    file.write_bytes(b"{")
+    assert pause.read() is None
+    assert [path for path, _ in told] == [file]
+
+
+def test_a_watcher_is_known_again_by_its_folder_and_who_only_looks_gives_it_no_name(tmp_path: Path) -> None:
+    looking, _ = state_in(tmp_path, ours=False)
+    assert looking.folder.watcher_id() == ""
+    watching, _ = state_in(tmp_path, ours=True)
+    name = watching.folder.watcher_id()
+    assert len(name) == 32
+    assert looking.folder.watcher_id() == watching.folder.watcher_id() == name
+
+
+# Live sessions.
+
+
+def test_files_of_sessions_that_ended_long_ago_go_and_those_of_who_lives_stay(tmp_path: Path) -> None:
+    sessions = LiveSessions(tmp_path, Disk())
+    ended = subprocess.Popen(["sleep", "60"])
+    gone = LiveSession(Program.CLAUDE, "gone", identify(ended.pid))
+    ended.kill()
+    ended.wait()
+    lives = LiveSession(Program.CLAUDE, "lives", identify(os.getpid()))
+    new = LiveSession(Program.CODEX, "new")
+    for session in (gone, lives, new):
+        sessions.keep(session)
+        assert not sessions.is_listened_for(session)
+    assert len(list(tmp_path.iterdir())) == 6
+    for session in (gone, lives):
+        for path in (sessions.path(session), sessions.path(session).with_suffix(".lock")):
+            os.utime(path, (0.0, os.stat(path).st_mtime - KEPT_SECONDS - 60.0))
+    sessions.forget_old()
+    kept = {f"{session.name}.{ending}" for session in (lives, new) for ending in ("json", "lock")}
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_a_seat_that_nobody_holds_any_more_is_taken_away(tmp_path: Path) -> None:
+    presence = Presence(tmp_path, Disk())
+    me = identify(os.getpid())
+    assert me is not None
+    held = presence.sit(Sitter("here", me))
+    left = presence.sit(Sitter("gone", me))
+    left.release()
+    assert [one.who for one in presence.there()] == ["here"]
+    assert [path.name for path in presence.folder.glob("*.lock")] == [held.path.name]
+    presence.leave(held)
+
+
+# What a mailbox remembers of mail.
+
+
+def test_what_is_remembered_of_files_that_are_gone_counts_for_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    folder.mkdir()
+    names = ("a", "b")
+    known: dict[str, bytes] = {}
+    for name in names:
+        (folder / name).write_bytes(b"x")
+        known[name] = os.stat(folder / name).st_ino.to_bytes(INODE_BYTES) + b"read"
+    remembered = Remembered(Disk(), tmp_path / "remembered")
+    assert remembered.add(tmp_path / "nowhere", known.items()) == set()
+    until(lambda: os.stat(folder / "b").st_ctime_ns < time.time_ns() - SETTLED_NS, "its files have rested")
+    assert remembered.add(folder, known.items()) == {"a", "b"}
+    (folder / "a").unlink()
+    again = Remembered(Disk(), tmp_path / "remembered")
+    again.load()
+    assert again.of(folder, names) == {"b": known["b"]}
+    assert again.of(folder, names) is None
+    third = Remembered(Disk(), tmp_path / "remembered")
+    third.load()
+    folder.rename(tmp_path / "elsewhere")
+    assert third.of(folder, names) is None
