@@ -26,10 +26,19 @@ _XDG = {"CONFIG": ".config", "DATA": ".local/share", "STATE": ".local/state", "C
 class AgentDesk(Desk):
     """Its agent `name` is described as it is shipped, and pointed at `models` by its description's own [check].
 
-    `silent`: seconds without a word that are an outage, where a test does not wait for minutes.
+    `silent`: seconds without a word that are an outage, where a test does not wait for minutes. `sandbox`: its kind.
     """
 
-    def __init__(self, base: Path, name: str, models: ModelServer, *, mode: str = "plan", silent: int = 0) -> None:
+    def __init__(
+        self,
+        base: Path,
+        name: str,
+        models: ModelServer,
+        *,
+        mode: str = "plan",
+        silent: int = 0,
+        sandbox: str = "off",
+    ) -> None:
         base.mkdir(exist_ok=True)
         super().__init__(base)
         self.models = models
@@ -53,6 +62,7 @@ class AgentDesk(Desk):
             extra_args=list(check.args),
             env={"set": variables},
             max_retries=0,
+            sandbox={"kind": sandbox},
         )
 
     def _with_url(self, text: str) -> str:
@@ -63,7 +73,7 @@ class AgentDesk(Desk):
         self.home.mkdir(exist_ok=True)
         path = os.pathsep.join([str(self.program.parent), str(Path(sys.executable).parent), os.environ["PATH"]])
         places = {f"XDG_{kind}_HOME": str(self.home / folder) for kind, folder in _XDG.items()}
-        return {"HOME": str(self.home), "PATH": path, "LANG": "C.UTF-8", "AGENT_MAILER_SANDBOX": "off", **places}
+        return {"HOME": str(self.home), "PATH": path, "LANG": "C.UTF-8", **places}
 
     def begin(self) -> subprocess.Popen[bytes]:
         return self.start_watch("--once", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

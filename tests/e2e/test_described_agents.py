@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from tests.desk import until
 from tests.e2e.agent_desk import AgentDesk
+from tests.integration.test_confined import runs_here
 from tests.sizes import LONG
 from tests.typed import type_in
 
@@ -23,8 +24,6 @@ pytestmark = LONG
 SOON = {"401": "signed_out", "context full": "failed"}
 """What is told at once, and as what; the rest is tried again for minutes."""
 ALL_TRIED = ("401", "429", "quota", "500", "context full", "cut stream")
-TRIED = {"gemini-headless": ("cut stream",), "qwen": ("401",)}
-"""Of those whose other failures stand among the recorded lines: each start is dear."""
 SHELL = "bash|run_shell_command"
 RUN_BY_ITSELF = {
     "opencode": ("opencode.json", ".opencode/opencode.json", ".opencode/plugin"),
@@ -140,10 +139,13 @@ def test_gemini_headless_goes_on_in_its_session_and_may_run_the_commands_of_mail
     assert [*desk.run(), *desk.run()] == ["session_lost", "done"]
 
 
-@pytest.mark.parametrize("name", ["opencode", "gemini", "gemini-headless", "qwen"])
+@pytest.mark.parametrize("name", ["opencode", "gemini", "qwen"])
 def test_a_providers_failure_is_never_done(tmp_path: Path, name: str) -> None:
-    """All at once: most are tried again for minutes, without a word, and that is what ends them here."""
-    cases = {what: step for what, step in FAILURES if what in TRIED.get(name, ALL_TRIED)}
+    """All at once: most are tried again for minutes, without a word, and that is what ends them here.
+
+    Qwen's by its headless lines; those of Gemini's headless mode are recorded, each start is dear.
+    """
+    cases = {what: step for what, step in FAILURES if what in ALL_TRIED}
     servers = {what: ModelServer([step]) for what, step in cases.items()}
     try:
         desks = {}
@@ -184,6 +186,47 @@ def test_neither_a_killed_bridge_nor_a_killed_watcher_loses_the_mail(tmp_path: P
     assert [row["outcome"] for row in desk.log(EventName.TURN_ENDED)] == ["crashed", "done"]
     assert len(desk.log(EventName.TURN_ADOPTED)) == 1
     assert desk.answered() == ["the answer"]
+
+
+def test_a_headless_agent_whose_watcher_is_killed_goes_on_and_is_settled_once(
+    tmp_path: Path, models: ModelServer
+) -> None:
+    desk = AgentDesk(tmp_path, "qwen", models, mode="bypassPermissions")
+    desk.send("a mail")
+    there, go = tmp_path / "there", tmp_path / "go"
+    models.follow([shell(f"touch {there}; while [ ! -e {go} ]; do sleep 0.1; done"), *reply("the answer")])
+    with desk.watching() as watcher:
+        until(there.exists, "the agent's tool")
+        os.kill(watcher.pid, signal.SIGKILL)
+        watcher.wait()
+        assert desk.bridge(), "it outlives its watcher"
+        go.touch()
+        assert desk.run() == ["done"]
+    assert [row["outcome"] for row in desk.log(EventName.TURN_ENDED)] == ["done"]
+    assert len(desk.log(EventName.TURN_ADOPTED)) == 1
+    assert len(desk.log(EventName.TURN_STARTED)) == 1
+    assert desk.answered() == ["the answer"]
+
+
+def test_a_headless_agent_works_in_a_sandbox_and_reaches_nothing_beside_it(tmp_path: Path, models: ModelServer) -> None:
+    """In its mode without limits: what holds it is not its own."""
+    desk = AgentDesk(tmp_path, "qwen", models, mode="bypassPermissions", sandbox=runs_here("bwrap"))
+    secret, outside, inside = desk.home / ".ssh" / "id", tmp_path / "outside", desk.workdir / "inside"
+    secret.parent.mkdir(parents=True, exist_ok=True)
+    secret.write_text("a private key\n")
+    act = shell(f"cat {secret}; echo x >{outside}; echo x >{desk.state}/config.toml; echo x >{inside}; echo tried")
+    before = (desk.state / "config.toml").read_text()
+    models.follow([act, *reply("the answer")])
+    desk.send("do it")
+    assert desk.run() == ["done"], desk.log(EventName.TURN_ENDED)
+    assert desk.answered() == ["the answer"]
+    heard = "\n".join(asked.text for asked in models.asked)
+    assert "tried" in heard
+    assert "a private key" not in heard
+    assert (inside.exists(), outside.exists()) == (True, False)
+    assert (desk.state / "config.toml").read_text() == before
+    # What it keeps of its session outlives the turn's sandbox.
+    assert list((desk.home / ".qwen").rglob(f"*{desk.sessions()[0]}*"))
 
 
 def test_a_permission_that_opencode_asks_for_is_asked_of_a_person_and_used_once(

@@ -13,8 +13,10 @@ from agent_mailer.outcomes import Outcome
 from agent_mailer.runtimes.acp import wire
 from agent_mailer.runtimes.acp.conversation import Conversation, Decide, Say, Send
 from agent_mailer.runtimes.acp.descriptor import MailBy, Named, UsageOf
-from agent_mailer.runtimes.acp.orders import Ended, Orders
+from agent_mailer.runtimes.acp.orders import Ended, Orders, Staged
 from agent_mailer.runtimes.acp.permission import permit
+from agent_mailer.runtimes.acp.shelf import Shelf
+from agent_mailer.runtimes.acp.verdict import judge, of_a_second_word, rests_on_words
 
 RECORDED = Path(__file__).parents[1] / "fixtures" / "acp"
 ORDERS = Orders(
@@ -384,6 +386,35 @@ def test_a_reply_of_gemini_as_recorded() -> None:
     permission = permit(orders, decide.params)
     assert (permission.tool, permission.option) == ("mcp_agent_mailer_reply", "proceed_once")
     assert (talk.ended.stop, talk.ended.text, talk.ended.tokens) == ("end_turn", "Sent.", 240)
+
+
+@pytest.mark.parametrize(("what", "doubted"), [("cut", True), ("context", False)])
+def test_kimi_with_a_failing_provider_as_recorded(tmp_path: Path, what: str, *, doubted: bool) -> None:
+    """What kimi 2.1.0 said: the halves of a stream that was cut ten times, or that it cannot make room."""
+    described = Shelf({}, tmp_path).find("kimi").descriptor
+    talk = Talk(usage=described.usage, session_mode="yolo")
+    for line in (RECORDED / f"kimi-{what}.jsonl").read_bytes().splitlines():
+        message = wire.read(line)
+        assert message is not None
+        talk.of.hear(message, 0.0)
+        talk.take()
+    ended = talk.ended
+    assert ended.stop == "end_turn"
+    assert ended.text
+    assert rests_on_words(ended, Staged(), described.answers) is doubted
+    if doubted:
+        assert talk.of.ask_again("Was that all?")
+        talk.take()
+        assert (talk.methods[-1], talk.of.over) == ("session/prompt", False)
+        assert "Was that all?" in talk.sent[-1]["params"]["prompt"][0]["text"]
+        talk.update("agent_message_chunk", content={"type": "text", "text": "half of an"})
+        talk.answer(stopReason="end_turn")
+        verdict = of_a_second_word(ended, talk.ended, Staged())
+        assert talk.ended.text == "half of an"
+    else:
+        verdict = judge(ended, Staged(), resumed=False, answers=described.answers)
+    assert verdict is not None
+    assert verdict.outcome is Outcome.FAILED
 
 
 def test_words_before_a_tool_that_was_not_announced_are_no_answer() -> None:

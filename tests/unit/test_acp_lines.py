@@ -71,6 +71,9 @@ def shipped(name: str) -> Known:
         ("qwen-0.24.4-answer", Outcome.DONE, "The answer."),
         ("qwen-0.24.4-401", Outcome.SIGNED_OUT, ""),
         ("qwen-0.24.4-cut", Outcome.UNAVAILABLE, ""),
+        ("qwen-0.24.4-500", Outcome.UNAVAILABLE, ""),
+        ("qwen-0.24.4-404", Outcome.UNAVAILABLE, ""),
+        ("qwen-0.24.4-context", Outcome.FAILED, ""),
     ],
 )
 def test_recorded_turns_of_the_real_programs(file: str, outcome: Outcome, words: str) -> None:
