@@ -174,6 +174,7 @@ def test_a_session_is_bound_or_dropped_once(scene: Scene) -> None:
     record = turn(scene, changed(DONE, session=bound), envelope=envelope)
     apply(scene, record)
     apply(scene, record, again=True)
+    assert scene.state.sessions.get(envelope.thread) == bound.entry
     [told] = said(scene, EventName.SESSION_BOUND)
     assert (told["turn_id"], told["thread"], told["session"]) == (record.turn_id, envelope.thread, "s-1")
     gone = SessionChange(envelope.thread, 1, SessionEntry(generation=2))
@@ -181,6 +182,9 @@ def test_a_session_is_bound_or_dropped_once(scene: Scene) -> None:
     apply(scene, after)
     [told] = said(scene, EventName.SESSION_DROPPED)
     assert (told["turn_id"], told["thread"]) == (after.turn_id, envelope.thread)
+    # Applied three times, there were two turns.
+    [spent] = scene.state.usage.days().values()
+    assert spent.turns == 2
 
 
 def test_what_changed_of_others_reserved_files_is_told_once(scene: Scene) -> None:
@@ -411,3 +415,23 @@ def test_of_a_batch_one_that_is_to_be_tried_again_keeps_the_mail_of_all(scene: S
     apply(scene, record)
     assert prompt.exists()
     assert (first.id in scene.state.processed, second.id in scene.state.processed) == (False, True)
+
+
+def test_what_was_sent_again_counts_as_delivered_and_its_own_record_goes(scene: Scene) -> None:
+    item = SettledItem(Outgoing("o-1", "user", "t", "payload"), ItemState.REFUSED, "no such agent")
+    first = turn(scene, changed(DONE, items=(item,)))
+    apply(scene, first)
+    [key] = scene.state.unsent.all()
+    sent = changed(DONE, items=(msgspec.structs.replace(item, state=ItemState.DELIVERED, why=""),))
+    again = TurnRecord(
+        new_turn_id(NOW + 1), first.envelope, Phase.SETTLING, "command", NOW, settlement=sent, resends=key
+    )
+    scene.state.turns.create(again)
+    apply(scene, again)
+    assert scene.state.unsent.all() == []
+    known = scene.state.turns.load(first.turn_id)
+    assert known is not None
+    assert known.settlement is not None
+    assert [one.state for one in known.settlement.items] == [ItemState.DELIVERED]
+    assert again.turn_id not in scene.state.turns.ids()
+    assert len(said(scene, EventName.TURN_SETTLED)) == 1
