@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from agent_mailer.approvals.calls import Call
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Envelope, Outgoing, Progress, Stage
 from agent_mailer.names import new_turn_id
-from agent_mailer.outcomes import Outcome
+from agent_mailer.outcomes import Outcome, StopReason
 from agent_mailer.process.handle import ProcessIdentity
 from agent_mailer.reservations.port import Doubt, How, Touched
 from agent_mailer.runtimes.port import Usage
@@ -435,3 +436,47 @@ def test_what_was_sent_again_counts_as_delivered_and_its_own_record_goes(scene: 
     assert [one.state for one in known.settlement.items] == [ItemState.DELIVERED]
     assert again.turn_id not in scene.state.turns.ids()
     assert len(said(scene, EventName.TURN_SETTLED)) == 1
+
+
+@pytest.mark.parametrize(
+    ("ended", "cut_off", "stopped"),
+    [("143", True, True), ("", True, True), ("1", True, False), ("0", True, False), ("143", False, False)],
+)
+def test_only_what_a_stop_can_have_ended_is_excused_and_only_after_a_stop(
+    scene: Scene, ended: str, cut_off: bool, stopped: bool
+) -> None:
+    """The holder has written how the agent ended: by a signal, or by itself."""
+    record = turn(scene, None)
+    if ended:
+        (scene.state.turns.path(record.turn_id) / "exit").write_text(f"{ended}\n")
+    if cut_off:
+        scene.state.turns.stop_begins()
+    [one] = scene.run(recover(scene.room))
+    assert (one.record.stopped is StopReason.SHUTDOWN) is stopped
+    kept = scene.state.turns.load(record.turn_id)
+    assert kept is not None
+    assert kept.stopped == one.record.stopped
+    assert not scene.state.turns.stop_was_cut_off()
+
+
+def test_what_was_stopped_before_keeps_its_reason_and_a_watcher_that_stops_excuses_nobody(scene: Scene) -> None:
+    record = turn(scene, None, stopped=StopReason.TURN_TIMEOUT)
+    scene.state.turns.stop_begins()
+    [one] = scene.run(recover(scene.room))
+    assert one.record.stopped is StopReason.TURN_TIMEOUT
+    other = turn(scene, None, envelope=scene.mail(body="other"))
+    scene.state.turns.stop_begins()
+    scene.room.stopping.set()
+    found = {one.record.turn_id: one.record for one in scene.run(recover(scene.room))}
+    assert set(found) == {record.turn_id, other.turn_id}
+    assert found[other.turn_id].stopped is None
+    assert scene.state.turns.stop_was_cut_off()
+
+
+def test_who_begins_clears_away_answers_that_nobody_fetched(scene: Scene) -> None:
+    old = scene.desk.state / "requests/one.answer"
+    old.parent.mkdir(exist_ok=True)
+    old.write_text("{}")
+    os.utime(old, (NOW - 400, NOW - 400))
+    scene.run(recover(scene.room))
+    assert not old.exists()
