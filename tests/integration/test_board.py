@@ -79,6 +79,11 @@ def test_a_question_is_answered_by_a_key(desk: Desk, width: int) -> None:
         window.type("blue")
         window.until("nothing needs you")
         until(lambda: desk.answered()[-1:] == ["done"], "the answer to the answer")
+        window.press("t")
+        # The story of the thread at which it worked last, on the terminal itself.
+        window.until("asks: Which colour?", "2 turns", "Enter goes back")
+        window.press("Enter")
+        window.until("nothing needs you", "MAIL")
         window.press("p")
         window.until("paused")
         window.press("q")

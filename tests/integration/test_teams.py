@@ -156,6 +156,7 @@ def test_a_running_team_takes_over_what_changes_in_its_file(amp: Amp, teams: Pat
     shape["agents"][0] |= {
         "max_retries": 7,
         "limits": {"turns_per_day": 40},
+        "approve": {"tools": ["Bash"]},
         "system_prompt": "You are quite another.\n",
     }
     (team / "team.yaml").write_text(yaml.safe_dump(shape))
@@ -163,7 +164,7 @@ def test_a_running_team_takes_over_what_changes_in_its_file(amp: Amp, teams: Pat
     assert (again.status, "coder: set up" in again.out, "reviewer: as it was" in again.out) == (0, True, True), again
     until(lambda: log(coder, EventName.CONFIG_TAKEN), "the watcher takes it")
     config = Workplace(coder).config
-    assert (config.max_retries, config.limits.turns_per_day) == (7, 40)
+    assert (config.max_retries, config.limits.turns_per_day, config.approve.tools) == (7, 40, ("Bash",))
     told = (coder / "AGENT.md").read_text()
     assert ("You are quite another." in told, "mine" in told, "You do a person's task" in told) == (True, True, False)
     assert watchers(places(teams)) == before, "nobody was started anew"

@@ -14,6 +14,9 @@ from tests.broker_process import join
 from tests.desk import until
 from tests.sizes import LONG
 from tests.team_desk import TeamDesk
+from tests.typed import type_in
+
+from agent_mailer.assemble import Workplace
 
 pytestmark = LONG
 
@@ -54,6 +57,33 @@ def test_a_login_that_cannot_be_is_told_and_keeps_nothing(
     assert (done.status, said.format(**urls) in done.err) == (status, True), done
     assert "Traceback" not in done.err
     assert not (home / ".agent-mailer" / "credentials.json").exists()
+
+
+@LONG
+def test_a_login_by_amp_is_what_init_takes_and_ends_with_it(
+    team_desk: TeamDesk, team_broker: BrokerDesk, home: Path, tmp_path: Path
+) -> None:
+    """One file, whoever wrote it: `amp login`, `agent-mailer init --from-amp-login` and a team are one person there."""
+    ann = team_broker.person("ann")
+    lone = tmp_path / "lone"
+    lone.mkdir()
+    made = (*("--address", "lone", "--runtime", "command", "--command", "cat"), *("--permission-mode", "acceptEdits"))
+    nobody = type_in(lone, "init", "--from-amp-login", *made)
+    assert (nobody.status, "amp login" in nobody.err) == (78, True), nobody
+    assert team_desk.amp("login", team_broker.url, "ann", env={"AMP_PASSWORD": PASSWORD}).status == 0
+    done = type_in(lone, "init", "--from-amp-login", *made)
+    assert done.status == 0, done
+    team_desk.made("--detach", verb="up")
+    there = {one["address"].partition("@")[0] for one in team_broker.call("GET", "/agents", headers=ann.header)}
+    assert {"lone", "shop_coder", "shop_reviewer"} <= there
+    assert Workplace(lone).config.api_key != team_desk.agent("coder").config.api_key
+    assert team_desk.amp("logout").status == 0
+    gone = type_in(lone, "init", "--from-amp-login", *made)
+    assert (gone.status, "amp login" in gone.err) == (78, True), gone
+    # What was made by it has a key of its own, and goes on; a person is somebody there by the login alone.
+    assert team_desk.amp("status").status == 0
+    unknown = team_desk.amp("send", "coder", "work")
+    assert (unknown.status, f"amp login {team_broker.url}" in " ".join(unknown.err.split())) == (78, True), unknown
 
 
 @LONG
