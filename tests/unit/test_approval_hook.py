@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import runpy
 import sys
 import time
 from pathlib import Path
@@ -139,6 +140,7 @@ def test_a_call_gets_its_word_in_the_form_of_its_event(turn: Path) -> None:
         "permissionDecision": "defer",
         "permissionDecisionReason": "defer",
     }
+    assert said(turn, call(agent_id="sub"))["hookSpecificOutput"]["permissionDecisionReason"] == FROM_THE_MAIN_AGENT
     assert said(turn, call(REQUEST, "curl x", agent_id="sub"))["hookSpecificOutput"] == {
         "hookEventName": REQUEST,
         "decision": {"behavior": "deny", "message": FROM_THE_MAIN_AGENT},
@@ -166,6 +168,8 @@ def test_what_cannot_be_decided_is_denied_with_the_reason(turn: Path, given: obj
     heard = answered["permissionDecisionReason"] if "decision" not in answered else answered["decision"]["message"]
     assert why in heard
     assert (answered.get("permissionDecision") or answered["decision"]["behavior"]) == "deny"
+    if not isinstance(given, dict) or "hook_event_name" not in given:
+        assert answered["hookEventName"] == PRE, "what nobody has named may be a tool that is to run"
 
 
 def test_a_turn_that_is_over_is_told_by_what_the_system_says(turn: Path) -> None:
@@ -189,7 +193,7 @@ def test_what_is_too_large_to_be_asked_about_is_denied_where_it_would_be_asked(t
 def test_codex_asks_with_its_own_words_and_without_its_last_line_ends(turn: Path) -> None:
     write(Disk(), turn, TurnApprovals(refused=True))
     for given, act, why in (
-        ({"command": "X\n\n", "description": "to see"}, "X", "to see"),
+        ({"command": "X \n\n", "description": "to see"}, "X ", "to see"),
         ({"note": "y"}, '{"note":"y"}', ""),
         ({"command": "z", "description": 7}, "z", ""),
     ):
@@ -210,6 +214,11 @@ def test_the_program_ends_well_where_it_could_speak_and_denies_by_its_status_whe
         monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(call())))
         assert main() == 0
         assert bool(capsys.readouterr().out) is heard
+    monkeypatch.setattr(sys, "argv", ["hook", str(turn)])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(call())))
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(hook.__file__), run_name="__main__")
+    assert (end.value.code, "updatedInput" in capsys.readouterr().out) == (0, True)
     monkeypatch.setattr(sys, "argv", ["hook", str(turn), "another"])
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(call())))
     assert main() == 2

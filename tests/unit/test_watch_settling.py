@@ -39,6 +39,8 @@ from agent_mailer.state.records import (
 )
 from agent_mailer.turn_tools.folder import NoteScope, NoteWrite
 from agent_mailer.watch.recovery import recover, salvage
+from agent_mailer.watch.room import Stage as At
+from agent_mailer.watch.room import Work
 from agent_mailer.watch.settling import settle
 
 NOW = 2_100_000_000.0
@@ -480,3 +482,38 @@ def test_who_begins_clears_away_answers_that_nobody_fetched(scene: Scene) -> Non
     os.utime(old, (NOW - 400, NOW - 400))
     scene.run(recover(scene.room))
     assert not old.exists()
+
+
+def test_what_this_watcher_has_in_work_waits_and_hides_no_other(scene: Scene) -> None:
+    ours, other = turn(scene, None), turn(scene, None, envelope=scene.mail(body="other"))
+    again = turn(scene, None, envelope=ours.envelope, phase=Phase.CLAIMED, process=None)
+    scene.room.work[ours.turn_id] = Work(ours.envelope, At.RUNNING, {ours.envelope.id})
+    assert [one.record.turn_id for one in scene.run(recover(scene.room))] == [other.turn_id]
+    scene.room.work.clear()
+    found = {one.record.turn_id for one in scene.run(recover(scene.room))}
+    assert found == {ours.turn_id, other.turn_id, again.turn_id}
+
+
+def test_a_settlement_that_an_earlier_watcher_may_have_applied_begins_no_pause(scene: Scene) -> None:
+    pause = Pause(PauseReason.LIMITED, NOW, NOW + 600, "limit")
+    record = turn(scene, changed(DONE, pause=pause))
+    [one] = scene.run(recover(scene.room))
+    scene.run(one.finish())  # type: ignore[arg-type]
+    assert record.envelope.id in scene.state.processed
+    assert scene.state.pause.read() is None
+
+
+def test_of_a_batch_one_message_that_still_waits_is_enough(scene: Scene) -> None:
+    """What gave a claim back that may have failed is no sign: its message may well wait."""
+    for second, put_away in ((DONE, True), (FAILED, False), (None, False)):
+        record = turn(scene, envelope=scene.mail(body="first"))
+        waits = scene.mail(body="second")
+        record.batch = (Batched(msgspec.structs.replace(waits, thread=record.envelope.thread), settlement=second),)
+        if second is None:
+            record.batch = ()
+        scene.state.turns.save(record)
+        [one] = scene.run(recover(scene.room))
+        scene.run(one.finish())  # type: ignore[arg-type]
+        assert (record.envelope.id not in scene.state.processed) is put_away
+        assert scene.state.turns.is_settled(record.turn_id)
+        (scene.box / "new" / waits.locator).unlink()
