@@ -174,6 +174,10 @@ AS_OF_0008 = (
     *(f"DROP TABLE IF EXISTS {name}" for name in _SINCE_0008),
     "ALTER TABLE agents DROP COLUMN inbox_total",
     "ALTER TABLE agents DROP COLUMN inbox_unread",
+    "DROP INDEX ix_messages_unread",
+    "CREATE INDEX ix_messages_waiting ON messages (to_agent_id, is_read, seq)"
+    " WHERE is_read = false AND claimed_at IS NULL",
+    "CREATE INDEX ix_messages_to_agent_id_messages_is_read_messages_seq ON messages (to_agent_id, is_read, seq)",
     "UPDATE alembic_version SET version_num = '0008'",
 )
 """What makes a database of today one of that version: all that came later goes."""

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from agent_mailer.broker.batches import Batches
 from agent_mailer.broker.engines import Trouble, engine_of, is_file, trouble_of
 from agent_mailer.broker.protocol import Fault
 
@@ -59,7 +60,7 @@ class Store:
         self._writer = Executor(url, writes=True)
         self._apart = not is_file(url)
         self._reader = Executor(url, writes=False, size=READERS)
-        self._waiting: asyncio.Queue[_Write] = asyncio.Queue()
+        self._batches: Batches[_Write] = Batches(LONGEST_BATCH)
         self._pump: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -70,7 +71,7 @@ class Store:
     async def close(self) -> None:
         """What was asked for before is committed first."""
         if self._pump is not None:
-            await self._waiting.join()
+            await self._batches.all_done()
             self._pump.cancel()
             await asyncio.gather(self._pump, return_exceptions=True)
         await self._reader.close()
@@ -96,24 +97,16 @@ class Store:
 
     def submit(self, bulk: Bulk[A, R], argument: A, answer: Callable[[R | Exception], None]) -> None:
         """The same for who does not wait: `answer` is told the result, or the exception, and raises nothing."""
-        self._waiting.put_nowait(_Write(bulk, argument, answer))
+        self._batches.put(_Write(bulk, argument, answer))
 
     async def _write_on(self) -> None:
         while True:
-            batch = [await self._waiting.get()]
-            seen = 0
-            while seen < len(batch) < LONGEST_BATCH:
-                # Requests that are being read just now join, as long as each round of the loop brings some.
-                seen = len(batch)
-                await asyncio.sleep(0)
-                while len(batch) < LONGEST_BATCH and not self._waiting.empty():
-                    batch.append(self._waiting.get_nowait())
+            batch = await self._batches.take()
             try:
                 for part in self._parts(batch):
                     await self._commit(part)
             finally:
-                for _ in batch:
-                    self._waiting.task_done()
+                self._batches.done()
 
     def _parts(self, batch: list[_Write]) -> list[list[_Write]]:
         """What is committed together: at a server only what is of one kind, and so locks in one order."""

@@ -26,9 +26,12 @@ class _Sql(NamedTuple):
     def values(self, names: Mapping[str, Any]) -> Any:  # noqa: ANN401 - as the driver takes them
         if self.constants:
             names = {**self.constants, **names}
-        if self.makers:
-            names = {**names, **{name: make(names[name]) for name, make in self.makers.items()}}
-        return names if self.places is None else tuple([names[place] for place in self.places])
+        if self.places is None:
+            return {**names, **{name: make(names[name]) for name, make in self.makers.items()}}
+        if not self.makers:
+            return tuple([names[place] for place in self.places])
+        makers = self.makers
+        return tuple([makers[place](names[place]) if place in makers else names[place] for place in self.places])
 
 
 def rows_of(connection: Connection, statement: ClauseElement, names: Mapping[str, Any]) -> Sequence[Sequence[Any]]:

@@ -24,7 +24,7 @@ from agent_mailer.installed import newer_command
 log = logging.getLogger("agent_mailer.broker")
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-HEAD = "0023"
+HEAD = "0024"
 """The newest of them."""
 LOCK_SECONDS = 5
 """How long a lock of somebody else is waited for."""

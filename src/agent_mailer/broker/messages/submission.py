@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
+import time
 import uuid
 from functools import lru_cache
 from typing import Any
@@ -11,6 +13,12 @@ import msgspec
 
 from agent_mailer.broker.data import Quota
 from agent_mailer.broker.leases import Fence
+
+
+def new_id() -> str:
+    """A UUIDv7 (RFC 9562): those of one time stand side by side in an index, and a commit writes few of its pages."""
+    made = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+    return f"{made[:8]}-{made[8:12]}-7{made[12:15]}-{_VARIANTS[made[15]]}{made[16:19]}-{made[19:31]}"
 
 
 class NewMessage(msgspec.Struct, frozen=True):
@@ -62,7 +70,7 @@ class Submission(msgspec.Struct, frozen=True):
 
     def named(self, what: str) -> str:
         """The id that follows from the sender and its key."""
-        # As uuid.uuid5 makes it, which takes ten times as long: a send asks for it three times.
+        # As uuid.uuid5 makes it, which takes ten times as long.
         name = _namespace(self.agent_id) + f"{what}:{self.key}".encode()
         digits = hashlib.sha1(name, usedforsecurity=False).hexdigest()
         variant = _VARIANTS[digits[16]]

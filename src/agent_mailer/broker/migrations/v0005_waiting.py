@@ -12,7 +12,7 @@ down_revision = "0004"
 branch_labels = None
 depends_on = None
 
-_UNREAD = {"sqlite": "is_read = 0", "postgresql": "is_read = false"}
+UNREAD = {"sqlite": "is_read = 0", "postgresql": "is_read = false"}
 """As the statements say it: SQLite takes no index for `= 0` that was made for `= false`."""
 # Of each thread of an inbox the oldest that waits, and the oldest of the most urgent ones.
 FILL = """
@@ -38,7 +38,7 @@ def upgrade() -> None:
         ("ix_messages_claimed", ["to_agent_id", "claimed_at"], "IS NOT NULL"),
     ):
         those: dict[str, Any] = {
-            f"{one}_where": sa.text(f"{unread} AND claimed_at {claimed}") for one, unread in _UNREAD.items()
+            f"{one}_where": sa.text(f"{unread} AND claimed_at {claimed}") for one, unread in UNREAD.items()
         }
         op.create_index(name, "messages", columns, **those)
     op.create_table(
