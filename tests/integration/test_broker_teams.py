@@ -40,6 +40,16 @@ def test_a_team(desk: BrokerDesk, alice: Person, bob: Person) -> None:
     assert said == {"detail": "Team 'Blue team' already exists"}
 
 
+def test_a_name_in_any_script(desk: BrokerDesk, alice: Person) -> None:
+    names = ("équipe", "Команда", "チーム", "团队", "فريق", "צוות", "ทีม", "팀 🦊", "O'Brien & <b>Söhne</b>")
+    made = {name: make(desk, alice, name)["id"] for name in names}
+    listed = desk.call("GET", "/admin/teams", headers=alice.login)
+    assert {one["name"]: one["id"] for one in listed if one["name"] in made} == made
+    for name, team_id in made.items():
+        assert desk.call("GET", f"/admin/teams/{team_id}", headers=alice.login)["name"] == name
+        desk.call("POST", "/admin/teams", 409, json={"name": name}, headers=alice.login)
+
+
 def test_members(desk: BrokerDesk, alice: Person) -> None:
     agent = desk.agent(alice, "member")
     team, other = make(desk, alice, "members"), make(desk, alice, "others")

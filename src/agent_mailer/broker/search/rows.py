@@ -47,25 +47,33 @@ _MATCHING = {
 }
 
 
+# To find what has a beginning that many words have costs the same for one as for all: it is asked once.
+_IN_FILE_ONCE = text(f"""
+WITH found AS MATERIALIZED ({_MATCHING["sqlite"]} ORDER BY rowid DESC LIMIT {MOST_FOUND})
+SELECT count(*), (
+    SELECT json_group_array(number) FROM (SELECT number FROM found ORDER BY number DESC LIMIT :most OFFSET :skip)
+) FROM found
+""")  # noqa: S608 - of constants
+_OF_FILE = text(
+    f"SELECT {_SHOWN} FROM json_each(:numbers) AS found JOIN searchable AS s ON s.number = found.value"  # noqa: S608
+    " JOIN messages AS m ON m.id = s.message_id WHERE m.user_id = :user ORDER BY s.number DESC"
+)
+
+
 def _page(matching: str) -> TextClause:
     """The page is chosen before a message is read."""
-    newest = f"{matching} ORDER BY {'rowid' if 'rowid' in matching else 'number'} DESC LIMIT :most OFFSET :skip"
     return text(
-        f"SELECT {_SHOWN} FROM ({newest}) AS found JOIN searchable AS s ON s.number = found.number"  # noqa: S608 - constants
+        f"SELECT {_SHOWN} FROM ({matching} ORDER BY number DESC LIMIT :most OFFSET :skip) AS found"  # noqa: S608 - constants
+        " JOIN searchable AS s ON s.number = found.number"
         " JOIN messages AS m ON m.id = s.message_id WHERE m.user_id = :user ORDER BY s.number DESC"
     )
 
 
-def _total(matching: str) -> TextClause:
-    return text(f"SELECT count(*) FROM ({matching} LIMIT {MOST_FOUND}) AS found")  # noqa: S608 - of constants
-
-
-_PAGES = {dialect: _page(matching) for dialect, matching in _MATCHING.items()}
+_TOTAL = text(f"SELECT count(*) FROM ({_MATCHING['postgresql']} LIMIT {MOST_FOUND}) AS found")  # noqa: S608 - of constants
+_MANY = _page(_MATCHING["postgresql"])
 # A server does not know how rare a word is, and would go through its mail from the newest on to find one: where those
 # that hold it are few they are taken from the index first.
-_FEW_AT_SERVER = f"WITH few AS MATERIALIZED ({_MATCHING['postgresql']}) SELECT number FROM few"  # noqa: S608 - constants
-_FEW = {**_PAGES, "postgresql": _page(_FEW_AT_SERVER)}
-_TOTALS = {dialect: _total(matching) for dialect, matching in _MATCHING.items()}
+_FEW = _page(f"WITH few AS MATERIALIZED ({_MATCHING['postgresql']}) SELECT number FROM few")  # noqa: S608 - constants
 
 
 def note_words(connection: Connection, stored: Sequence[Mapping[str, Any]]) -> None:
@@ -103,22 +111,30 @@ def find(connection: Connection, user_id: str, wanted: Wanted, skip: int, most: 
     """At most `most` messages, the newest first, and how many there are (not more than `MOST_FOUND`)."""
     if not wanted:
         return [], 0
-    dialect = connection.dialect.name
     names = {
         "asked": asked_of(connection, user_id, wanted)[1],
         "user": user_id,
         "most": min(most, max(0, MOST_FOUND - skip)),
         "skip": skip,
     }
-    total = connection.execute(_TOTALS[dialect], names).scalar_one()
-    if skip >= total:
-        return [], total
-    pages = _FEW if total < MOST_FOUND else _PAGES
+    total, rows = (_in_file if connection.dialect.name == "sqlite" else _at_server)(connection, names)
     found = [
         Found(name, thread, subject, snippet(body, wanted), sender, to, moment)
-        for name, thread, subject, body, sender, to, moment in connection.execute(pages[dialect], names)
+        for name, thread, subject, body, sender, to, moment in rows
     ]
     return found, total
+
+
+def _in_file(connection: Connection, names: Mapping[str, Any]) -> tuple[int, Sequence[Sequence[Any]]]:
+    total, numbers = connection.execute(_IN_FILE_ONCE, names).one()
+    return total, connection.execute(_OF_FILE, {**names, "numbers": numbers}).all()
+
+
+def _at_server(connection: Connection, names: Mapping[str, Any]) -> tuple[int, Sequence[Sequence[Any]]]:
+    total = connection.execute(_TOTAL, names).scalar_one()
+    if names["skip"] >= total:
+        return total, ()
+    return total, connection.execute(_FEW if total < MOST_FOUND else _MANY, names).all()
 
 
 def asked_of(connection: Connection, user_id: str, wanted: Wanted) -> tuple[str, str]:
