@@ -159,6 +159,22 @@ def test_a_newer_schema_is_refused_and_an_older_one_is_taken(there: PublicBroker
     assert (missing.status, "there is no file" in missing.err) == (78, True), missing
 
 
+def test_what_cannot_be_read_is_named_and_our_own_database_is_not(there: PublicBroker, here: Path) -> None:
+    """The fix of a damaged database of ours is to move it away: never for a wrong file of somebody else's."""
+    note = here / "notes.txt"
+    note.write_text("this is no database at all\n" * 100)
+    damaged = here / "damaged.db"
+    whole = file_of(there).read_bytes()
+    damaged.write_bytes(whole[:8192] + b"\xff" * (len(whole) - 8192))
+    for source in (note, damaged):
+        said = command(here, "import", source)
+        assert said.status == 78
+        assert f"what is to be taken over, {source}, cannot be read: " in said.err
+        assert "mv " not in said.err
+    assert many_users(here) == 0
+    assert command(here, "import", file_of(there)).status == 0
+
+
 def test_beside_what_a_running_broker_serves(there: PublicBroker, here: Path) -> None:
     with running_broker(here) as desk:
         zoe = desk.person("zoe")

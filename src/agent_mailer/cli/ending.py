@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
+import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol, cast
 
-from agent_mailer.cli.terminal.printing import json_text, tell_error
+from agent_mailer.cli.terminal.printing import OUTPUT, json_text, tell_error
 from agent_mailer.errors import ExitCode, MailerError, UsageFault, said_of
 from agent_mailer.names import printable
+
+_NAME = re.compile(r"[a-z][a-z-]*\Z")
+_NO_OUTPUT = "output"
+DEEPEST = 3
+"""So many names a command has at most, as `broker user add`."""
 
 
 class _Where(Protocol):
@@ -37,6 +47,8 @@ def status_of(play: Callable[[], object]) -> int:
 
             fault = naming_agents(fault, sys.argv[1:], os.environ)
         fault.fix = said_of(fault.fix, _folder_in(sys.argv[1:]))
+        if not fault.fix and isinstance(fault, UsageFault):
+            fault.fix = _help()
         _tell(fault)
         return fault.exit_code
     except KeyboardInterrupt:
@@ -44,10 +56,10 @@ def status_of(play: Callable[[], object]) -> int:
         return 130
     except BrokenPipeError:
         # Whoever read our output has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go()
         return ExitCode.OK
     except OSError as error:
-        _tell(MailerError("system", f"{error.filename or 'the system'}: {error.strerror or error}", ""))
+        _tell(_fault_of(error))
         return ExitCode.FAILED
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
@@ -80,11 +92,43 @@ def _folder_in(words: Sequence[str]) -> str:
 
 
 def _tell(fault: MailerError) -> None:
-    if _wants_json():
+    """On stdout for a program that reads it there; where nobody takes it, for people."""
+    if _wants_json() and fault.code != _NO_OUTPUT:
         body = {"error": {"code": fault.code, "message": fault.message, "fix": fault.fix}}
-        sys.stdout.write(json_text(body) + "\n")
-        return
-    tell_error(fault.message, fault.fix)
+        try:
+            sys.stdout.write(json_text(body) + "\n")
+            sys.stdout.flush()
+        except OSError:
+            _let_go()
+        else:
+            return
+    with suppress(OSError):
+        tell_error(fault.message, fault.fix)
+
+
+def _fault_of(error: OSError) -> MailerError:
+    """What the system refused, in words of ours: it may be no more than that nobody can take what is printed."""
+    words = error.strerror or str(error)
+    if error.filename == OUTPUT:
+        _let_go()
+        fix = "print it elsewhere: put > FILE behind the command, where df -h shows room"
+        return MailerError(_NO_OUTPUT, f"what this prints cannot be written: {words}", fix)
+    if error.filename is None:
+        return MailerError("system", f"the system: {words}", "df -h" if error.errno == errno.ENOSPC else "")
+    path = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else str(error.filename)
+    look = f"df -h {shlex.quote(path)}" if error.errno == errno.ENOSPC else f"ls -ld {shlex.quote(path)}"
+    return MailerError("system", f"{path}: {words}", look)
+
+
+def _let_go() -> None:
+    """Nothing more is written to stdout, at the end of the program either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _help() -> str:
+    """The help of the command that was typed: it begins with its names."""
+    typed = itertools.takewhile(_NAME.match, sys.argv[1:])
+    return " ".join(["agent-mailer", *itertools.islice(typed, DEEPEST), "--help"])
 
 
 def _tell_usage(error: _UsageError) -> int:

@@ -52,4 +52,6 @@ def _taking(workdir: Workdir) -> Taking:
     from agent_mailer.trust.workdir import refuse_in_a_turn
 
     refuse_in_a_turn("take", os.environ)
-    return Taking(Workplace(agents_folder(workdir)), sitter_of(os.environ))
+    place = Workplace(agents_folder(workdir))
+    place.folder.check()
+    return Taking(place, sitter_of(os.environ))

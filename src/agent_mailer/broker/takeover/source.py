@@ -7,16 +7,16 @@ is JSON is text. Earlier ones lack tables and columns, which then hold what that
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, bindparam, column, inspect, select, table, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import Connection, Executable, RowMapping, bindparam, column, inspect, select, table, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from agent_mailer.broker.data import driver_url
-from agent_mailer.broker.engines import snapshot
+from agent_mailer.broker.engines import error_words, snapshot
 from agent_mailer.broker.migrate import named
 from agent_mailer.errors import ConfigFault
 from agent_mailer.names import printable
@@ -63,6 +63,7 @@ KEYS: Mapping[str, Sequence[str]] = {
     "channel_members": ("channel_id", "agent_id"),
 }
 """By what a row is known, where that is not `id`."""
+_GIVE = "give the public broker's agent_mailer.db, or postgresql://…"
 _NEEDED = ("users", "agents", "messages")
 _LATER: Mapping[tuple[str, str], str | None] = {
     ("users", "filter_tags"): "[]",
@@ -75,7 +76,7 @@ _LATER: Mapping[tuple[str, str], str | None] = {
 """Columns that came later, and what rows of before have there."""
 _ORDER = {"messages": ("created_at", "id"), "channel_messages": ("channel_id", "seq")}
 _VISIBLE = text("""
-SELECT to_agent, count(*), sum(CASE WHEN is_read = 0 THEN 1 ELSE 0 END) FROM messages
+SELECT to_agent, count(*) AS many, sum(CASE WHEN is_read = 0 THEN 1 ELSE 0 END) AS unread FROM messages
 WHERE thread_id NOT IN (SELECT thread_id FROM archived_threads)
   AND thread_id NOT IN (SELECT thread_id FROM trashed_threads)
   AND id NOT IN (SELECT message_id FROM trashed_messages)
@@ -145,39 +146,49 @@ class Source:
             wanted = wanted.add_columns(parent.c.created_at.label("parent_at"))
             wanted = wanted.select_from(own.outerjoin(parent, parent.c.id == own.c.parent_id))
         order = _ORDER.get(name, KEYS.get(name, ("id",)))
-        for row in self._connection.execute(wanted.order_by(*(own.c[each] for each in order))).mappings():
+        for row in self._read(wanted.order_by(*(own.c[each] for each in order))):
             yield {**row, **added}
 
     def some(self, name: str, keys: Sequence[str]) -> list[Old]:
         """Those with these ids, or what stands for one in a single column."""
         own = table(name, *(column(each) for each in self._there[name]))
         which = own.c[KEYS.get(name, ("id",))[0]].in_(bindparam("keys", expanding=True))
-        return [dict(row) for row in self._connection.execute(select(own).where(which), {"keys": keys}).mappings()]
+        return [dict(row) for row in self._read(select(own).where(which), {"keys": keys})]
 
     def inboxes(self) -> dict[str, tuple[int, int]]:
         """What that broker shows in the inbox of each address: all, and unread."""
         if not {"archived_threads", "trashed_threads", "trashed_messages"} <= set(self._there):
             return {}
-        return {row[0]: (row[1], row[2]) for row in self._connection.execute(_VISIBLE)}
+        return {str(row["to_agent"]): (int(row["many"]), int(row["unread"])) for row in self._read(_VISIBLE)}
+
+    def _read(self, statement: Executable, values: Mapping[str, Any] | None = None) -> Iterator[RowMapping]:
+        """What fails here is this database's fault, and none of ours. Raises ConfigFault."""
+        try:
+            yield from self._connection.execute(statement, values or {}).mappings()
+        except SQLAlchemyError as error:
+            raise _cannot_be_read(self.name, error) from None
 
 
 @contextmanager
 def opened(place: str) -> Iterator[Source]:
-    """`place`: the path of an SQLite file, or the URL of a database. Nothing in it is changed. Raises ConfigFault, and
-    as the database does.
-    """
+    """`place`: the path of an SQLite file, or the URL of a database. Nothing in it is changed. Raises ConfigFault."""
     url = url_of(place)
-    with snapshot(url) as connection:
+    with ExitStack() as stack:
         try:
-            yield Source(named(url), connection)
-        except OperationalError as error:
-            if "decode" not in str(error.orig):
-                raise
-            raise ConfigFault(
-                "not_text",
-                f"{named(url)} holds text that is not UTF-8: {str(error.orig).splitlines()[0]}",
-                "fix that row in it; nothing was taken over",
-            ) from None
+            source = Source(named(url), stack.enter_context(snapshot(url)))
+        except SQLAlchemyError as error:
+            raise _cannot_be_read(named(url), error) from None
+        yield source
+
+
+def _cannot_be_read(name: str, error: SQLAlchemyError) -> ConfigFault:
+    words = error_words(error) if isinstance(error, DBAPIError) else str(error).splitlines()[0]
+    if "decode" in words:
+        fix = "fix that row in it; nothing was taken over"
+        return ConfigFault("not_text", f"{name} holds text that is not UTF-8: {words}", fix)
+    return ConfigFault(
+        "source_unreadable", f"what is to be taken over, {name}, cannot be read: {words}; nothing was changed", _GIVE
+    )
 
 
 def url_of(place: str) -> str:
@@ -189,6 +200,6 @@ def url_of(place: str) -> str:
         raise ConfigFault(
             "no_source",
             f"there is no file {printable(str(path))}",
-            "give the public broker's agent_mailer.db, or postgresql://…",
+            _GIVE,
         )
     return f"sqlite:///{path}"

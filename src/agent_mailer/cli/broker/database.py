@@ -148,6 +148,7 @@ def user_named(connection: Connection, name: str) -> User:
 
     user = find_user(connection, name)
     if user is None:
-        known = ", ".join(one.username for one in all_users(connection)[:10]) or "nobody yet"
-        raise UsageFault("no_user", f"there is no user {printable(name)}", f"there is: {known}")
+        known = ", ".join(one.username for one in all_users(connection)[:10])
+        fix = f"there is: {known}" if known else "agent-mailer broker user add NAME"
+        raise UsageFault("no_user", f"there is no user {printable(name)}", fix)
     return user

@@ -13,12 +13,21 @@ from agent_mailer.names import printable
 _NOT_PLAIN = r"[^\x20-\x7e\n]"
 _COMMAND = r"(?:agent-mailer|amp)(?: (?!(?:or|then|and|as)\b)[^\s,;:()]+)+"
 _JOINERS = "\u200c\u200d"
+OUTPUT = "standard output"
 
 
 def say(text: str = "") -> None:
-    """One or more lines on stdout; `text` is safe already."""
-    sys.stdout.write(plain(text) + "\n")
-    sys.stdout.flush()
+    """One or more lines on stdout; `text` is safe already. Raises OSError, whose file name is OUTPUT."""
+    _print(plain(text) + "\n")
+
+
+def _print(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        error.filename = OUTPUT
+        raise
 
 
 @contextmanager
@@ -65,8 +74,7 @@ def _complain(text: str) -> None:
 
 def json_out(value: object) -> None:
     """`value` as indented JSON on stdout."""
-    sys.stdout.write(json_text(value, indent=2) + "\n")
-    sys.stdout.flush()
+    _print(json_text(value, indent=2) + "\n")
 
 
 def json_text(value: object, *, indent: int = 0) -> str:
