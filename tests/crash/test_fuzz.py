@@ -25,6 +25,7 @@ from tests.amq_tree import Project, write
 from tests.crash import stream_doors
 from tests.crash.mutants import TEXTS, changed
 from tests.kept import FOLDER, load
+from tests.proved import Harness, proved
 from tests.sizes import sizes
 
 import agent_mailer
@@ -247,6 +248,7 @@ def test_what_comes_from_outside_is_read_or_told_as_what_it_is(door: Door, examp
             door.read(data)
 
     fuzz()
+    proved(Harness.FUZZ, inputs=examples)
 
 
 READERS: Mapping[str, Callable[[State], object]] = {
@@ -311,6 +313,7 @@ def test_state_that_is_damaged_is_told_and_kept(tmp_path: Path, name: str, examp
         shutil.rmtree(workdir)
 
     fuzz()
+    proved(Harness.FUZZ, damaged_files=examples)
 
 
 def _profile(examples: int) -> settings:
