@@ -152,6 +152,33 @@ def test_a_project_whose_settings_a_program_would_run_starts_nothing(tmp_path: P
     assert {"opencode.json", ".opencode/plugin"} <= set(shelf(tmp_path).find("opencode").descriptor.executes)
 
 
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("opencode", "opencode.json"),
+        ("qwen", ".env"),
+        ("qwen-acp", ".qwen/settings.json"),
+        ("kimi", ".mcp.json"),
+        ("vibe", ".vibe/hooks.toml"),
+    ],
+)
+def test_what_the_shipped_ones_would_run_of_a_project_is_known(tmp_path: Path, name: str, file: str) -> None:
+    """Each was seen: run, or asked in place of the provider."""
+    known, workdir = shelf(tmp_path).find(name), tmp_path / "work"
+    for folder in (tmp_path / "bin", (workdir / file).parent):
+        folder.mkdir(parents=True)
+    program = tmp_path / "bin" / known.descriptor.argv[0]
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    given = {"HOME": str(tmp_path / "home"), "PATH": f"{program.parent}:/usr/bin:/bin"}
+    runtime = AgentRuntime(known, AgentOptions(PermissionMode.PLAN), given)
+    request = RuntimeSuite().request_for(workdir)
+    runtime.command(request)
+    (workdir / file).touch()
+    with pytest.raises(RuntimeMissing, match=str(workdir / file)):
+        runtime.command(request)
+
+
 def test_an_account_is_known_by_its_keys(tmp_path: Path) -> None:
     text = LEAST.replace("[modes", 'keys = ["K"]\n[modes')
     accounts = {agent(tmp_path, text, **env).traits.account for env in ({"K": "a"}, {"K": "b"}, {"K": "a", "X": "y"})}
