@@ -71,7 +71,7 @@ def test_status_of_an_agent_at_rest(desk: Desk) -> None:
             "sandbox",
             "schedules",
         ),
-        *("unknown", "offered", "uncounted", "in_the_way"),
+        *("unknown", "offered", "uncounted", "in_the_way", "stopped"),
     }
     assert (shown["agent"], shown["runtime"], shown["watcher"]["running"]) == ("coder", "command", False)
     assert (shown["mailbox"]["waiting"], shown["mailbox"]["root"]) == (1, str(desk.root))
