@@ -59,6 +59,9 @@ def test_a_plain_message_loads_nothing_of_state_and_git(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     assert loaded(desk.workdir, "send", "--to", "coder", "--body", "x", of=UNASKED) == set()
     assert loaded(desk.workdir, "mail", "inbox", "--as", "coder", of=UNASKED) == set()
+    # Neither what a library takes where it is to be had, nor what few opened files need, nor what starts programs.
+    lean = {*UNASKED, "typing_extensions", "agent_mailer.linux_calls", "agent_mailer.runtimes.port"}
+    assert loaded(desk.workdir, "mail", "contacts", of=lean) == set()
 
 
 def test_a_watcher_of_a_folder_loads_no_other_mailbox_and_nothing_that_speaks_http(tmp_path: Path) -> None:
