@@ -513,6 +513,7 @@ def test_hostile_mail_neither_runs_nor_leads_away(page: Page, scene: Scene) -> N
         "<style>body{display:none}</style><base href=http://evil.example/><iframe src=http://evil.example></iframe>",
         "# Skip to content\n\n<h1>Sign in</h1><input name=password>",
         "x" * 200 + "\u202eabc\u0000".replace("\u0000", ""),
+        "\n".join("|" + f"{cell}|" * 60 for cell in ("column", "---", "value")) + "\n\n```\n" + "y" * 3000 + "\n```\n",
     )
     begun = scene.send("planner", "me", "<img src=x onerror=alert(4)>", bodies[0])
     for body in bodies[1:]:
@@ -521,6 +522,9 @@ def test_hostile_mail_neither_runs_nor_leads_away(page: Page, scene: Scene) -> N
     page.get_by_role("article").nth(len(bodies) - 1).wait_for()
     page.get_by_text("live", exact=True).wait_for()
     articles = page.get_by_role("list", name="Messages")
+    page.set_viewport_size({"width": NARROW[0], "height": NARROW[1]})
+    assert page.evaluate("document.documentElement.scrollWidth") == NARROW[0], "a table is wider than the page"
+    page.set_viewport_size({"width": WIDE[0], "height": WIDE[1]})
     assert articles.get_by_role("button", name=re.compile("Sign out")).count() == 0
     assert articles.get_by_role("heading", level=1).count() == 0
     assert articles.locator(".text input, .text img, .text form, .text [id], .text [hx-get], .text style").count() == 0
