@@ -496,10 +496,13 @@ def test_what_this_watcher_has_in_work_waits_and_hides_no_other(scene: Scene) ->
 
 def test_a_settlement_that_an_earlier_watcher_may_have_applied_begins_no_pause(scene: Scene) -> None:
     pause = Pause(PauseReason.LIMITED, NOW, NOW + 600, "limit")
-    record = turn(scene, changed(DONE, pause=pause))
+    envelope = scene.mail()
+    entry = RetryEntry(envelope, 0, 0, NOW, revision=1)
+    record = turn(scene, changed(FAILED, outcome=Outcome.LIMITED, pause=pause, retry=entry), envelope=envelope)
     [one] = scene.run(recover(scene.room))
     scene.run(one.finish())  # type: ignore[arg-type]
-    assert record.envelope.id in scene.state.processed
+    assert scene.state.turns.is_settled(record.turn_id)
+    assert scene.state.retries.get(envelope.id) == entry
     assert scene.state.pause.read() is None
 
 
