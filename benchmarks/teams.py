@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests.broker_desk import PASSWORD, BrokerDesk, running_broker
-from tests.team_desk import TeamDesk, team_desk
+from tests.team_desk import TeamDesk, desk_in
 from tests.typed import COMMAND
 
 from agent_mailer.process.handle import ProcessIdentity
@@ -58,7 +58,7 @@ def _desk() -> Iterator[TeamDesk]:
             (base / name).mkdir(mode=0o700)
             patch.setenv(name, str(base / name))
         patch.setenv("AGENT_MAILER_SANDBOX", "off")
-        with team_desk(base, patch) as desk:
+        with desk_in(base, patch) as desk:
             yield desk
 
 

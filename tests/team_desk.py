@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,16 @@ class TeamDesk:
 
 @pytest.fixture
 def team_desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TeamDesk]:
+    with desk_in(tmp_path, monkeypatch) as found:
+        yield found
+
+
+@contextmanager
+def desk_in(base: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TeamDesk]:
     """What of it runs at the end is ended."""
-    found = TeamDesk(tmp_path)
+    found = TeamDesk(base)
     monkeypatch.setenv("AMP_TEAMS_DIR", str(found.teams))
-    monkeypatch.setenv("TMUX_TMPDIR", str(tmp_path))
+    monkeypatch.setenv("TMUX_TMPDIR", str(base))
     monkeypatch.delenv("TMUX", raising=False)
     yield found
     for process in found.watching().values():
