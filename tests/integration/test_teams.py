@@ -272,6 +272,26 @@ def test_a_team_by_the_clock_sends_what_its_file_says_and_a_person_changed(amp: 
     assert (refused.status, "never" in refused.err) == (78, True), refused
 
 
+def test_a_key_of_an_agent_that_the_teams_file_has_is_changed_with_a_word(amp: Amp, teams: Path) -> None:
+    made = ("--local", "--runtime", "command", "--command", "cat", "--template", "solo-with-reviewer")
+    assert amp("init", *made).status == 0
+    file, workdir = teams / "shop" / "team.yaml", teams / "shop" / "agents" / "shop_coder"
+    word = f"stands in {file}: change it there, too, or the next amp up --dir {teams / 'shop'} writes it again"
+    for key, value, said in (
+        ("permission_mode", "plan", True),
+        ("command", "tac", True),
+        ("max_retries", "4", False),
+        ("limits.dollars_per_day", "20", False),
+    ):
+        done = type_in(workdir, "config", "set", key, value)
+        assert (done.status, word in " ".join(done.err.split())) == (0, said), done
+    file.write_text(file.read_text().replace("  role: coder\n", "  role: coder\n  limits:\n    dollars_per_day: 9\n"))
+    assert amp("init").status == 0
+    assert word in " ".join(type_in(workdir, "config", "unset", "limits.dollars_per_day").err.split())
+    assert type_in(workdir, "config", "get", "permission_mode").out.strip() == "acceptEdits"
+    assert type_in(workdir, "config", "get", "max_retries").out.strip() == "4"
+
+
 def test_which_team_is_meant(amp: Amp, project: Path, teams: Path, tmp_path: Path) -> None:
     nobody = amp("status")
     assert (nobody.status, "none was made before" in nobody.err) == (78, True), nobody

@@ -76,6 +76,8 @@ def test_who_leaves_the_team_is_watched_no_more_and_keeps_its_folder(team_desk: 
     assert team_desk.amp("up", "--detach").status == 0
     until(lambda: set(team_desk.watching()) == {"shop_coder"}, "the reviewer's watcher has ended")
     assert team_desk.agent("reviewer").folder.path.is_dir()
+    everybody = type_in(team_desk.team, "status", "--all", "--json").json["workdirs"]
+    assert [Path(one["workdir"]).name for one in everybody] == ["shop_coder"], "nobody is missed who has left"
     assert "- reviewer:" not in (team_desk.agent("coder").workdir / "AGENT.md").read_text()
 
 

@@ -98,6 +98,7 @@ def set_key(
     _tell_when(place, [key])
     _tell_untrusted(place)
     _tell_masked(key)
+    _tell_team(place, key)
 
 
 @app.command("get", cls=FastCommand)
@@ -156,6 +157,7 @@ def unset(
     _tell_when(place, [key])
     _tell_untrusted(place)
     _tell_masked(key)
+    _tell_team(place, key)
     for name, flag in place.missing() if key.partition(".")[0] == key else []:
         if name == key:
             note(f"warning: watch needs {name}: agent-mailer config set {name} VALUE, or {flag}")
@@ -357,6 +359,19 @@ def _tell_masked(key: str) -> None:
     name = f"AGENT_MAILER_{key.upper()}"
     if name in os.environ:
         note(f"warning: {name} is set and counts before the file")
+
+
+def _tell_team(place: Workplace, key: str) -> None:
+    """In a team the team's file has the last word on what it names."""
+    from agent_mailer.teams.stopped import AGENTS, at
+
+    if place.workdir.parent.name != AGENTS:
+        return
+    from agent_mailer.teams.making import file_with
+
+    if (file := file_with(place.workdir, key)) is not None:
+        up = f"amp up {at(file.parent)}"
+        note(f"warning: {key} stands in {file}: change it there, too, or the next {up} writes it again")
 
 
 def _plain(place: Workplace) -> dict[str, object]:

@@ -33,6 +33,11 @@ class Workdirs:
         self._disk.make_directory(self._folder)
         self._disk.replace(path, os.fsencode(workdir) + b"\n", sync=Sync.NONE)
 
+    def forget(self, workdir: Path) -> None:
+        """It is not shown among the others until its watcher starts again. Raises OSError."""
+        with suppress(FileNotFoundError):
+            self._disk.remove(self._folder / _name_of(workdir))
+
     def all(self) -> list[Path]:
         """Those that are there, by path, each once however many names it has; files of those that are gone go."""
         found: dict[tuple[int, int], Path] = {}

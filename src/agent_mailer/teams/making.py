@@ -28,6 +28,7 @@ from agent_mailer.setup.logins import Login
 from agent_mailer.setup.registering import Registration, register
 from agent_mailer.setup.sandbox import settle_sandbox
 from agent_mailer.setup.workdir import set_up
+from agent_mailer.teams.kept import has_team, standing
 from agent_mailer.teams.place import START, STOP
 from agent_mailer.teams.plan import FILE, Member, Team, body_of, leaves_of, written
 from agent_mailer.teams.stopped import AGENTS, at
@@ -246,6 +247,20 @@ def _bytes(path: Path) -> bytes | None:
         return read_regular(path, follow=True)
     except FileNotFoundError:
         return None
+
+
+def file_with(workdir: Path, key: str) -> Path | None:
+    """The file of a team from which the next `amp up` writes that key of the workdir's configuration again, if one."""
+    directory = workdir.parent.parent
+    if not has_team(directory):
+        return None
+    with suppress(ConfigFault):
+        team = standing(directory).team
+        for member in team.members:
+            values = _values(team, member, directory, None, team.mode)
+            if member.name == workdir.name and key in {leaf for one in values.items() for leaf, _ in leaves_of(*one)}:
+                return directory / FILE
+    return None
 
 
 def workplaces(team: Team, directory: Path) -> dict[str, Workplace]:

@@ -29,10 +29,11 @@ from agent_mailer.service.folder import Units, units_folder
 from agent_mailer.service.install import install, own_program, plan, uninstall
 from agent_mailer.service.manager import UserManager
 from agent_mailer.state.lock import LockHolder, holder_of
+from agent_mailer.state.workdirs import known_workdirs
 from agent_mailer.teams.kept import changing, standing
 from agent_mailer.teams.making import workplaces
 from agent_mailer.teams.session import Session
-from agent_mailer.teams.stopped import at
+from agent_mailer.teams.stopped import AGENTS, at
 from agent_mailer.views.pulse import Ping, ping
 
 READY_SECONDS = 60.0
@@ -280,12 +281,19 @@ def _at_work(place: Workplace, *, graced: bool) -> str:
 
 
 def dismiss(directory: Path, places: Mapping[str, Workplace]) -> Iterator[str]:
-    """The watchers of agents that are in the team no more are told to end; their folders stay. Raises MailerError."""
+    """Agents that are in the team no more: their watchers are told to end, nobody is missed there, their folders stay.
+
+    Raises MailerError.
+    """
     running = watchers(places)
     remove_services(places)
-    for name, process in running.items():
-        send(process, signal.SIGTERM)
-        yield f"{name} is in the team no more: its watcher ends, {directory / 'agents' / name} stays"
+    for name, place in places.items():
+        if name in running:
+            send(running[name], signal.SIGTERM)
+        with suppress(OSError):
+            known_workdirs(place.disk).forget(place.workdir)
+        ends = "its watcher ends, " if name in running else ""
+        yield f"{name} is in the team no more: {ends}{directory / AGENTS / name} stays"
 
 
 def _start_apart(place: Workplace, words: Sequence[str], directory: Path) -> CommandApart:
