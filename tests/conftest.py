@@ -51,12 +51,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = wanted
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's home folder during the test: an empty one. The XDG folders lie in it."""
+def _move_home(folder: Path, patch: pytest.MonkeyPatch) -> Path:
     for name in [name for name in os.environ if name.startswith(SCRUBBED)]:
-        monkeypatch.delenv(name)
-    folder = tmp_path_factory.mktemp("home")
+        patch.delenv(name)
     places = {
         "HOME": folder,
         "XDG_CONFIG_HOME": folder / ".config",
@@ -67,10 +64,32 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     }
     for name, place in places.items():
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        monkeypatch.setenv(name, str(place))
+        patch.setenv(name, str(place))
     # What `init` would choose here is not the same everywhere; tests of the sandbox choose for themselves.
-    monkeypatch.setenv("AGENT_MAILER_SANDBOX", "off")
+    patch.setenv("AGENT_MAILER_SANDBOX", "off")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home_of_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests share is made in no home of a person's either."""
+    with pytest.MonkeyPatch.context() as patch:
+        _move_home(tmp_path_factory.mktemp("home"), patch)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home_of_module(home_of_all: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a module's tests share finds nothing that another module has left."""
+    with pytest.MonkeyPatch.context() as patch:
+        _move_home(tmp_path_factory.mktemp("home"), patch)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def home(home_of_module: None, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's home folder during the test: an empty one. The XDG folders lie in it."""
+    return _move_home(tmp_path_factory.mktemp("home"), monkeypatch)
 
 
 @pytest.hookimpl(trylast=True)

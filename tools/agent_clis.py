@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -81,11 +82,14 @@ def _install_anew(folder: str, packages: Mapping[str, str]) -> None:
     done = run_command(argv, env=os.environ, cwd=fresh)
     if done.status:
         raise UnavailableFault("npm_failed", f"npm could not install them:\n{done.output.strip()[-2000:]}", "")
-    for name, package in packages.items():
-        version = package.rpartition("@")[2]
-        answer = run_command([str(fresh / "node_modules" / ".bin" / name), "--version"], env=os.environ, cwd=fresh)
-        if answer.status or version not in answer.output:
-            raise UnavailableFault("cli_broken", f"{package} does not start: {answer.output.strip()[:500]}", "")
+    with tempfile.TemporaryDirectory(prefix="agent-clis-") as home:
+        # Some make their folders in the home of whoever only asks for their version.
+        env = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")} | {"HOME": home}
+        for name, package in packages.items():
+            version = package.rpartition("@")[2]
+            answer = run_command([str(fresh / "node_modules" / ".bin" / name), "--version"], env=env, cwd=fresh)
+            if answer.status or version not in answer.output:
+                raise UnavailableFault("cli_broken", f"{package} does not start: {answer.output.strip()[:500]}", "")
     (fresh / _STAMP).write_text(_wanted(folder))
     shutil.rmtree(TOOLS / folder, ignore_errors=True)
     fresh.rename(TOOLS / folder)

@@ -20,9 +20,7 @@ from tests.typed import type_in
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     desk = Desk(tmp_path_factory.mktemp("own"))
-    (desk.workdir / "nightly.md").write_text("look")
-    nightly = {"name": "nightly", "cron": "0 3 * * *", "subject": "What broke?", "body": "nightly.md"}
-    desk.configure(limits={"tokens_per_day": 3}, schedule=[nightly])
+    desk.configure(limits={"tokens_per_day": 3})
     return desk
 
 
@@ -158,15 +156,22 @@ def test_a_limit_is_raised_for_today_and_a_note_is_read(console: OwnConsole, des
     assert "is no limit" in console.get("/console/agent", id=agent).text
 
 
-def test_what_leaves_by_the_clock_is_shown(console: OwnConsole, desk: Desk) -> None:
-    for path in ("/console/schedules", f"/console/agent?id={desk.workdir}"):
-        page = console.get(path).text
-        assert re.search(r">nightly</t[dh]>.*?<time datetime=", page, re.DOTALL), path
-    (desk.workdir / "nightly.md").write_text("something else")
-    assert "has changed since it was trusted" in console.get("/console/schedules").text
-    assert "What its schedule nightly sends does not leave" in console.get("/console/needs").text
+def test_what_leaves_by_the_clock_is_shown(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
     (desk.workdir / "nightly.md").write_text("look")
-    assert "does not leave:" not in console.get("/console/needs").text
+    nightly = {"name": "nightly", "cron": "0 3 * * *", "subject": "What broke?", "body": "nightly.md"}
+    desk.configure(schedule=[nightly])
+    desk.place().trust.remember()  # as its first watcher does
+    with own_console(desk.workdir) as console:
+        console.enter()
+        for path in ("/console/schedules", f"/console/agent?id={desk.workdir}"):
+            page = console.get(path).text
+            assert re.search(r">nightly</t[dh]>.*?<time datetime=", page, re.DOTALL), path
+        (desk.workdir / "nightly.md").write_text("something else")
+        assert "has changed since it was trusted" in console.get("/console/schedules").text
+        assert "What its schedule nightly sends does not leave" in console.get("/console/needs").text
+        (desk.workdir / "nightly.md").write_text("look")
+        assert "does not leave:" not in console.get("/console/needs").text
 
 
 def test_a_question_is_answered_in_place_once(console: OwnConsole, desk: Desk) -> None:
