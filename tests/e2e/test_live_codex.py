@@ -106,3 +106,33 @@ def test_a_session_beside_an_agent_is_rung_for_its_mail_takes_it_and_answers_in_
         screen.press("Enter")
         screen.until("it has its answer")
         assert ["42 km" in text for text in home.planner_has()] == [True]
+
+
+def test_mail_that_comes_while_the_person_types_is_answered_and_what_is_typed_stays(
+    tmp_path: Path, fake: FakeOpenAI
+) -> None:
+    home = codex_home(tmp_path, fake)
+    home.plugin("install", "codex")
+    begun, rest = "please rename the river", " to Orinoco"
+    with home.watching_live_first(), at_codex(home) as screen:
+        fake.script(Say("hi"))
+        submit(screen, "hello")
+        home.until_somebody_listens()
+        screen.until("hi")
+        screen.type(begun, enter=False)
+        screen.until(begun)
+        fake.script(mail("take", id=YEAR), mail("answer", id=YEAR, body="42 km"), Say("it has its answer"))
+        before = len(fake.asked)
+        home.planner_writes("How far is it?")
+        screen.until('run tool "answer"')
+        screen.press("Enter")
+        screen.until("it has its answer", begun)
+        assert ["42 km" in text for text in home.planner_has()] == [True]
+        assert begun not in " ".join(fake.texts(before))
+        # It goes on where it was, and nothing else was put into it.
+        home.until_somebody_listens()
+        before = len(fake.asked)
+        fake.script(Say("renamed"))
+        submit(screen, rest)
+        screen.until("renamed")
+        assert begun + rest in [text.strip() for text in fake.texts(before)]
