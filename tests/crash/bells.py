@@ -23,7 +23,7 @@ from tests.crash.seeded import SeededLoop
 from agent_mailer.disk import Disk
 from agent_mailer.live.doorbell import RUNG, Doorbell, quietly
 from agent_mailer.live.heard import Heard, Moment, Program
-from agent_mailer.live.sessions import LiveSessions
+from agent_mailer.live.sessions import LiveSession, LiveSessions
 from agent_mailer.people import Person, arrivals
 from agent_mailer.state.presence import Presence
 
@@ -57,8 +57,8 @@ class BelledSession:
         self.kills = 0
         self._said: list[str] = []
         environ = {"CLAUDE_CODE_ENTRYPOINT": "cli", "CLAUDE_PID": str(os.getpid())}
-        sessions, presence = LiveSessions(base / "live", Disk()), Presence(base / "project", Disk())
-        self._bell = Doorbell(sessions, person, environ, lambda _: None, self._said.append, presence)
+        self._sessions, presence = LiveSessions(base / "live", Disk()), Presence(base / "project", Disk())
+        self._bell = Doorbell(self._sessions, person, environ, lambda _: None, self._said.append, presence)
         self._hook: asyncio.Task[int] | None = None
 
     async def sit(self) -> None:
@@ -89,6 +89,11 @@ class BelledSession:
             loop.kill(self._life)
             self.kills += 1
             self._hook = None
+
+    def counted(self) -> list[str]:
+        """What no hook rings for any more: it was told, or was there before the first of them had begun."""
+        known = self._sessions.known(LiveSession(Program.CLAUDE, self.name))
+        return [] if known is None else [*known.told, *known.before]
 
     async def _listen(self, call: Heard) -> int:
         return await greenlet_spawn(quietly, lambda: self._bell.hear(Program.CLAUDE, call, os.getpid()))

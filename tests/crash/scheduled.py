@@ -40,9 +40,9 @@ def naming(seed: int, told: Callable[[], Sequence[str]]) -> Iterator[None]:
         raise
 
 
-def find_planted(base: Path, module: str, right: str, wrong: str, test: str, schedules: int) -> None:
+def find_planted(base: Path, module: str, right: str, wrong: str, test: str, schedules: int, first: int = 0) -> None:
     """In a copy below `base` whose `module` has `wrong` for `right` the quick form of the `test` fails, and says by
-    which seed.
+    which seed: one of so many from the `first` on.
     """
     copy = base / "src" / "agent_mailer"
     shutil.copytree(FOLDER, copy)
@@ -50,7 +50,7 @@ def find_planted(base: Path, module: str, right: str, wrong: str, test: str, sch
     text = (copy / module).read_text()
     assert text.count(right) == 1
     (copy / module).write_text(text.replace(right, wrong))
-    env = {**os.environ, "PYTHONPATH": str(copy.parent), "SCHEDULES": str(schedules), "SCHEDULE_SEED": "0"}
+    env = {**os.environ, "PYTHONPATH": str(copy.parent), "SCHEDULES": str(schedules), "SCHEDULE_SEED": str(first)}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "quick", test],
         cwd=_PROJECT,
