@@ -39,6 +39,8 @@ def commands() -> None:
         # Whoever sends is told where nobody watches, which is looked for among all workdirs that the user has.
         os.environ["XDG_STATE_HOME"] = str(d.base / "state")
         of = ["--workdir", str(d.workdir)]
+        d.send()
+        d.once()
         to_send = ["send", "--to", "coder", "--body", "please", *of]
         quiet([*CLI, *to_send])
         for name, words, wanted in (

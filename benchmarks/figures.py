@@ -191,6 +191,19 @@ def big_state() -> None:
         )
 
 
+def lists() -> None:
+    """What is shown of 100,000 sessions and of as many dead letters, after a watcher has taken the old files over."""
+    python = [sys.executable, "-c", "pass"]
+    with desk() as d:
+        _fill(d)
+        d.once()
+        for words in (("sessions", "list"), ("dead-letter", "list")):
+            shown = [*CLI, *words, "--workdir", str(d.workdir)]
+            took, least = alternating(7, lambda shown=shown: quiet(shown), lambda: quiet(python))
+            text = f"{took * 1e3:.0f} ms ({took / least:.0f} x python -c pass)"
+            row(f"{' '.join(words)} of {BIG:,}", text, "0.3 s", met=took <= 0.3)
+
+
 def _report(name: str, pair: tuple[float, float]) -> None:
     ratio = pair[0] / pair[1]
     text = f"{ratio:.2f} x ({pair[0] * 1e3:.0f} / {pair[1] * 1e3:.0f} ms)"
@@ -237,6 +250,7 @@ FIGURES = {
     "idle": idle,
     "startup": startup,
     "big-state": big_state,
+    "lists": lists,
     "guards": guards.looks,
     "growth": growth.growth,
     "questions": approvals.waiting,
