@@ -4,7 +4,6 @@ left with orphans.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import sys
@@ -350,6 +349,8 @@ def inherits_orphans() -> bool:
 def prctl_of_system() -> Callable[..., int] | None:
     if not sys.platform.startswith("linux"):
         return None
+    import ctypes  # who only knows processes by their names needs no calls
+
     try:
         function = ctypes.CDLL(None).prctl
     except (OSError, AttributeError):
