@@ -22,7 +22,7 @@ from agent_mailer.state.records import Phase, Settlement, TurnRecord
 from agent_mailer.watch.guards.budgets import UNITS, WHOSE, BudgetPolicy, Ledger, Shared, Spent, midnight
 from agent_mailer.watch.guards.calm import CalmPolicy, parse_hours, quiet_until, wanted_pause
 from agent_mailer.watch.guards.rounds import GuardPolicy, Round, Rounds, ring_of
-from agent_mailer.watch.guards.who import WhoPolicy
+from agent_mailer.watch.guards.who import WhoPolicy, bad_pattern, is_pattern
 
 NOON = datetime(2026, 6, 10, 12).astimezone().timestamp()
 
@@ -43,6 +43,9 @@ def mail(
         ("build-*", ["build-1", "Build-x"], ["rebuild-1"]),
         ("*@*.acme.example", ["a@x.acme.example"], ["a@acme.example"]),
         ("*", ["anybody", "a@b.c"], []),
+        # A name is that of a neighbour, whatever else has an @.
+        ("boss@here.example", ["boss@here.example"], ["boss@here.example@here.example", "boss"]),
+        ("a", ["a@here.example"], ["a@b@here.example", "a@b"]),
     ],
 )
 def test_a_pattern_fits_whom_it_names(pattern: str, fits: list[str], fits_not: list[str]) -> None:
@@ -54,6 +57,41 @@ def test_a_pattern_fits_whom_it_names(pattern: str, fits: list[str], fits_not: l
         assert (allow.why_held(mail(sender)), deny.why_held(mail(sender)) != "") == ("", True), sender
     for sender in fits_not:
         assert (allow.why_held(mail(sender)) != "", deny.why_held(mail(sender))) == (True, ""), sender
+
+
+def test_who_is_denied_by_a_glob_only_is_worked_on_where_he_is_a_person() -> None:
+    for pattern, held in (("b?ss", False), ("[b]oss", False), ("*", False), ("boss", True), ("BOSS", True)):
+        who = WhoPolicy(deny=(pattern,), people=("boss",), address="coder")
+        assert bool(who.why_held(mail("boss"))) is held, pattern
+    assert WhoPolicy(people=("*",)).is_person("") is False
+
+
+def test_where_answers_are_to_go_has_to_be_allowed_too() -> None:
+    why = WhoPolicy(allow=("boss",), address="coder").why_held(mail("boss", reply_to="boss@other:project"))
+    assert why == "allow_from has its sender, but not the place where its answers are to go"
+
+
+def test_a_long_pattern_is_shown_within_sixty_characters() -> None:
+    assert WhoPolicy(deny=("*" * 200,)).why_held(mail("x")) == f"deny_from has {'*' * 59}…"
+
+
+@pytest.mark.parametrize("pattern", ["b*", "b?", "[b]", "@acme.example", "kind:question", "KIND:x"])
+def test_what_stands_for_several_senders_is_a_pattern(pattern: str) -> None:
+    assert is_pattern(pattern)
+
+
+@pytest.mark.parametrize("address", ["boss", "boss@acme.example", "X", "kind"])
+def test_one_address_is_no_pattern(address: str) -> None:
+    assert not is_pattern(address)
+
+
+def test_what_fits_nothing_is_told() -> None:
+    for bad in ("", "[boss]", "[a, b]", "a b", "a,b", '"a"', "a'", "a\x07", "a\tb"):
+        assert bad_pattern(["boss", bad]) == f"{bad!r} is no address: nothing fits it"
+    kinds = ", ".join(Kind)
+    assert bad_pattern(["kind:nothing"]) == f"'kind:nothing' names no kind of mail: kind: and one of {kinds}"
+    sound = ("boss", "*", "[ab]?", "[ab]c[d]", "b]", "@x", "X", "kind:question", "KIND:Question", "boss@acme.example")
+    assert bad_pattern(sound) == ""
 
 
 def test_why_it_is_held_shows_the_pattern_as_it_was_written() -> None:
