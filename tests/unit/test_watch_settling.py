@@ -120,7 +120,7 @@ def test_what_is_to_be_tried_again_is_written_down_and_is_not_done(
     scene: Scene, reports: list[tuple[str, Progress]]
 ) -> None:
     envelope = scene.mail()
-    entry = RetryEntry(envelope, 2, 3, NOW + 30.04, revision=4)
+    entry = RetryEntry(envelope, 2, 3, NOW + 30.06, revision=4)
     record = turn(scene, changed(FAILED, retry=entry), envelope=envelope)
     apply(scene, record)
     assert scene.state.retries.get(envelope.id) == entry
@@ -133,7 +133,7 @@ def test_what_is_to_be_tried_again_is_written_down_and_is_not_done(
         "thread": envelope.thread,
         "outcome": "failed",
         "attempts": 2,
-        "in_seconds": 30.0,
+        "in_seconds": 30.1,
     }
     assert said(scene, EventName.MESSAGE_DONE) == []
     assert scene.state.turns.is_settled(record.turn_id)
@@ -199,6 +199,10 @@ def test_what_changed_of_others_reserved_files_is_told_once(scene: Scene) -> Non
     assert (told["turn_id"], told["thread"]) == (record.turn_id, record.envelope.thread)
     assert told["file"] == " ".join(f"f{n}.py" for n in range(10))
     assert "files changed that others have reserved: f0.py (ann has *.py" in told["why"]
+    # An earlier watcher was killed before it told.
+    other = turn(scene, changed(DONE, touched=files), envelope=scene.mail(body="x"))
+    apply(scene, other, again=True)
+    assert [one["turn_id"] for one in said(scene, EventName.RESERVATION_TOUCHED)] == [record.turn_id, other.turn_id]
 
 
 def test_notes_of_a_turn_that_ended_well_are_the_agents_and_of_another_they_are_kept(scene: Scene) -> None:
@@ -265,6 +269,16 @@ def test_of_a_batch_what_failed_is_tried_again_though_the_rest_is_done(scene: Sc
     assert scene.state.retries.get(second.id) == entry
     [told] = said(scene, EventName.RETRY_SCHEDULED)
     assert (told["turn_id"], told["message_id"]) == (record.turn_id, second.id)
+
+
+def test_a_thread_has_moved_on_where_the_first_of_a_batch_is_done(scene: Scene) -> None:
+    asks = changed(DONE, outcome=Outcome.BLOCKED, question="Which one?")
+    apply(scene, turn(scene, asks, envelope=scene.mail(thread="th")))
+    assert len(scene.state.questions.all()) == 1
+    later, second = changed(DONE, decided_at=NOW + 5), scene.mail(body="three", thread="th")
+    again = Batched(second, settlement=changed(FAILED, retry=RetryEntry(second, 1, 1, NOW + 30)))
+    apply(scene, turn(scene, later, envelope=scene.mail(body="two", thread="th"), batch=(again,)))
+    assert scene.state.questions.all() == []
 
 
 def test_what_a_person_is_asked_is_written_down_and_no_retry_is_told(scene: Scene) -> None:
