@@ -63,7 +63,8 @@ def test_who_is_denied_by_a_glob_only_is_worked_on_where_he_is_a_person() -> Non
     for pattern, held in (("b?ss", False), ("[b]oss", False), ("*", False), ("boss", True), ("BOSS", True)):
         who = WhoPolicy(deny=(pattern,), people=("boss",), address="coder")
         assert bool(who.why_held(mail("boss"))) is held, pattern
-    assert WhoPolicy(people=("*",)).is_person("") is False
+    assert WhoPolicy(people=("*",), address="coder").is_person("") is False
+    assert WhoPolicy(allow=("boss",), address="coder").why_held(mail("boss@coder")) != "", "there is no domain here"
 
 
 def test_where_answers_are_to_go_has_to_be_allowed_too() -> None:

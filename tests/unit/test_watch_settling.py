@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,8 @@ def turn(scene: Scene, settlement: Settlement | None = DONE, **more: Any) -> Tur
     envelope = more.pop("envelope", None) or scene.mail()
     scene.run(scene.room.mailbox.claim(envelope))
     phase = Phase.SETTLING if settlement is not None else Phase.RUNNING
-    record = TurnRecord(new_turn_id(NOW), envelope, phase, "command", NOW - 20, process=RAN, settlement=settlement)
+    name = new_turn_id(more.pop("moment", NOW))
+    record = TurnRecord(name, envelope, phase, "command", NOW - 20, process=RAN, settlement=settlement)
     for key, value in more.items():
         setattr(record, key, value)
     scene.state.turns.create(record)
@@ -499,7 +501,7 @@ def test_who_begins_clears_away_answers_that_nobody_fetched(scene: Scene) -> Non
 
 
 def test_what_this_watcher_has_in_work_waits_and_hides_no_other(scene: Scene) -> None:
-    ours, other = turn(scene, None), turn(scene, None, envelope=scene.mail(body="other"))
+    ours, other = turn(scene, None), turn(scene, None, envelope=scene.mail(body="other"), moment=NOW + 1)
     again = turn(scene, None, envelope=ours.envelope, phase=Phase.CLAIMED, process=None)
     scene.room.work[ours.turn_id] = Work(ours.envelope, At.RUNNING, {ours.envelope.id})
     assert [one.record.turn_id for one in scene.run(recover(scene.room))] == [other.turn_id]
@@ -534,3 +536,38 @@ def test_of_a_batch_one_message_that_still_waits_is_enough(scene: Scene) -> None
         assert (record.envelope.id not in scene.state.processed) is put_away
         assert scene.state.turns.is_settled(record.turn_id)
         (scene.box / "new" / waits.locator).unlink()
+
+
+def test_what_was_to_be_sent_again_is_sent_though_its_message_waits(scene: Scene) -> None:
+    envelope = scene.mail()
+    sent = changed(DONE, items=(SettledItem(Outgoing("o-1", "user", "t", "payload"), ItemState.DELIVERED),))
+    record = TurnRecord(new_turn_id(NOW), envelope, Phase.SETTLING, "command", NOW, settlement=sent, resends="gone 0")
+    scene.state.turns.create(record)
+    [one] = scene.run(recover(scene.room))
+    scene.run(one.finish())  # type: ignore[arg-type]
+    assert said(scene, EventName.TURN_DROPPED) == []
+    assert envelope.id not in scene.state.processed
+
+
+def test_what_an_open_turn_left_running_ends_whatever_becomes_of_it(scene: Scene) -> None:
+    damaged = turn(scene, None, phase=Phase.CLAIMED, process=None)
+    (scene.state.turns.path(damaged.turn_id) / "turn.json").write_text("{")
+    unbegun = turn(scene, None, envelope=scene.mail(body="two"), phase=Phase.CLAIMED, process=None)
+    waits = scene.mail(body="three")
+    nobodys = TurnRecord(new_turn_id(NOW), waits, Phase.SETTLING, "command", NOW - 20, settlement=DONE)
+    scene.state.turns.create(nobodys)
+    left = {
+        name: subprocess.Popen(["sleep", "600"], env={**os.environ, "AGENT_MAILER_TURN_ID": name})
+        for name in (damaged.turn_id, unbegun.turn_id, nobodys.turn_id)
+    }
+    try:
+        work = {one.record.turn_id: one for one in scene.run(recover(scene.room))}
+        assert [name for name, process in left.items() if process.poll() is not None] == [damaged.turn_id]
+        for name in (unbegun.turn_id, nobodys.turn_id):
+            scene.run(work[name].finish())  # type: ignore[arg-type]
+            assert left[name].poll() is not None
+    finally:
+        for process in left.values():
+            process.kill()
+            process.wait()
+    assert "it settles a message that waits still" in [one["why"] for one in said(scene, EventName.STATE_DAMAGED)]
