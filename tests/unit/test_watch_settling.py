@@ -218,6 +218,11 @@ def test_notes_of_a_turn_that_ended_well_are_the_agents_and_of_another_they_are_
     apply(scene, turn(scene, changed(DONE, notes=(note,)), envelope=scene.mail(body="x")))
     after = [path for path in scene.desk.state.rglob("*.md") if "remember this" in path.read_text()]
     assert after
+    scene.room.policy = msgspec.structs.replace(scene.room.policy, global_note_fixed=True)
+    fixed = NoteWrite(NoteScope.GLOBAL, "and this")
+    apply(scene, turn(scene, changed(DONE, notes=(fixed,)), envelope=scene.mail(body="y")))
+    notes = [path for path in (scene.desk.state / "memory").rglob("*") if path.is_file()]
+    assert not any(b"and this" in path.read_bytes() for path in notes), "nobody changes a note that is fixed"
 
 
 def test_what_did_not_leave_is_noted_and_stays_in_the_record(scene: Scene) -> None:
