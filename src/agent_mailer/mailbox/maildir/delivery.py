@@ -110,11 +110,16 @@ def _end(root: Path, item: Outgoing) -> tuple[Path, str]:
 
 
 def holds(path: Path, data: bytes) -> bool | None:
-    """Whether the file has exactly these bytes; None if there is no such name. What is no file has not."""
+    """Whether the file has exactly these bytes; None if there is no such name. What is no file has not.
+
+    Raises OSError where its folder does not say whether the name is there, and for a sick disk.
+    """
     try:
-        if os.lstat(path).st_size != len(data):
-            return False
-        return read_regular(path, len(data)) == data
+        size = os.lstat(path).st_size
+    except FileNotFoundError:
+        return None
+    try:
+        return size == len(data) and read_regular(path, len(data)) == data
     except FileNotFoundError:
         return None
     except OSError as fault:
