@@ -548,3 +548,24 @@ def test_of_two_claiming_processes_exactly_one_gets_each_message(box: Box) -> No
             claimer.wait()
     assert sorted(won[0] + won[1]) == expected
     assert box.names("inbox/cur") == [f"{name}.md" for name in expected]
+
+
+def test_a_message_in_a_folder_that_does_not_say_what_is_in_it_is_no_bad_one(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box.put("m1")
+    envelope, us = box.one(), os.geteuid()
+    uid = us or 4711  # the system shows root what is shut
+    for path in (box.root, *box.root.rglob("*")):
+        os.chown(path, uid, -1)
+    monkeypatch.chdir(box.root)  # what lies above is root's alone
+    mailbox = MaildirMailbox(Disk(), Path(), "alice")
+    box.paths.new.chmod(0)
+    try:
+        os.seteuid(uid)
+        with pytest.raises(MailboxUnavailable, match="Permission denied"):
+            asyncio.run(mailbox.read(envelope))
+    finally:
+        os.seteuid(us)
+        box.paths.new.chmod(0o700)
+    assert isinstance(asyncio.run(mailbox.read(envelope)), Message)

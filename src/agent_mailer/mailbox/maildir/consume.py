@@ -278,9 +278,13 @@ def _name(locator: str) -> str | Gone:
 
 
 def _parse(path: Path) -> Message | Malformed | None:
-    """The file as it is now; None if there is none. Raises OSError for a sick disk."""
+    """The file as it is now; None if there is none. Raises OSError for a sick disk, or a folder that does not say."""
     try:
-        if not stat.S_ISREG(os.lstat(path).st_mode):
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return None
+    try:
+        if not stat.S_ISREG(mode):
             return Malformed(Reason.PARSE_ERROR, "not a regular file")
         return parse_message(read_regular(path, MAX_MESSAGE_BYTES), path.name)
     except FileNotFoundError:
