@@ -46,6 +46,7 @@ def mail(
         # A name is that of a neighbour, whatever else has an @.
         ("boss@here.example", ["boss@here.example"], ["boss@here.example@here.example", "boss"]),
         ("a", ["a@here.example"], ["a@b@here.example", "a@b"]),
+        ("a@b", ["a@b"], ["a@b@here.example", "a@here.example"]),
     ],
 )
 def test_a_pattern_fits_whom_it_names(pattern: str, fits: list[str], fits_not: list[str]) -> None:

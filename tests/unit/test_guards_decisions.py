@@ -596,18 +596,20 @@ def _bytes(words: str) -> float:
 
 
 def test_what_is_silence() -> None:
-    assert listen(BOTH, [], 0.0, None, 1000.0) == Heard()
-    assert listen(BOTH, [960.0], 0.0, None, 1000.0) == Heard((), 1010.0)
-    assert listen(BOTH, [0.0], 0.0, None, 10.0) == Heard((), 50.0), "nobody has rested"
-    assert listen(BOTH, [900.0], 0.0, None, 1000.0).silent == ((Silence.MAIL_WAITS, 900.0), (Silence.NO_TURN, 900.0))
-    assert listen(BOTH, [900.0], 990.0, None, 1000.0).silent == ((Silence.MAIL_WAITS, 900.0),)
-    assert listen(BOTH, [9e9], 0.0, None, 1000.0) == Heard((), 1050.0), "a sender's clock that is ahead"
-    assert listen(BOTH, [0.0], 0.0, None, 1000.0, rested=990.0) == Heard((), 1040.0)
-    assert listen(AlarmPolicy(), [0.0], 0.0, None, 1000.0) == Heard()
+    assert listen(BOTH, [], 0.0, None, 1000.0, 0.0) == Heard()
+    assert listen(BOTH, [960.0], 0.0, None, 1000.0, 0.0) == Heard((), 1010.0)
+    assert listen(BOTH, [900.0], 0.0, None, 1000.0, 0.0).silent == (
+        (Silence.MAIL_WAITS, 900.0),
+        (Silence.NO_TURN, 900.0),
+    )
+    assert listen(BOTH, [900.0], 990.0, None, 1000.0, 0.0).silent == ((Silence.MAIL_WAITS, 900.0),)
+    assert listen(BOTH, [9e9], 0.0, None, 1000.0, 0.0) == Heard((), 1050.0), "a sender's clock that is ahead"
+    assert listen(BOTH, [0.0], 0.0, None, 1000.0, 990.0) == Heard((), 1040.0)
+    assert listen(AlarmPolicy(), [0.0], 0.0, None, 1000.0, 0.0) == Heard()
     assert tuple(Silence) == AlarmPolicy.__struct_fields__, "each is told by the name of its limit"
 
 
 def test_what_somebody_wanted_is_none() -> None:
     for reason in PauseReason:
-        heard = listen(BOTH, [0.0], 0.0, Pause(reason, 0.0), 1000.0)
+        heard = listen(BOTH, [0.0], 0.0, Pause(reason, 0.0), 1000.0, 0.0)
         assert (heard == Heard()) == (reason in (PauseReason.BY_HAND, PauseReason.QUIET_HOURS))

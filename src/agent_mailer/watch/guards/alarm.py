@@ -45,7 +45,7 @@ def listen(
     last_turn: float,
     pause: Pause | None,
     now: float,
-    rested: float = 0.0,
+    rested: float,
 ) -> Heard:
     """`waiting`: when the mail was written that waits and is not in work; `last_turn`: when one was last begun; until
     `rested` nobody was to work.

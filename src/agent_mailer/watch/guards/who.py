@@ -88,7 +88,7 @@ def _fits(pattern: str, address: str, who: WhoPolicy) -> bool:
     if fnmatchcase(found, wanted):
         return True
     name, at, domain = found.partition("@")
-    return bool(at) and "@" not in wanted and domain == who.address.casefold().partition("@")[2] and name == wanted
+    return bool(at) and domain == who.address.casefold().partition("@")[2] and name == wanted
 
 
 def is_pattern(text: str) -> bool:
