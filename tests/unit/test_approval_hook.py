@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from agent_mailer import beneath
 from agent_mailer.approvals import hook
 from agent_mailer.approvals.calls import MOST_INPUT, Call, as_input
 from agent_mailer.approvals.edits import EDITS, ELSEWHERE, note_edits, why_not
@@ -223,6 +224,24 @@ def test_the_program_ends_well_where_it_could_speak_and_denies_by_its_status_whe
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(call())))
     assert main() == 2
     assert as_json(PRE, Decision(Step.SILENCE), Dialect.CODEX) == ""
+
+
+def test_through_a_link_in_the_place_of_its_outbox_it_leaves_nothing_and_says_no(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(beneath, "_roots", beneath.Roots())
+    turn, elsewhere = tmp_path / "work" / ".agent-mailer" / "turns" / "t-1", tmp_path / "elsewhere"
+    turn.mkdir(parents=True)
+    elsewhere.mkdir()
+    (turn / "outbox").symlink_to(elsewhere)
+    write(Disk(), turn, TurnApprovals(RULES, refused=True))
+    monkeypatch.setattr(sys, "argv", ["hook", str(turn)])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(call(REQUEST))))
+    assert main() == 0
+    decision = json.loads(capsys.readouterr().out)["hookSpecificOutput"]["decision"]
+    assert decision["behavior"] == "deny"
+    assert "cannot tell whether this may be" in decision["message"]
+    assert list(elsewhere.iterdir()) == []
 
 
 # Edits of what somebody has reserved.
