@@ -79,3 +79,11 @@ class RefusedFault(MailerError):
     """Credentials were refused."""
 
     exit_code = ExitCode.REFUSED
+
+
+def look_at(path: object, error: OSError) -> str:
+    """The command that shows what keeps the system from it."""
+    import errno
+    import shlex
+
+    return f"{'df -h' if error.errno == errno.ENOSPC else 'ls -ld'} {shlex.quote(str(path))}"

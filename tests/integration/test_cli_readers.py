@@ -66,3 +66,19 @@ def test_what_was_to_be_trusted_is(tmp_path: Path) -> None:
     assert Workplace(desk.workdir).trust.verdict.changed
     unread(desk.workdir, "config", "trust", "--yes")
     assert not Workplace(desk.workdir).trust.verdict.changed
+
+
+@pytest.mark.parametrize("words", [("send", "coder", "hello"), ("mail", "reply", "ID", "--body", "hello")])
+def test_what_was_sent_is_said_to_be_where_its_id_cannot_be_printed(tmp_path: Path, words: tuple[str, ...]) -> None:
+    desk = trusted_desk(tmp_path)
+    first = type_in(desk.workdir, "send", "coder", "first").out.strip()
+    argv = [COMMAND, *(first if word == "ID" else word for word in words)]
+    if "reply" in words:
+        argv += ["--as", "coder"]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(argv, cwd=desk.workdir, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    said = " ".join(ended.stderr.split())
+    assert ended.returncode == 1
+    assert "error: sent as " in said
+    assert "typed again it would be sent again" in said
+    assert len([*desk.root.glob("agents/*/inbox/*/*.md")]) == 2

@@ -172,7 +172,7 @@ def test_mail_that_the_folder_does_not_give_holds_up_no_other_and_is_told_once(s
     assert scene.told(EventName.MESSAGE_SKIPPED) == []
     [trouble] = scene.told(EventName.MAILBOX_TROUBLE)
     assert "cur" in trouble["why"]
-    assert trouble["fix"].startswith("check the disk and the folder")
+    assert trouble["fix"].startswith("ls -ld ")
     assert scene.state.retries.get(two.id) is None
 
 

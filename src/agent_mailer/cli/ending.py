@@ -6,14 +6,13 @@ import errno
 import itertools
 import os
 import re
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol, cast
 
-from agent_mailer.cli.terminal.printing import OUTPUT, json_text, tell_error
-from agent_mailer.errors import ExitCode, MailerError, UsageFault, said_of
+from agent_mailer.cli.terminal.printing import OUTPUT, done_so_far, json_text, tell_error
+from agent_mailer.errors import ExitCode, MailerError, UsageFault, look_at, said_of
 from agent_mailer.names import printable
 
 _NAME = re.compile(r"[a-z][a-z-]*\Z")
@@ -93,6 +92,8 @@ def _folder_in(words: Sequence[str]) -> str:
 
 def _tell(fault: MailerError) -> None:
     """On stdout for a program that reads it there; where nobody takes it, for people."""
+    if done := done_so_far():
+        fault.message = f"{done}; after that: {fault.message}"
     if _wants_json() and fault.code != _NO_OUTPUT:
         body = {"error": {"code": fault.code, "message": fault.message, "fix": fault.fix}}
         try:
@@ -112,12 +113,13 @@ def _fault_of(error: OSError) -> MailerError:
     if error.filename == OUTPUT:
         _let_go()
         fix = "print it elsewhere: put > FILE behind the command, where df -h shows room"
+        if done_so_far():
+            fix = "agent-mailer mail sent shows it; typed again it would be sent again"
         return MailerError(_NO_OUTPUT, f"what this prints cannot be written: {words}", fix)
     if error.filename is None:
         return MailerError("system", f"the system: {words}", "df -h" if error.errno == errno.ENOSPC else "")
     path = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else str(error.filename)
-    look = f"df -h {shlex.quote(path)}" if error.errno == errno.ENOSPC else f"ls -ld {shlex.quote(path)}"
-    return MailerError("system", f"{path}: {words}", look)
+    return MailerError("system", f"{path}: {words}", look_at(path, error))
 
 
 def _let_go() -> None:

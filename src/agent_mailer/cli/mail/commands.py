@@ -39,7 +39,7 @@ from agent_mailer.cli.mail.reserving import release, reservations, reserve
 from agent_mailer.cli.mail.send import send
 from agent_mailer.cli.options import Json, MaildirRoot, Quiet, Workdir, configured
 from agent_mailer.cli.terminal.commands import FastCommand, group, single
-from agent_mailer.cli.terminal.printing import note, say, screen_text
+from agent_mailer.cli.terminal.printing import done, note, say, screen_text
 from agent_mailer.cli.terminal.progress import shown
 from agent_mailer.cli.terminal.tables import columns
 from agent_mailer.errors import UsageFault
@@ -206,7 +206,7 @@ def reply(
         return
     _not_outside(now)
     person = person_at(whose, workdir, maildir_root)
-    say(person.reply(_required(message_id), read_body(body, body_file), subject=subject, kind=parse_kind(kind)))
+    _told(person.reply(_required(message_id), read_body(body, body_file), subject=subject, kind=parse_kind(kind)))
 
 
 @app.command("forward", cls=FastCommand)
@@ -233,7 +233,12 @@ def forward(
         return
     _not_outside(now)
     person = person_at(whose, workdir, maildir_root)
-    say(person.forward(_required(message_id), recipients, text, subject=subject, kind=parse_kind(kind)))
+    _told(person.forward(_required(message_id), recipients, text, subject=subject, kind=parse_kind(kind)))
+
+
+def _told(message_id: str) -> None:
+    done(f"sent as {message_id}")
+    say(message_id)
 
 
 app.command("send", cls=FastCommand)(send)

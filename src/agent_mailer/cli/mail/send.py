@@ -35,7 +35,7 @@ from agent_mailer.cli.mail.options import (
 )
 from agent_mailer.cli.options import Json, MaildirRoot, Workdir
 from agent_mailer.cli.terminal.commands import FastCommand, single
-from agent_mailer.cli.terminal.printing import note, say
+from agent_mailer.cli.terminal.printing import done, note, say
 from agent_mailer.errors import ExitCode, UsageFault, said_of
 from agent_mailer.names import one_of, printable, split_addresses
 
@@ -202,6 +202,7 @@ def _send_and_wait_for(
     wanted = Fate(one_of(wait_for, (fate.value for fate in Fate), "--wait-for"))
     person.require_receipts(draft.to, wanted)
     sent = person.send(draft)
+    done(f"sent as {sent.id}")
     fate = person.wait_for_fate(sent, wanted, seconds)
     look = f"{said_of('agent-mailer mail receipts', workdir)} {sent.id}"
     if as_json:
@@ -218,10 +219,11 @@ def _send_and_wait_for(
 
 def _send_as_person(person: Person, draft: Draft, wait: int | None, workdir: str, *, as_json: bool) -> None:
     sent = person.send(draft)
+    done(f"sent as {sent.id}")
     waited = None
     if wait is not None:
-        done = "already sent" if sent.already else "delivered"
-        note(f"{done} to {', '.join(sent.recipients)}: {sent.id}")
+        how = "already sent" if sent.already else "delivered"
+        note(f"{how} to {', '.join(sent.recipients)}: {sent.id}")
         from agent_mailer.views.standing import Neighbours
 
         try:

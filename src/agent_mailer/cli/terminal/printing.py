@@ -15,6 +15,17 @@ _COMMAND = r"(?:agent-mailer|amp)(?: (?!(?:or|then|and|as)\b)[^\s,;:()]+)+"
 _JOINERS = "\u200c\u200d"
 OUTPUT = "standard output"
 
+_done: list[str] = []
+
+
+def done(what: str) -> None:
+    """What must not be done again by whoever sees only that the command has failed after it."""
+    _done.append(what)
+
+
+def done_so_far() -> str:
+    return "; ".join(_done)
+
 
 def say(text: str = "") -> None:
     """One or more lines on stdout; `text` is safe already. Raises OSError, whose file name is OUTPUT."""

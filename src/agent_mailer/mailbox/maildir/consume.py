@@ -23,10 +23,9 @@ from agent_mailer.mailbox.maildir.delivery import (
     receipt_name,
     temporary_name,
 )
-from agent_mailer.mailbox.maildir.digests import unreadable
+from agent_mailer.mailbox.maildir.digests import unavailable, unreadable
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, Malformed, Reason, from_locator, parse_message
 from agent_mailer.mailbox.maildir.layout import MAX_HANDLE, Paths
-from agent_mailer.mailbox.maildir.listing import unavailable
 from agent_mailer.mailbox.port import Envelope, Gone, Message, Unreadable
 from agent_mailer.names import path_name, printable
 

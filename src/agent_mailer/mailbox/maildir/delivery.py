@@ -22,6 +22,7 @@ from agent_mailer.clock import from_iso
 from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.errors import ConfigFault
 from agent_mailer.mailbox.maildir.compose import DEDUPE_ID
+from agent_mailer.mailbox.maildir.digests import unavailable
 from agent_mailer.mailbox.maildir.format import (
     MAX_MESSAGE_BYTES,
     Malformed,
@@ -40,7 +41,6 @@ from agent_mailer.mailbox.maildir.layout import (
     missing_folders,
     require_root,
 )
-from agent_mailer.mailbox.maildir.listing import unavailable
 from agent_mailer.mailbox.maildir.routes import check
 from agent_mailer.mailbox.port import Delivered, Delivery, MailboxUnavailable, Outgoing, Refused, Unknown
 from agent_mailer.names import path_name, printable

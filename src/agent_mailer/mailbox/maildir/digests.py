@@ -1,4 +1,6 @@
-"""What tells one file from another that has its name: by its content, or where that cannot be read, by its place."""
+"""What tells one file from another that has its name: by its content, or where that cannot be read, by its place; and
+what is said where the system tells nothing.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,9 @@ from typing import Final
 
 from agent_mailer.beneath import open_file
 from agent_mailer.disk import read_regular
+from agent_mailer.errors import look_at
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, TOO_LARGE, Malformed, to_locator
-from agent_mailer.mailbox.port import Unreadable
+from agent_mailer.mailbox.port import MailboxUnavailable, Unreadable
 from agent_mailer.names import sha256
 
 _END_BYTES: Final = 64 * 1024
@@ -56,3 +59,8 @@ def unreadable(path: Path, why: Malformed) -> Unreadable:
         file_digest(path),
         why.reply_to,
     )
+
+
+def unavailable(what: object, fault: OSError) -> MailboxUnavailable:
+    why = f"the mailbox cannot be used: {what}: {fault.strerror or fault}"
+    return MailboxUnavailable("mailbox_unavailable", why, look_at(what, fault))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from agent_mailer.disk import read_regular
 from agent_mailer.lying import AT_ONCE, Listed, Lying, Read, lies, until_at_rest
-from agent_mailer.mailbox.maildir.digests import unreadable
+from agent_mailer.mailbox.maildir.digests import unavailable, unreadable
 from agent_mailer.mailbox.maildir.format import (
     MAX_MESSAGE_BYTES,
     Malformed,
@@ -31,7 +31,7 @@ from agent_mailer.mailbox.maildir.format import (
 )
 from agent_mailer.mailbox.maildir.layout import message_folders
 from agent_mailer.mailbox.maildir.remembered import INODE_BYTES, WORTH_A_LINE, Remembered
-from agent_mailer.mailbox.port import URGENCY, Envelope, Listing, MailboxUnavailable, Message, Unreadable
+from agent_mailer.mailbox.port import URGENCY, Envelope, Listing, Message, Unreadable
 from agent_mailer.names import sha256
 from agent_mailer.ordered import Ordered, Place, insert, take_out
 
@@ -384,11 +384,6 @@ class ThreadIndex:
 
 def thread_digest(thread_id: str) -> bytes:
     return sha256(thread_id.encode("utf-8", "surrogatepass")).digest()[:_DIGEST_BYTES]
-
-
-def unavailable(what: object, fault: OSError) -> MailboxUnavailable:
-    why, fix = f"{what}: {fault.strerror or fault}", "check the disk and the folder; the watcher tries again by itself"
-    return MailboxUnavailable("mailbox_unavailable", f"the mailbox cannot be used: {why}", fix)
 
 
 def _message_in(path: Path) -> Message | None:

@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from agent_mailer.errors import ConfigFault
+from agent_mailer.mailbox.maildir.digests import unavailable
 from agent_mailer.mailbox.maildir.format import PROJECT_MARK
 from agent_mailer.mailbox.maildir.layout import (
     AMQRC,
@@ -30,7 +31,6 @@ from agent_mailer.mailbox.maildir.layout import (
     read_amqrc,
     rosters,
 )
-from agent_mailer.mailbox.maildir.listing import unavailable
 from agent_mailer.mailbox.maildir.ownership import why_not_ours, why_not_ours_all_the_way
 from agent_mailer.mailbox.port import Envelope, NoWay, Refused, Route
 from agent_mailer.names import printable

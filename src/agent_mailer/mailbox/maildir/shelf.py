@@ -18,7 +18,7 @@ from agent_mailer.mailbox.maildir.delivery import (
     publish,
     temporary_name,
 )
-from agent_mailer.mailbox.maildir.digests import bytes_digest, file_digest, place_digest
+from agent_mailer.mailbox.maildir.digests import bytes_digest, file_digest, place_digest, unavailable
 from agent_mailer.mailbox.maildir.format import (
     MAX_MESSAGE_BYTES,
     Malformed,
@@ -27,7 +27,6 @@ from agent_mailer.mailbox.maildir.format import (
     under_other_id,
 )
 from agent_mailer.mailbox.maildir.layout import Paths
-from agent_mailer.mailbox.maildir.listing import unavailable
 from agent_mailer.mailbox.port import Refused, content_digest
 from agent_mailer.names import path_name, text_digest
 
