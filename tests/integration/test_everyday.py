@@ -147,3 +147,15 @@ def test_help_is_about_commands_and_words(desk: Desk) -> None:
     assert "acceptEdits" in at(desk, "help", "modes").out
     failed = at(desk, "help", "mdoes")
     assert (failed.status, "did you mean modes?" in failed.err) == (2, True)
+
+
+def test_an_agent_whose_folder_was_moved_is_shown_where_one_stands(tmp_path: Path) -> None:
+    desk = Desk(tmp_path / "a")
+    remember(desk.workdir)
+    moved = desk.workdir.rename(tmp_path / "moved")
+    for words in ((), ("status", "--all")):
+        shown = type_in(moved, *words).out
+        assert "coder" in shown, words
+    listed = type_in(moved, "status", "--all", "--json").json["workdirs"]
+    assert [one["workdir"] for one in listed] == [str(moved)]
+    assert type_in(tmp_path, "status", "--all", "--json").json["workdirs"] == []

@@ -306,12 +306,9 @@ def everywhere(pulses: Pulses | None = None, workdirs: Iterable[Path] | None = N
     """These workdirs; None = every one of this user. No broker is asked: what waits there is not known. Without
     `pulses` all watchers are asked now, and waited for.
     """
-    from agent_mailer.disk import Disk
-    from agent_mailer.state.workdirs import known_workdirs
-
     places: list[Workplace] = []
     found: list[view.StatusView | view.FaultView] = []
-    for workdir in known_workdirs(Disk()).all() if workdirs is None else workdirs:
+    for workdir in _known() if workdirs is None else workdirs:
         try:
             places.append(place_at(workdir))
         except (MailerError, OSError) as fault:
@@ -326,6 +323,20 @@ def everywhere(pulses: Pulses | None = None, workdirs: Iterable[Path] | None = N
             found.append(_fault(place.workdir, fault))
     found.sort(key=urgency)
     return view.AllView(all(one.healthy for one in found), tuple(found))
+
+
+def _known() -> list[Path]:
+    """With the one that we stand in: where it was moved there no watcher has told of it yet."""
+    from agent_mailer.disk import Disk
+    from agent_mailer.state.folder import STATE_DIRECTORY
+    from agent_mailer.state.workdirs import known_workdirs
+
+    known = known_workdirs(Disk()).all()
+    with suppress(OSError):
+        here = Path.cwd()
+        if (here / STATE_DIRECTORY / "config.toml").is_file() and not any(map(here.samefile, known)):
+            return [*known, here]
+    return known
 
 
 def places() -> list[Workplace]:
