@@ -195,6 +195,7 @@ def test_codex_asks_with_its_own_words_and_without_its_last_line_ends(turn: Path
     write(Disk(), turn, TurnApprovals(refused=True))
     for given, act, why in (
         ({"command": "X \n\n", "description": "to see"}, "X ", "to see"),
+        ({"command": "say X\n"}, "say X", ""),
         ({"note": "y"}, '{"note":"y"}', ""),
         ({"command": "z", "description": 7}, "z", ""),
     ):

@@ -158,6 +158,7 @@ def test_what_is_not_handed_over_just_now_stays_held_and_is_told_once(scene: Sce
     assert set(known(scene)) == {one.id}
     [trouble] = scene.told(EventName.MAILBOX_TROUBLE)
     assert "cur" in trouble["why"]
+    assert trouble["fix"].startswith("ls -ld ")
 
 
 # Let go.
@@ -225,6 +226,9 @@ def test_of_very_many_some_are_let_go_at_once_and_the_rest_is_counted(
         0,
     )
     assert list(scene.state.held.waiting) == ["e"]
+    held_already(scene, *"vwx", sender="of many words")
+    [(_, told_of)], _ = order(scene, OrderVerb.ALLOW, "of many words")
+    assert "1 more after: agent-mailer held release --from sender-" in told_of
 
 
 def test_whom_a_person_allows_all_his_mail_is_released_and_nobody_elses(scene: Scene) -> None:
@@ -253,7 +257,16 @@ def test_whom_a_person_allows_all_his_mail_is_released_and_nobody_elses(scene: S
 def test_what_is_raised_counts_until_the_day_ends_and_ends_the_pause_of_a_guard(scene: Scene) -> None:
     held_already(scene, "one", "two", guard=Guard.BUDGET)
     held_already(scene, "three")
-    scene.state.pause.write(Pause(PauseReason.BUDGET, NOON - 5, NOON + 60))
+    disk, paused = scene.place.disk, Pause(PauseReason.BUDGET, NOON - 5, NOON + 60)
+    flushed = [disk.syncs]
+    for pause in (None, None, paused):
+        if pause is not None:
+            scene.state.pause.write(pause)
+        flushed.append(disk.syncs)
+        order(scene, OrderVerb.RAISE, "dollars_per_day=2", until=NOON + 90)
+        flushed.append(disk.syncs)
+    assert flushed[6] - flushed[5] > flushed[4] - flushed[3], "no power failure brings the pause back"
+    scene.state.pause.write(paused)
     more = "2 held for a budget: agent-mailer held list --guard budget"
     assert order(scene, OrderVerb.RAISE, "dollars_per_day=2.5", "turns_per_hour=70", until=NOON + 90) == (
         [

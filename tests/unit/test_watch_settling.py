@@ -346,7 +346,9 @@ def test_of_a_turn_of_which_nothing_is_known_nothing_is_made(scene: Scene) -> No
     assert scene.state.retries.get(record.envelope.id) is None
     name = new_turn_id(NOW + 1)
     scene.state.turns.path(name).mkdir(parents=True)
+    before = scene.place.disk.syncs
     assert asyncio.run(salvage(scene.state, name)) == ()
+    assert scene.place.disk.syncs > before, "no power failure brings it back"
     assert scene.state.turns.is_settled(name)
     assert "message_id" not in said(scene, EventName.TURN_DROPPED)[-1]
 
