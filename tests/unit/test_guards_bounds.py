@@ -11,15 +11,31 @@ from types import SimpleNamespace
 
 import msgspec
 import pytest
+from tests.clocks import FakeClock
 
 from agent_mailer.disk import Disk
+from agent_mailer.events import EventLog
 from agent_mailer.mailbox.port import Envelope, Kind
+from agent_mailer.names import new_turn_id
 from agent_mailer.outcomes import Outcome
 from agent_mailer.process.handle import ProcessIdentity
 from agent_mailer.runtimes.port import Usage
+from agent_mailer.state import State
+from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.held import Guard
 from agent_mailer.state.records import Phase, Settlement, TurnRecord
-from agent_mailer.watch.guards.budgets import UNITS, WHOSE, BudgetPolicy, Ledger, Shared, Spent, midnight
+from agent_mailer.state.workdirs import user_state
+from agent_mailer.watch.guards.budgets import (
+    UNITS,
+    WHOSE,
+    BudgetPolicy,
+    Ledger,
+    Shared,
+    Spent,
+    midnight,
+    of_the_day,
+    shared_of,
+)
 from agent_mailer.watch.guards.calm import CalmPolicy, parse_hours, quiet_until, wanted_pause
 from agent_mailer.watch.guards.rounds import GuardPolicy, Round, Rounds, ring_of
 from agent_mailer.watch.guards.who import WhoPolicy, bad_pattern, is_pattern
@@ -240,6 +256,67 @@ def test_a_sum_of_another_that_is_damaged_or_of_yesterday_is_none(tmp_path: Path
     for damage in (b"", b"{", b'{"since": "x"}', b"\xff" * 100):
         path.write_bytes(damage)
         assert mine.others(NOON) == Spent()
+
+
+def test_whoever_shares_a_day_looks_alone_and_takes_the_place_of_what_is_no_sum(tmp_path: Path) -> None:
+    mine, other = (Shared(tmp_path / "new", "team", tmp_path / name, Disk()) for name in ("a", "b"))
+    with mine.alone():
+        lock = tmp_path / "new/team/.lock"
+        assert lock.stat().st_mode & 0o777 == 0o600
+    mine.write(NOON, Spent(2))
+    [path] = (tmp_path / "new/team").glob("*.json")
+    path.unlink()
+    path.mkdir()
+    mine.write(NOON, Spent(3))
+    assert other.others(NOON) == Spent(3)
+    assert [one.is_dir() for one in path.parent.glob("*.corrupt-*")] == [True]
+    assert len([*path.parent.iterdir()]) == 3
+
+
+def test_who_has_no_limit_or_no_share_shares_nothing(tmp_path: Path) -> None:
+    limited = BudgetPolicy(turns_per_day=1, share="team")
+    assert shared_of(BudgetPolicy(turns_per_day=1), tmp_path, Disk()) is None
+    assert shared_of(BudgetPolicy(share="team"), tmp_path, Disk()) is None
+    shared = shared_of(limited, tmp_path, Disk())
+    assert shared is not None
+    shared.write(NOON, Spent(1))
+    assert (user_state() / "budgets/team").is_dir()
+
+
+def only(key: str, limit: float) -> Callable[[str], float]:
+    return lambda name: limit if name == key else 0.0
+
+
+def test_a_thread_or_sender_of_many_words_stands_in_no_reason() -> None:
+    policy = BudgetPolicy(turns_per_thread=1, turns_per_sender=1)
+    for whose, envelope in (("thread", mail("x", thread="in order to")), ("sender", mail("a b c"))):
+        ledger = Ledger(policy)
+        ledger.reserve(envelope, NOON)
+        found = ledger.over(NOON, envelope, only(f"turns_per_{whose}", 1.0), Spent())
+        assert found is not None
+        assert f" {whose}-" in found.why
+
+
+def test_the_next_turn_may_take_as_many_minutes_as_the_longest_of_late_and_half_a_turn_is_none() -> None:
+    ledger, own = Ledger(BudgetPolicy(minutes_per_day=15)), mail("x")
+    record = TurnRecord("turn", own, Phase.SETTLING, "command", NOON, process=ProcessIdentity(1, 1, "b"))
+    record.settlement = Settlement(Outcome.DONE, "", NOON, 600.0, finished=True, usage=Usage(1, 0, 1.0))
+    assert ledger.day_over(NOON, only("minutes_per_day", 15.0), Spent()) is None
+    ledger.note(record)
+    found = ledger.day_over(NOON, only("minutes_per_day", 15.0), Spent())
+    assert found is not None
+    assert found.why == "limits.minutes_per_day is 15 minutes; 10 minutes are taken"
+    assert Ledger(BudgetPolicy()).day_over(NOON, only("turns_per_day", 0.5), Spent()) is not None
+
+
+def test_of_a_watcher_that_begins_the_last_day_counts_and_what_came_before_it_today(tmp_path: Path) -> None:
+    folder = StateFolder(tmp_path, Disk(), FakeClock(NOON))
+    folder.prepare()
+    turns = State(folder, EventLog(folder.log, folder.disk, folder.clock)).turns
+    begun = [NOON - 90_000, NOON - 86_000, NOON - 43_300, NOON - 60]
+    for moment in begun:
+        turns.create(TurnRecord(new_turn_id(moment), mail("x"), Phase.CLAIMED, "command", moment))
+    assert [one.claimed_at for one in of_the_day(turns, NOON)] == begun[1:]
 
 
 def lacks(policy: CalmPolicy) -> str | None:

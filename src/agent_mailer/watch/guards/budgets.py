@@ -86,7 +86,6 @@ class Line(msgspec.Struct, frozen=True):
     thread: str
     sender: str
     spent: Spent
-    settled: bool
 
 
 class Over(msgspec.Struct, frozen=True):
@@ -107,7 +106,7 @@ class Ledger:
 
     def reserve(self, envelope: Envelope, now: float) -> None:
         """It is about to be claimed: whoever is looked at next finds less."""
-        self._lines[envelope.id] = Line(now, envelope.thread, envelope.sender, self._reserved(), settled=False)
+        self._lines[envelope.id] = Line(now, envelope.thread, envelope.sender, self._reserved())
 
     def forget(self, record: TurnRecord) -> None:
         """Nothing ran."""
@@ -136,9 +135,7 @@ class Ledger:
                 # It was ended before it could say what it took.
                 spent = msgspec.structs.replace(spent, tokens=reserved.tokens, dollars=reserved.dollars)
         envelope = record.envelope
-        self._lines[record.turn_id] = Line(
-            record.claimed_at, envelope.thread, envelope.sender, spent, settlement is not None
-        )
+        self._lines[record.turn_id] = Line(record.claimed_at, envelope.thread, envelope.sender, spent)
 
     def today(self, now: float, *, thread: str = "", sender: str = "") -> Spent:
         """Of all, of a thread, or of a sender. What a clock that was set back has left ahead counts as of today."""
