@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +40,7 @@ from agent_mailer.state.records import (
     TurnRecord,
 )
 from agent_mailer.turn_tools.folder import NoteScope, NoteWrite
+from agent_mailer.watch import recovery
 from agent_mailer.watch.recovery import recover, salvage
 from agent_mailer.watch.room import Stage as At
 from agent_mailer.watch.room import Work
@@ -578,3 +580,17 @@ def test_what_an_open_turn_left_running_ends_whatever_becomes_of_it(scene: Scene
             process.kill()
             process.wait()
     assert "it settles a message that waits still" in [one["why"] for one in said(scene, EventName.STATE_DAMAGED)]
+
+
+def test_a_folder_that_cannot_be_read_just_now_is_no_turn_without_messages(scene: Scene) -> None:
+    record = turn(scene, None)
+    assert [one.id for one in recovery._envelopes_of(scene.state, record.turn_id)] == [record.envelope.id]
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            recovery._envelopes_of(scene.state, record.turn_id)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
