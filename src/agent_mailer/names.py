@@ -26,7 +26,7 @@ else:
             from hashlib import sha256
 
 # A short command needs one or two of them, a watcher all; `re` itself takes longer to look one up than to match a name.
-_compiled = cache(re.compile)
+compiled = cache(re.compile)
 _SAFE_PATH = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _SAFE_WORD = r"[A-Za-z0-9][A-Za-z0-9._@/:+-]{0,127}"
 _TURN_ID = r"\d{8}T\d{6}-[0-9a-f]{8}"
@@ -43,14 +43,14 @@ GLOBAL_NOTE = "global"
 
 def path_name(identifier: str) -> str:
     """A file name for `identifier`: itself where it is harmless, else a readable slug plus a hash of the whole."""
-    if _compiled(_SAFE_PATH).fullmatch(identifier):
+    if compiled(_SAFE_PATH).fullmatch(identifier):
         return identifier
     plain = identifier
     if not identifier.isascii():
         import unicodedata  # half a megabyte, for few names
 
         plain = unicodedata.normalize("NFKD", identifier)
-    slug = _compiled(_NOT_SLUG).sub("-", plain).strip("-._")[:48] or "id"
+    slug = compiled(_NOT_SLUG).sub("-", plain).strip("-._")[:48] or "id"
     return f"{slug}~{_digest(identifier)}"
 
 
@@ -94,17 +94,17 @@ def turn_began(turn_id: str) -> float:
 
 def is_turn_id(text: str) -> bool:
     """Whether `text` may become the name of a turn's folder."""
-    return _compiled(_TURN_ID).fullmatch(text) is not None
+    return compiled(_TURN_ID).fullmatch(text) is not None
 
 
 def is_session_id(text: str) -> bool:
     """Whether `text` can name a session of an agent program: it may become a word of somebody's command line."""
-    return _compiled(_SESSION_ID).fullmatch(text) is not None
+    return compiled(_SESSION_ID).fullmatch(text) is not None
 
 
 def prompt_word(identifier: str, label: str) -> str:
     """`identifier` as one word of a prompt; one that could carry a sentence becomes `label` plus a hash."""
-    if _compiled(_SAFE_WORD).fullmatch(identifier):
+    if compiled(_SAFE_WORD).fullmatch(identifier):
         return identifier
     return f"{label}-{_digest(identifier)}"
 
@@ -189,7 +189,7 @@ def pick(typed: str, known: Iterable[str], what: str, fix: str) -> str:
     MailerError where there is none, UsageFault where there are several; `fix` is the command that lists them.
     """
     names = list(dict.fromkeys(known))
-    if typed not in names and (word := _compiled(_WORD).fullmatch(typed)):
+    if typed not in names and (word := compiled(_WORD).fullmatch(typed)):
         typed = next((name for name in names if _digest(name) == word[1]), typed)
     if typed not in names:
         typed = typed.removesuffix("…").removesuffix("...").removeprefix("…").removeprefix("...")
@@ -223,7 +223,7 @@ def split_addresses(values: Iterable[str]) -> tuple[str, ...]:
 
 def parse_age(text: str) -> float:
     """`14d`, `36h`, `90m` as seconds. Raises UsageFault."""
-    found = _compiled(_AGE).fullmatch(text.strip().lower())
+    found = compiled(_AGE).fullmatch(text.strip().lower())
     if found is None:
         raise UsageFault("bad_age", f"{printable(text)!r} is no age", "write a number and s, m, h, d or w: 14d")
     return float(found[1]) * _SECONDS[found[2]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from agent_mailer.lying import Listed, lies
 from agent_mailer.mailbox.maildir.format import Malformed, is_message_name
 from agent_mailer.mailbox.maildir.listing import read_envelope
 from agent_mailer.mailbox.port import Envelope
+from agent_mailer.names import compiled
 
 _STAMP = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}-[0-9]{2}-[0-9]{2}\.[0-9]{3}Z"
 _LAST_STAMP: Final = "9999"
@@ -42,7 +42,7 @@ def dated_names(folder: Path) -> list[tuple[str, str]]:
         for entry in entries:
             if not is_message_name(entry.name):
                 continue
-            said = re.match(_STAMP, entry.name)
+            said = compiled(_STAMP).match(entry.name)
             with suppress(FileNotFoundError):
                 moment = said[0] if said else stamp(entry.stat(follow_symlinks=False).st_mtime)
                 found.append((moment, entry.name))

@@ -13,13 +13,13 @@ import os
 import re
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import cache
 from typing import Final
 
 import msgspec
 
 from agent_mailer.mailbox.maildir.layout import is_handle
 from agent_mailer.mailbox.port import MOST_VISITED, Automatic, Envelope, Kind, Message, Priority
+from agent_mailer.names import compiled
 
 MAX_MESSAGE_BYTES: Final = 10 * 1024 * 1024
 MAX_DEPTH: Final = 400
@@ -36,7 +36,6 @@ _CREATED = (
 _SURROGATE = "[\ud800-\udfff]"
 _STRING = r'(?s)"(?:[^"\\]|\\.)*"'
 _BLANKS = r"[ \t\r\n]*"
-_compiled = cache(re.compile)  # at the first message: who only looks who is there reads none
 _YEAR_ONE: Final = datetime(1, 1, 1, tzinfo=UTC)
 _EPOCH_FROM_YEAR_ONE: Final = 62_135_596_800
 _BILLION: Final = 1_000_000_000
@@ -335,7 +334,7 @@ def _strings(raw: dict[str, object], name: str) -> tuple[str, ...]:
 
 def _nanoseconds(created: str) -> int | None:
     """RFC 3339 as nanoseconds since the year 1, or None."""
-    found = _compiled(_CREATED).fullmatch(created)
+    found = compiled(_CREATED).fullmatch(created)
     if found is None:
         return None
     *numbers, fraction, sign, hours, minutes = found.groups()
@@ -353,7 +352,7 @@ def _nanoseconds(created: str) -> int | None:
 
 
 def _skip_blanks(text: str, start: int) -> int:
-    found = _compiled(_BLANKS).match(text, start)
+    found = compiled(_BLANKS).match(text, start)
     return found.end() if found else start
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +18,7 @@ from agent_mailer.clock import Clock, SystemClock, iso
 from agent_mailer.disk import DIRECTORY_MODE, Disk, Sync, read_regular
 from agent_mailer.errors import ConfigFault
 from agent_mailer.mailbox.maildir.ownership import why_not_ours, why_not_ours_above, why_not_ours_all_the_way
-from agent_mailer.names import printable
+from agent_mailer.names import compiled, printable
 
 USER: Final = "user"
 LAYER: Final = "agent-mailer"
@@ -54,7 +53,7 @@ _SYSTEM_CLOCK = SystemClock()
 
 def is_handle(text: str) -> bool:
     """Whether AMQ takes `text` as the name of an agent: a-z, 0-9, `_` and `-`, not beginning with `-`."""
-    return re.fullmatch(_HANDLE, text) is not None
+    return compiled(_HANDLE).fullmatch(text) is not None
 
 
 def check_handle(handle: str) -> None:
