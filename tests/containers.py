@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import procfs
 
 PREFIX = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child=KILL", "--")
 PATIENCE = 60.0
@@ -42,12 +43,14 @@ class Container:
 
     def first(self) -> int:
         """The pid of its process 1 as it is seen from outside; raises ValueError while there is none."""
-        [pid] = children_of(self._outside.pid)
+        [pid] = procfs.children(self._outside.pid)
         return pid
 
     def kill(self) -> None:
         """All of it, at once; returns when nothing of it lives: a namespace is gone when its process 1 is."""
-        firsts = [os.pidfd_open(pid) for pid in children_of(self._outside.pid)] if self._outside.poll() is None else []
+        firsts = (
+            [os.pidfd_open(pid) for pid in procfs.children(self._outside.pid)] if self._outside.poll() is None else []
+        )
         self._outside.kill()
         self._outside.wait(PATIENCE)
         for first in firsts:
@@ -62,16 +65,8 @@ class Container:
     def stop_at_any_moment(self) -> int:
         """The same, also before it heeds signals: process 1 does not die of what it does not heed."""
         while (status := self._outside.poll()) is None:
-            for first in children_of(self._outside.pid):
+            for first in procfs.children(self._outside.pid):
                 os.kill(first, signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
                 self._outside.wait(1.0)
         return status
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def state_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

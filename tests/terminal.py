@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests import procfs
 from tests.desk import PATIENCE, until
 
 # tmux now and then loses how a program ended: a shell around it writes that down.
@@ -95,13 +96,13 @@ class Terminal:
 
     def _waits(self) -> bool:
         keeper = int(self._ask("display-message", "-p", "#{pane_pid}"))
-        return all(map(waits, _children(keeper)))
+        return all(map(waits, procfs.children(keeper)))
 
     def _end(self) -> None:
         server, keeper = map(int, self._ask("display-message", "-p", "#{pid} #{pane_pid}").split())
-        pids = [server, keeper, *_children(keeper)]
+        pids = [server, keeper, *procfs.children(keeper)]
         self._ask("kill-server")
-        until(lambda: not any(map(_runs, pids)), "the terminal and its program end")
+        until(lambda: not any(map(procfs.runs, pids)), "the terminal and its program end")
 
     def _ask(self, *words: str, path: str | None = None) -> str:
         done = subprocess.run(
@@ -146,13 +147,6 @@ def terminal(
             shown._end()
 
 
-def _children(pid: int) -> list[int]:
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
-        return []
-
-
 def _without_size(env: Mapping[str, str]) -> dict[str, str]:
     """readline, once imported, puts the size of our own terminal into the environment, past os.environ."""
     return {name: value for name, value in env.items() if name not in ("COLUMNS", "LINES")}
@@ -163,16 +157,4 @@ def waits(pid: int) -> bool:
 
     Python loses a Ctrl-C that comes between the prompt and the wait for a key: it is looked at after the next key.
     """
-    return _state(pid) == "S"
-
-
-def _runs(pid: int) -> bool:
-    return _state(pid) not in ("Z", "")
-
-
-def _state(pid: int) -> str:
-    """The letter that Linux has for it; empty where there is no such process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
+    return procfs.state(pid) == "S"

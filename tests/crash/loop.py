@@ -20,6 +20,7 @@ from typing import Any
 
 import msgspec
 import tomlkit
+from tests import procfs
 from tests.containers import Container
 from tests.crash.children import Children
 from tests.crash.killed_agent import HOPELESS, PARTS
@@ -76,7 +77,7 @@ class Workdir:
 
     def watch(self) -> None:
         """Start a watcher where none runs, also where the last one has met what a killed one still held (75)."""
-        if self._pid and _has_ended(self._pid):
+        if self._pid and procfs.state(self._pid) == "Z":
             status = self._children.wait(self._pid).status
             assert status == ExitCode.BUSY, f"{status}: {self.words.read_text()}"
             self._pid = 0
@@ -346,10 +347,6 @@ class KillLoop:
         path = self.desk.state / "dead_letter.jsonl"
         lines = path.read_bytes().splitlines() if path.exists() else []
         return Counter(msgspec.json.decode(line, type=DeadLetter).msg_id for line in lines)
-
-
-def _has_ended(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def _soon(what: Callable[[], object], patience: float = 2.0) -> bool:

@@ -19,6 +19,7 @@ from enum import StrEnum
 from pathlib import Path
 
 import pytest
+from tests import procfs
 from tests.desk import CLI, Desk, until
 from tests.pages import PROJECT
 from tests.proved import Harness, proved
@@ -131,7 +132,7 @@ class AskingLoop:
             message = json.loads(record.read_text())["envelope"]["id"] if record.exists() else ""
             for process in members(turn.name, None):
                 with suppress(ProcessLookupError, OSError):
-                    if b"asking_agent" in Path(f"/proc/{process.pid}/cmdline").read_bytes():
+                    if "asking_agent" in procfs.said(process.pid, "cmdline"):
                         self.killed.add(message)
                         os.kill(process.pid, signal.SIGKILL)
 

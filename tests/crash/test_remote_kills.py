@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests import procfs
 from tests.broker_process import BrokerProcess
 from tests.crash.broker_mail import BrokerMailDesk
 from tests.crash.children import Children, nursery
@@ -131,8 +132,8 @@ def test_a_watcher_killed_at_any_point_of_a_request_has_done_it_once(
         asked = desk.ask(f"point-{number}")
         desk.watch(point)
         runs += 1
-        until(lambda: desk.is_over(runs) or not _lives(desk.pid), f"{point}: what came of it")  # noqa: B023
-        if not _lives(desk.pid):
+        until(lambda: desk.is_over(runs) or not procfs.runs(desk.pid), f"{point}: what came of it")  # noqa: B023
+        if not procfs.runs(desk.pid):
             assert desk._children.wait(desk.pid).status == KILLED
             met += 1
             desk.watch()
@@ -142,13 +143,6 @@ def test_a_watcher_killed_at_any_point_of_a_request_has_done_it_once(
         assert desk.ran() == runs, f"{point}: it was done {desk.ran() - runs + 1} times"
     assert met >= len(chosen[:: max(1, stride)]) / 2
     proved(Harness.KILL_POINTS, kills=met)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.mark.parametrize("rounds", ROUNDS)

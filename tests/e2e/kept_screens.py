@@ -114,6 +114,18 @@ def fill(desk: Desk) -> None:
     put(desk, 6, "work")
 
 
+@contextmanager
+def filled_desk() -> Iterator[Desk]:
+    """One whose turns are all of one day, also around midnight: costs are told by the day."""
+    while True:
+        with kept_desk() as desk:
+            began = iso(time.time())[:10]
+            fill(desk)
+            if iso(time.time())[:10] == began:
+                yield desk
+                return
+
+
 def vague(screen: str, desk: Desk | None = None) -> str:
     """What differs from run to run is the same: moments, durations, ids, pids; each as long as it was."""
     text = screen
@@ -127,7 +139,7 @@ def vague(screen: str, desk: Desk | None = None) -> str:
     text = re.sub(r"…(\S*)[0-9a-f]{8}\b", lambda found: f"…{'x' * len(found[1])}1a2b3c4d", text)
     text = re.sub(r"\bq-[0-9a-f]{12}\b", "q-1a2b3c4d5e6f", text)
     text = re.sub(r"\b\d{4}-\d\d-\d\d \d\d:\d\d(?!:)", "2026-11-28 15:31", text)
-    text = re.sub(r"\b20\d\d-\d\d-\d\d(?![T\d -])", "2026-11-28", text)
+    text = re.sub(r"\b20\d\d-\d\d-\d\d(?![T\d-])", "2026-11-28", text)
     text = re.sub(r"\d\d:\d\d:\d\d", "15:31:44", text)
     text = re.sub(r"(?<=until |since )(\d{4}-\d\d-\d\d )?\d\d:\d\d\b", "15:31", text)
     text = re.sub(r"(?<![\w.])(\d+(\.\d+)? s|\d+ min)\b", "8 s", text)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tests import procfs
 from tests.desk import until
 from tests.e2e.clis import claude_binary, codex_binary
 from tests.e2e.fake_anthropic import KEY, FakeAnthropic
@@ -111,13 +113,8 @@ class LiveHome:
         until(lambda: len(self.listeners()) == 1, "a listener beside the session")
 
     def _listens(self, pid: int) -> bool:
-        try:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            home = f"HOME={self.home}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            waits = any(os.readlink(one) == "anon_inode:inotify" for one in Path(f"/proc/{pid}/fd").iterdir())
-        except OSError:
-            return False
-        return home and waits and b"plugin" in words
+        home = f"HOME={self.home}" in procfs.said(pid, "environ").split("\0")
+        return home and procfs.INOTIFY in procfs.opened(pid) and "plugin" in procfs.said(pid, "cmdline").split("\0")
 
 
 def claude_home(base: Path, fake: FakeAnthropic) -> LiveHome:
@@ -183,13 +180,11 @@ def _chosen(screen: Terminal) -> bool:
 
 def end_servers(own: Path) -> None:
     """Of codex in that home; each by its pid."""
-    for name in filter(str.isdecimal, os.listdir("/proc")):
-        try:
-            words = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if words[0].startswith(os.fsencode(own)) and b"app-server" in words:
-            os.kill(int(name), 15)
+    for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))):
+        words = procfs.said(pid, "cmdline").split("\0")
+        if words[0].startswith(str(own)) and "app-server" in words:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
 
 
 def submit(screen: Terminal, text: str) -> None:

@@ -7,10 +7,12 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import procfs
 from tests.desk import until
 from tests.e2e.claude_desk import READ, ClaudeDesk, bash
 from tests.e2e.fake_anthropic import FakeAnthropic, Text, Tool
@@ -236,8 +238,9 @@ def test_claude_dies_while_the_allowed_call_runs_and_it_runs_no_second_time(desk
         until(lambda: desk.acts, "the act")
         holder = desk.record()["process"]["pid"]
         for pid in desk.alive():
-            if pid != holder and "act.sh" not in Path(f"/proc/{pid}/cmdline").read_text():
-                os.kill(pid, signal.SIGKILL)
+            if pid != holder and "act.sh" not in procfs.said(pid, "cmdline"):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         desk.fake.says(desk.act(), Text("I looked: it was done"))
         until(lambda: len(desk.log(EventName.TURN_SETTLED)) >= 3, "the turn after it", 60)
     assert desk.acts == ["one"]

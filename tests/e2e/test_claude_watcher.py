@@ -6,9 +6,11 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tests import procfs
 from tests.desk import SOON, until
 from tests.e2e.claude_desk import DONE, ClaudeDesk, reply
 from tests.e2e.fake_anthropic import FakeAnthropic, Hang, Text
@@ -122,8 +124,9 @@ def test_claude_killed_from_outside_has_crashed_and_leaves_no_tool_behind(desk: 
     desk.send()
     with desk.working(mark):
         for pid in desk.alive():
-            if Path(f"/proc/{pid}/comm").read_text().startswith("claude"):
-                os.kill(pid, signal.SIGKILL)
+            if procfs.said(pid, "comm").startswith("claude"):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         until(lambda: desk.log(EventName.TURN_SETTLED), "the end of the turn")
         turn = desk.log(EventName.TURN_ENDED)[0]
         assert turn["outcome"] == "crashed"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.desk import Desk
-from tests.e2e.kept_screens import compare, fill, kept_desk, vague
+from tests.e2e.kept_screens import compare, filled_desk, vague
 from tests.sizes import LONG
 from tests.terminal import terminal
 from tests.typed import COMMAND
@@ -43,8 +43,7 @@ SCREENS = {
 @pytest.fixture(scope="module")
 def full() -> Iterator[tuple[Desk, dict[str, str], str]]:
     """An agent of whom there is something of everything, the environment of its person, and what it asks."""
-    with kept_desk() as desk:
-        fill(desk)
+    with filled_desk() as desk:
         state = str(desk.base / "state")
         question = desk.place().state.approvals.open()[0].id
         yield desk, {"HOME": str(desk.base), "XDG_STATE_HOME": state, "TZ": "UTC"}, question

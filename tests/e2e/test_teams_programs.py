@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from tests import procfs
 from tests.broker_process import PASSWORD, BrokerProcess, broker, join
 from tests.e2e.claude_desk import PASSED
 from tests.e2e.clis import claude_binary, codex_binary
@@ -168,8 +169,8 @@ class Stage:
         if whom in ("agent", "all"):
             turn = self.turn(role)
             for process in members(turn, None):
-                with suppress(OSError):
-                    if Path(f"/proc/{process.pid}/comm").read_text().startswith(("claude", "codex", "node")):
+                if procfs.said(process.pid, "comm").startswith(("claude", "codex", "node")):
+                    with suppress(ProcessLookupError):
                         os.kill(process.pid, signal.SIGKILL)
 
     def heal(self, whom: str, server: BrokerProcess) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.containers import Container, children_of, containers, state_of
+from tests import procfs
+from tests.containers import Container, containers
 from tests.desk import Desk, outcomes, until
 from tests.sizes import LONG
 from tests.typed import COMMAND
@@ -110,8 +111,8 @@ def test_as_process_one_the_watcher_reaps_what_it_inherits(desk: Desk) -> None:
     with contained(desk) as container:
         until(lambda: desk.log(EventName.TURN_SETTLED), "the settlement")
         first = container.first()
-        until(lambda: not children_of(first), "nothing is left below process 1", 10)
-        until(lambda: state_of(first) == "S", "it waits again", 10)
+        until(lambda: not procfs.children(first), "nothing is left below process 1", 10)
+        until(lambda: procfs.state(first) == "S", "it waits again", 10)
 
 
 def test_a_watcher_that_is_ended_while_it_stops_costs_no_attempt(desk: Desk) -> None:

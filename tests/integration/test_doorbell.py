@@ -7,10 +7,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests import procfs
 from tests.desk import PATIENCE, until
 from tests.sizes import LONG
 from tests.typed import COMMAND, Typed, type_in
@@ -65,13 +66,7 @@ class Listening:
         self.process.stdin = None
 
     def until_it_waits(self) -> None:
-        until(lambda: "anon_inode:inotify" in self._open(), "the listener waits for file events")
-
-    def _open(self) -> list[str]:
-        folder = Path(f"/proc/{self.process.pid}/fd")
-        with suppress(OSError):
-            return [os.readlink(folder / name) for name in os.listdir(folder)]
-        return []
+        until(lambda: procfs.INOTIFY in procfs.opened(self.process.pid), "the listener waits for file events")
 
     def ended(self) -> tuple[int, str]:
         _, err = self.process.communicate(timeout=PATIENCE)
@@ -228,7 +223,7 @@ def test_a_ring_that_codex_does_not_take_is_tried_again(project: Path) -> None:
     words = [str(codex), "app-server"]
     with subprocess.Popen(words, executable=sys.executable, cwd=project, stdin=subprocess.PIPE) as server:
         try:
-            until(lambda: [pid for pid in _listeners() if _waits(pid)], "a listener beside the session")
+            until(lambda: [1 for pid in _listeners() if procfs.INOTIFY in procfs.opened(pid)], "a listener waits")
             (listener,) = _listeners()
             ours = send(project, "news")
             until(rung.exists, "the second try")
@@ -245,10 +240,3 @@ def _listeners() -> list[int]:
     """Those of codex's session here."""
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
     return [pid for pid in pids if {"listen", "codex", SESSION} <= set(command_line(pid))]
-
-
-def _waits(pid: int) -> bool:
-    folder = Path(f"/proc/{pid}/fd")
-    with suppress(OSError):
-        return any(os.readlink(folder / name) == "anon_inode:inotify" for name in os.listdir(folder))
-    return False

@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from tests import procfs
 from tests.desk import Desk, outcomes, until
 from tests.sizes import LONG
 
@@ -98,7 +99,7 @@ def test_stopping_ends_the_tree_after_the_grace_and_costs_no_attempt(desk: Desk)
         daemon = int(pid_file.read_text())
         watcher.send_signal(signal.SIGTERM)
         assert watcher.wait(60) == 0
-    assert not Path(f"/proc/{daemon}").exists() or "Z" in Path(f"/proc/{daemon}/stat").read_text().split()
+    assert not procfs.runs(daemon)
     [ended] = desk.log(EventName.TURN_ENDED)
     assert ended["outcome"] == "interrupted"
     entry = json.loads((desk.state / "retries.json").read_text())[sent]
@@ -126,7 +127,7 @@ def test_a_killed_holder_is_a_crash_and_leaves_no_agent(desk: Desk) -> None:
         os.kill(holder(desk).pid, signal.SIGKILL)
         until(lambda: desk.log(EventName.TURN_ENDED), "the end")
         assert desk.log(EventName.TURN_ENDED)[0]["outcome"] == "crashed"
-    assert not Path(f"/proc/{agent}").exists() or "Z" in Path(f"/proc/{agent}/stat").read_text().split()
+    assert not procfs.runs(agent)
 
 
 @LONG

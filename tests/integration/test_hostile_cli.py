@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests import procfs
 from tests.desk import SOON, Desk, outcomes, until
 from tests.sizes import LONG
 
@@ -61,14 +62,6 @@ class HostileDesk(Desk):
 @pytest.fixture
 def desk(tmp_path: Path) -> HostileDesk:
     return HostileDesk(tmp_path)
-
-
-def gone(pid: int) -> bool:
-    """Ended; a zombie has."""
-    try:
-        return "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return True
 
 
 def test_it_prints_nothing(desk: HostileDesk) -> None:
@@ -211,7 +204,7 @@ def test_tool_processes_in_sessions_of_their_own_do_not_outlive_the_turn(end: st
     )
     desk.send()
     assert outcomes(desk.once()) == ["done" if end == "result()" else "crashed"]
-    assert all(gone(int(pid)) for pid in pids.read_text().split())
+    assert not any(procfs.runs(int(pid)) for pid in pids.read_text().split())
 
 
 def test_it_changes_its_mind_after_the_result(desk: HostileDesk) -> None:
@@ -237,7 +230,7 @@ def test_a_watcher_that_dies_leaves_it_alone_and_the_next_one_ends_it(desk: Host
         pid = int(pid_file.read_text())
         os.kill(pid, 0)
         assert outcomes(desk.once()) == ["unavailable"]
-    assert gone(pid)
+    assert not procfs.runs(pid)
 
 
 @LONG
@@ -252,12 +245,12 @@ def test_a_login_probe_ends_with_its_watcher(desk: HostileDesk) -> None:
         until(lambda: asked(1), "the probe")
         watcher.send_signal(signal.SIGKILL)
         watcher.wait()
-        until(lambda: gone(int(pids.read_text())), "it ends with the watcher")
+        until(lambda: not procfs.runs(int(pids.read_text())), "it ends with the watcher")
     with desk.watching() as second:
         until(lambda: asked(2), "the next probe")
         second.send_signal(signal.SIGTERM)
         second.wait()
-    assert all(gone(int(pid)) for pid in pids.read_text().split())
+    assert not any(procfs.runs(int(pid)) for pid in pids.read_text().split())
 
 
 BEYOND = {
@@ -318,4 +311,4 @@ def test_a_helper_without_parent_and_environment_that_hears_no_signal_is_ended(d
     )
     desk.send()
     assert outcomes(desk.once()) == ["done"]
-    assert gone(int(pid_file.read_text()))
+    assert not procfs.runs(int(pid_file.read_text()))

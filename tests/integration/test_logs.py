@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import procfs
 from tests.desk import Desk, until
 from tests.typed import COMMAND, Typed, type_in
 
@@ -47,7 +48,7 @@ class Follower:
 
     def wakes(self) -> int:
         """How often it has been woken or has woken by itself."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        status = procfs.said(self.process.pid, "status")
         return int(status.partition("voluntary_ctxt_switches:\t")[2].partition("\n")[0])
 
 
@@ -153,15 +154,11 @@ def test_following_sleeps_until_something_is_written(desk: Desk) -> None:
         until(follower.lines, "the tail")
         append(desk, 1)
         until(lambda: '"n":1' in follower.lines()[-1], "a line")
-        until(lambda: _asleep(follower.process.pid), "sleep")
+        until(lambda: procfs.state(follower.process.pid) == "S", "sleep")
         before = follower.wakes()
         # Another process is awake for long enough.
         assert logs(desk, "--tail", "1", "--json").status == 0
         assert follower.wakes() - before <= 2
-
-
-def _asleep(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
 
 
 SECRET = "sesame-4711"

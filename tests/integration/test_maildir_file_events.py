@@ -7,10 +7,10 @@ import os
 import resource
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tests import procfs
 from tests.desk import Desk, until
 
 from agent_mailer.file_events import FileEvents
@@ -196,11 +196,7 @@ async def wakes(events: FileEvents) -> bool:
 
 
 def instances(pid: int) -> list[str]:
-    found = []
-    for path in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(OSError):
-            found.append(os.readlink(path))
-    return [name for name in found if name == "anon_inode:inotify"]
+    return [name for name in procfs.opened(pid) if name == procfs.INOTIFY]
 
 
 def test_a_whole_watcher_needs_one_instance(tmp_path: Path) -> None:

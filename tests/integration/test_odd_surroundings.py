@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.containers import PREFIX, Container, children_of, containers, state_of
+from tests import procfs
+from tests.containers import PREFIX, Container, containers
 from tests.desk import SOON, Desk, until
 from tests.sizes import LONG, thinned
 from tests.typed import COMMAND
@@ -102,16 +103,16 @@ def test_below_a_process_1_that_never_reaps_a_turn_is_adopted_and_known_to_have_
     try:
         until(desk.marks, "the agent's start")
         first = container.first()
-        [watcher] = children_of(first)
+        [watcher] = procfs.children(first)
         os.kill(watcher, signal.SIGKILL)
-        until(lambda: state_of(watcher) == "Z", "nobody reaps it")
+        until(lambda: procfs.state(watcher) == "Z", "nobody reaps it")
         second.touch()
         until(lambda: desk.log(EventName.TURN_ADOPTED), "the adoption")
         go.touch()
         until(lambda: desk.log(EventName.TURN_SETTLED), "the settlement")
         assert [mail.body for mail in desk.inbox()] == ["done\n"]
         # The first watcher, and what of the turn was left to process 1: the holder is one of them.
-        states = [state_of(pid) for pid in children_of(first)]
+        states = [procfs.state(pid) for pid in procfs.children(first)]
         assert (len(states) > 1, sum(state != "Z" for state in states)) == (True, 1), states
     finally:
         container.kill()

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests import procfs
 from tests.sizes import thinned
 
 CONFTEST = Path(__file__).parents[1] / "conftest.py"
@@ -86,7 +87,7 @@ def test_a_process_left_behind_fails_the_run_and_is_ended(tmp_path: Path, worker
     assert "1 passed" in done.stdout
     assert done.returncode == 1
     assert f"process {pid}: sleep 600" in done.stdout
-    assert not running(pid)
+    assert not procfs.runs(int(pid))
 
 
 def test_a_turn_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
@@ -136,12 +137,3 @@ def test_a_quick_set_that_takes_too_long_is_told_and_passes(tmp_path: Path, chec
     assert re.search(r"^total +\d+ of 600\nwall time \d+ s; load ", done.stdout, re.MULTILINE), done.stdout
     assert ("warning: over the budget" in done.stdout) == warned
     assert done.returncode == 0
-
-
-def running(pid: str) -> bool:
-    """Neither gone nor a zombie that nobody has waited for yet."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state not in "ZX"

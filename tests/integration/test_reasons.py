@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import procfs
 from tests.desk import Desk, until
 from tests.integration.test_stuck import file, put
 from tests.pages import PROJECT, page, table
@@ -55,7 +56,7 @@ def no_watcher(desk: Desk) -> Iterator[None]:
 def halted(desk: Desk) -> Iterator[None]:
     with watched(desk) as watcher:
         watcher.send_signal(signal.SIGSTOP)
-        until(lambda: Path(f"/proc/{watcher.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T", "the halt")
+        until(lambda: procfs.state(watcher.pid) == "T", "the halt")
         yield
 
 

@@ -1,0 +1,43 @@
+"""What Linux says of another process, which may end between two looks at it."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+INOTIFY = "anon_inode:inotify"
+"""What a descriptor that waits for file events leads to."""
+
+
+def said(pid: int, name: str) -> str:
+    """The text of /proc/PID/NAME; empty where there is no such process, or it is not ours to read."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def state(pid: int) -> str:
+    """The letter that Linux has for it; empty where there is no such process."""
+    return said(pid, "stat").rpartition(")")[2][1:2]
+
+
+def runs(pid: int) -> bool:
+    """Whether it has not ended; one that nobody has waited for yet has."""
+    return state(pid) not in {"Z", "X", ""}
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in said(pid, f"task/{pid}/children").split()]
+
+
+def opened(pid: int) -> list[str]:
+    """What its descriptors lead to; nothing where there is no such process, or it is not ours."""
+    found = []
+    folder = f"/proc/{pid}/fd"
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            with suppress(OSError):
+                found.append(os.readlink(f"{folder}/{name}"))
+    return found
