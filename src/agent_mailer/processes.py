@@ -299,13 +299,13 @@ def taken(pid: int) -> bool:
     return True
 
 
-def children() -> set[int]:
-    """Every child of this process, those that have ended too; none where the system does not list them."""
+def children(of: int | str = "self") -> set[int]:
+    """Every child of this process, or of another, those that have ended too; none where the system lists none."""
     found: set[int] = set()
     with suppress(OSError):
-        for thread in os.listdir("/proc/self/task"):
+        for thread in os.listdir(f"/proc/{of}/task"):
             with suppress(OSError):
-                found |= set(map(int, _read(f"/proc/self/task/{thread}/children").split()))
+                found |= set(map(int, _read(f"/proc/{of}/task/{thread}/children").split()))
     return found
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.desk import until
 from tests.sizes import LONG, thinned
 
 from agent_mailer import processes
@@ -170,6 +171,31 @@ def test_what_a_killed_agent_left_is_ended(agents: Agents, how: dict[str, object
     assert report.signalled == 1
 
 
+def test_who_loses_its_parent_while_we_look_is_ended(agents: Agents, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once pids have gone round a parent's may be the larger, and it ends after its child was looked at."""
+    last = 'setsid /bin/sh -c \'echo $$ >"$0.new"; mv "$0.new" "$0"; exec sleep 600\' "$1" & echo $$ >"$0"; wait'
+    pids = [str(agents.place() / name) for name in ("parent", "child")]
+    words = ["setsid", "env", "-i", "/bin/sh", "-c", last, *pids]
+    agent = agents.start({"run": ["/bin/sh", "-c", '"$0" "$@" &', *words]}, {"wait_for": pids[1]})
+    parent, child = agent.spawned("parent"), agent.spawned("child")
+    for process in members(agent.turn_id, agent.holder):
+        if process not in (parent, child, agent.holder):
+            send(process, signal.SIGKILL)
+    asyncio.run(agent.supervised.wait_ended())
+    listed = processes.listed_pids
+
+    def going_round() -> Iterator[int]:
+        yield child.pid
+        if send(parent, signal.SIGKILL):
+            until(lambda: not is_alive(parent), "the parent's end")
+        yield from set(listed()) - {child.pid}
+
+    monkeypatch.setattr(processes, "listed_pids", going_round)
+    report, _ = agent.end(SHORT)
+    assert report.signalled == 1
+    assert not is_alive(child)
+
+
 def test_the_holder_killed_the_agent_is_found_by_its_session(agents: Agents) -> None:
     agent = agents.start(agents.child(scrub=True, orphan=True))
     child = agent.spawned("child")
@@ -249,6 +275,7 @@ def test_we_are_never_a_member(agents: Agents, monkeypatch: pytest.MonkeyPatch) 
     script = """
 import asyncio, os, sys
 from agent_mailer.process.tree import end_tree, members
+from tests.desk import until
 from tests.sizes import LONG, thinned
 from agent_mailer.process.handle import identify
 turn_id = os.environ["AGENT_MAILER_TURN_ID"]

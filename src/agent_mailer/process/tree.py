@@ -26,7 +26,7 @@ from agent_mailer.process.handle import (
     wait_gone,
 )
 from agent_mailer.process.holder import HOLDER, LEAVE, SCOPE, TURN_ID_VARIABLE
-from agent_mailer.processes import HAS_PROC, command_line, in_unit, namespaces_of, read_stat, scan
+from agent_mailer.processes import HAS_PROC, children, command_line, in_unit, namespaces_of, read_stat, scan
 
 GRACE = 5.0
 CONFINES = "AGENT_MAILER_CONFINES"
@@ -73,7 +73,10 @@ def members(
         found |= {pid for pid, stat in table.items() if stat.session in sessions}
     elif _holds_its_session(holder):
         found |= {pid for pid, stat in table.items() if stat.session == holder.pid and stat.started >= holder.started}
-        if holder.pid not in table:
+        if holder.pid in table:
+            # Who was looked at before its parent, which then ended, is the holder's child by now.
+            found |= children(holder.pid) & set(table)
+        else:
             # What it had inherited was left to us.
             found |= {pid for pid in strangers() if pid in table and table[pid].started >= holder.started}
     found |= in_unit(SCOPE.format(turn_id)) & set(table)
