@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-import signal
-import subprocess
+import secrets
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,7 +39,9 @@ from tests.e2e.throwaway import as_throwaway
 from tools.agent_clis import VERSIONS
 
 from agent_mailer.outcomes import Exit, Judgement, Outcome
+from agent_mailer.process.holder import PROMPT_FILE, Supervised, start_behind_gate
 from agent_mailer.process.output import LineFramer
+from agent_mailer.process.tree import end_tree
 from agent_mailer.runtimes.codex.adapter import CodexRuntime
 from agent_mailer.runtimes.port import Evidence, Observation, PermissionMode, Runtime, ToolServer, TurnRequest
 
@@ -216,31 +218,24 @@ def runtime_for(case: Case, binary: Path, base: Path, fake: FakeOpenAI) -> Codex
 
 
 def run(runtime: Runtime, request: TurnRequest) -> Played:
-    launch = runtime.command(request)
     started = time.monotonic()
-    with (request.turn_dir / "stdout").open("wb") as stdout, (request.turn_dir / "stderr").open("wb") as stderr:
-        done = subprocess.run(
-            as_throwaway(launch.argv),
-            input=b"Read your mail.",
-            stdout=stdout,
-            stderr=stderr,
-            env=dict(launch.env),
-            cwd=launch.cwd,
-            timeout=60,
-            check=False,
-        )
-    end = Exit(status=done.returncode) if done.returncode >= 0 else Exit(signal=-done.returncode)
-    return judged(runtime, request.turn_dir, end, request.session_id, time.monotonic() - started)
+    with begun(runtime, request) as turn:
+        asyncio.run(asyncio.wait_for(turn.wait_ended(), 60))
+    return judged(runtime, request.turn_dir, turn.exit(), request.session_id, time.monotonic() - started)
 
 
-def end_helpers(folder: Path) -> None:
-    """End what a codex that was terminated has left in its own sandbox: it has no parent, no environment and a process
-    table of its own, so it is known by the folder that its command line names. Under a holder nothing of it is left.
-    """
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):
-            if os.fsencode(folder) in path.read_bytes() and int(path.parent.name) != os.getpid():
-                os.kill(int(path.parent.name), signal.SIGKILL)
+@contextmanager
+def begun(runtime: Runtime, request: TurnRequest) -> Iterator[Supervised]:
+    """Codex below a holder, as in a turn: of a sandbox of its own that it ends at its start, something is left."""
+    launch = runtime.command(request)
+    (request.turn_dir / PROMPT_FILE).write_text("Read your mail.")
+    argv, folder, turn_id = as_throwaway(launch.argv), request.turn_dir, request.turn_id
+    turn = start_behind_gate(argv, env=launch.env, cwd=launch.cwd, turn_dir=folder, turn_id=turn_id).release()
+    try:
+        yield turn
+    finally:
+        report = asyncio.run(end_tree(turn_id, turn.holder, grace=0.0, left_nothing=turn.left_nothing))
+        assert not report.survivors
 
 
 def judged(runtime: Runtime, folder: Path, end: Exit, resume: str | None, seconds: float = 0.0) -> Played:
@@ -258,11 +253,13 @@ def judged(runtime: Runtime, folder: Path, end: Exit, resume: str | None, second
     return Played(judgement, observation, end, folder / "stdout", stderr, resume, seconds)
 
 
-def request_in(base: Path, resume: str | None = None, tools: ToolServer | None = None) -> TurnRequest:
-    turn_dir = base / "turn"
+def request_in(
+    base: Path, resume: str | None = None, tools: ToolServer | None = None, *, folder: str = "turn"
+) -> TurnRequest:
+    turn_dir = base / folder
     turn_dir.mkdir(exist_ok=True)
     return TurnRequest(
-        turn_id="turn-1",
+        turn_id=f"turn-{secrets.token_hex(8)}",
         turn_dir=turn_dir,
         workdir=base / "work",
         project_dir=None,
