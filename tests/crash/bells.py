@@ -65,7 +65,7 @@ class BelledSession:
         """As long as the session lasts."""
         loop = asyncio.get_running_loop()
         assert isinstance(loop, SeededLoop)
-        moment, begun = Moment.BEGINS, False
+        moment = Moment.BEGINS
         while True:
             self._said.clear()
             call, self._life = Heard(self.name, moment), self._life + 1
@@ -76,10 +76,8 @@ class BelledSession:
                 # An end with `RUNG` wakes the session, and it hears what was said.
                 if hook.result() == RUNG:
                     self.rings += self._said
-                elif begun:
+                else:
                     self.faults.append(f"the bell of {self.name} has gone, and the session is there")
-                # One that began where the broker was not there has left without a word: the next hook has to do.
-                begun = begun or hook.result() == RUNG
             await asyncio.sleep(self._lot.uniform(0.0, REST))
             moment = Moment.RESTS
 
@@ -93,7 +91,7 @@ class BelledSession:
     def counted(self) -> list[str]:
         """What no hook rings for any more: it was told, or was there before the first of them had begun."""
         known = self._sessions.known(LiveSession(Program.CLAUDE, self.name))
-        return [] if known is None else [*known.told, *known.before]
+        return [] if known is None else [*known.told, *(known.before or ())]
 
     async def _listen(self, call: Heard) -> int:
         return await greenlet_spawn(quietly, lambda: self._bell.hear(Program.CLAUDE, call, os.getpid()))

@@ -51,7 +51,13 @@ class BrokerLoop(SeededLoop):
         # What the broker does with it is nobody's else.
         transport, _ = await self.begin(0, self.connect_accepted_socket(self.server, theirs))
         self.theirs.append(transport)
-        made, protocol = await super().create_connection(factory, sock=ours)
+        try:
+            made, protocol = await super().create_connection(factory, sock=ours)
+        except BaseException:
+            # Killed in the middle: the system closes it.
+            self.remove_reader(ours.fileno())
+            ours.close()
+            raise
         self._ours = [(life, one) for life, one in self._ours if not one.is_closing()]
         self._ours.append((LIFE.get(), made))
         return made, protocol
@@ -123,6 +129,7 @@ class RunningBroker:
         self.loop, self._app, self._config = loop, app, config
         self._over = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._one = asyncio.Lock()
 
     async def start(self) -> None:
         self._over = asyncio.Event()
@@ -138,7 +145,22 @@ class RunningBroker:
         state, protocol = ServerState(), cast(Any, self._config.http_protocol_class)
         self.loop.server = lambda: protocol(config=self._config, server_state=state, app_state={}, _loop=self.loop)
 
+    async def restart(self, seconds: float) -> None:
+        """It is away for so long, and comes back whatever becomes of whoever has asked for it."""
+
+        async def away() -> None:
+            async with self._one:
+                await self._stop()
+                await asyncio.sleep(seconds)
+                await self.start()
+
+        await asyncio.shield(asyncio.create_task(away()))
+
     async def stop(self) -> None:
+        async with self._one:
+            await self._stop()
+
+    async def _stop(self) -> None:
         self.loop.server = None
         self.loop.cut(every=True)
         self._over.set()

@@ -257,9 +257,7 @@ class BrokerScene:
                 case Act.BREAK:
                     broker.loop.cut(every=False)
                 case Act.RESTART:
-                    await broker.stop()
-                    await asyncio.sleep(lot.uniform(0, 1.0))
-                    await broker.start()
+                    await broker.restart(lot.uniform(0, 1.0))
                 case Act.KILL_BELL:
                     lot.choice(self.sessions).kill(self._loop)
                 case Act.END:

@@ -118,14 +118,18 @@ class SeededLoop(asyncio.SelectorEventLoop):
         handle = self._chosen()
         if not handle._cancelled:
             self.before_step(handle)
+            self.trail.append(_word(handle))
             if life_of(handle) not in self._dead:
-                self.trail.append(_word(handle))
                 handle._run()
 
     def _hear(self) -> None:
         # By their numbers: in which order the kernel names them depends on what has happened before.
         for key, mask in sorted(self._selector.select(0), key=lambda event: event[0].fd):
-            if not any(handle in self._ready for handle in key.data if handle is not None):
+            handles = [handle for handle in key.data if handle is not None]
+            if any(life_of(handle) in self._dead for handle in handles):
+                # Nobody reads it any more: it would be ready for ever, and no time would pass.
+                self._selector.unregister(key.fd)
+            elif not any(handle in self._ready for handle in handles):
                 self._process_events([(key, mask)])
 
     def _pass_time(self) -> None:

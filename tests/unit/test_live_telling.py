@@ -11,6 +11,7 @@ from agent_mailer.live.telling import (
     MARK,
     MOST_RINGS,
     Known,
+    after_look,
     after_prompt,
     after_ring,
     due,
@@ -28,7 +29,7 @@ def test_each_mail_is_told_once_and_in_one_session() -> None:
     assert due(["a", "b", "c"], known, {"c"}) == ("b",)
     later = after_ring(known, ["b", "c"], ["b"])
     # What was read meanwhile is forgotten: the record never outgrows what waits.
-    assert later == Known(("b",), 2)
+    assert later == Known(("b",), 2, ())
     assert due(["b", "c"], later, frozenset()) == ("c",)
 
 
@@ -88,3 +89,12 @@ def test_a_hooks_call_is_read_and_anything_else_is_none() -> None:
 )
 def test_in_a_headless_run_of_claude_nobody_sits_there(environ: dict[str, str], *, there: bool) -> None:
     assert somebody_sits_there(Program.CLAUDE, environ) is there
+
+
+def test_what_waits_at_the_first_look_was_there_before_the_session() -> None:
+    known = Known()
+    assert untold(known), "nobody has looked"
+    looked = after_look(known, ["a"])
+    assert due_to_ring(["a", "b"], looked, frozenset()) == ("b",)
+    assert after_look(looked, ["a", "b"]) == looked, "later looks find what came"
+    assert not untold(after_look(known, []))

@@ -25,6 +25,8 @@ from agent_mailer.file_events import FileEvents
 from agent_mailer.live.heard import Heard, Moment, Program, somebody_sits_there
 from agent_mailer.live.sessions import LiveSession, LiveSessions
 from agent_mailer.live.telling import (
+    Known,
+    after_look,
     after_prompt,
     after_ring,
     due,
@@ -102,14 +104,17 @@ class Doorbell:
             self._sessions.end(session)
             return 0
         if session.process is None:
-            return self._tell(session, heard.prompt) if heard.moment is Moment.PROMPT else 0
+            if heard.moment is Moment.PROMPT:
+                self._tell(session, heard.prompt)
+            return 0
         if heard.moment is Moment.PROMPT:
-            status = self._tell(session, heard.prompt)
+            with suppress(UnavailableFault):
+                self._tell(session, heard.prompt)
             if program is Program.CODEX:
                 self._listen_apart(session)
-            return status
+            return 0
         self._sessions.forget_old()
-        return self.listen(self._sessions.begun(session, self._waiting))
+        return self.listen(self._begun(session))
 
     def listen(self, session: LiveSession) -> int:
         """Wait until there is news for a session, and ring; of a session that has ended, or has a listener, nothing."""
@@ -146,23 +151,28 @@ class Doorbell:
                 self._presence.leave(seat)
             lock.release()
 
-    def _tell(self, session: LiveSession, prompt: str) -> int:
-        known = self._sessions.known(session)
-        if known is not None and not untold(known) and self._sessions.is_listened_for(session):
+    def _tell(self, session: LiveSession, prompt: str) -> None:
+        known = self._begun(session).known
+        if not untold(known) and self._sessions.is_listened_for(session):
             # Whatever comes rings: no prompt has to wait for a look into a mailbox that may be far away.
             if known.rings and not is_ring(prompt):
                 self._sessions.keep(msgspec.structs.replace(session, known=after_prompt(known, known.told, (), prompt)))
-            return 0
+            return
         person = self._person()
         waiting = [found.message.envelope.id for found in person.inbox(read_too=False)]
-        known = self._sessions.begun(session, lambda: waiting).known
         news = () if is_ring(prompt) else due(waiting, known, self._sessions.told_elsewhere(session))
         if news:
             self._say(line(news, person.address))
         self._sessions.keep(
             msgspec.structs.replace(session, known=after_prompt(known, [*waiting, *self._on_offer()], news, prompt))
         )
-        return 0
+
+    def _begun(self, session: LiveSession) -> LiveSession:
+        """As it is known. Raises MailerError where it is new, and nobody has mail here; a broker may be away."""
+        if self._sessions.known(session) is None:
+            with suppress(UnavailableFault):
+                self._person()
+        return self._sessions.begun(session)
 
     def _waiting(self) -> Sequence[str]:
         return [found.message.envelope.id for found in self._person().inbox(read_too=False)]
@@ -176,15 +186,23 @@ class Doorbell:
                     lambda waiting: self._due(session, waiting), lambda: self._over(session)
                 )
             except UnavailableFault:
+                # Of what is found once it is back nobody knows whether it has come meanwhile.
+                self._looked(session, ())
                 if asyncio.run(self._over(session, pause)):
                     return ()
                 pause = min(2 * pause, AGAIN_AT_MOST)
 
     def _due(self, session: LiveSession, waiting: Sequence[str]) -> Sequence[str]:
+        known = self._looked(session, waiting)
+        return () if known is None else due_to_ring(waiting, known, self._sessions.told_elsewhere(session))
+
+    def _looked(self, session: LiveSession, waiting: Sequence[str]) -> Known | None:
+        """What the session was told by now; None once it has ended."""
         known = self._sessions.known(session)
-        if known is None:
-            return ()
-        return due_to_ring(waiting, known, self._sessions.told_elsewhere(session))
+        if known is not None and known.before is None:
+            known = after_look(known, waiting)
+            self._sessions.keep(msgspec.structs.replace(session, known=known))
+        return known
 
     def _offered(self, session: LiveSession) -> Sequence[str]:
         """What waits for the agent, and this session may take; not what another was told of that lives."""

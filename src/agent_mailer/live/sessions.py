@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -74,15 +74,12 @@ class LiveSessions:
         lock.release()
         return False
 
-    def begun(self, session: LiveSession, waiting: Callable[[], Sequence[str]]) -> LiveSession:
-        """As it is known; written where it is not, or where it goes on in another process (`--resume`).
-
-        `waiting` is asked only then.
-        """
+    def begun(self, session: LiveSession) -> LiveSession:
+        """As it is known; written where it is not, or where it goes on in another process (`--resume`)."""
         found = self._read(self.path(session))
         if found is not None and (session.process is None or found.process == session.process):
             return found
-        known = msgspec.structs.replace(found.known if found else Known(), before=tuple(waiting()))
+        known = msgspec.structs.replace(found.known if found else Known(), before=None)
         whole = msgspec.structs.replace(session, known=known)
         self.keep(whole)
         return whole

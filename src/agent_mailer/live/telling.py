@@ -21,11 +21,12 @@ class Known(msgspec.Struct, frozen=True):
     """What a session was told, by ids that still wait, and how often it rang since the person's last prompt.
 
     `before`: what waited when it began. That is told with a prompt; nobody wants a session that talks before he does.
+    None until the first look into the mailbox; nothing where that was away just then.
     """
 
     told: tuple[str, ...] = ()
     rings: int = 0
-    before: tuple[str, ...] = ()
+    before: tuple[str, ...] | None = None
 
 
 def due(waiting: Sequence[str], known: Known, elsewhere: Set[str]) -> tuple[str, ...]:
@@ -38,12 +39,17 @@ def due_to_ring(waiting: Sequence[str], known: Known, elsewhere: Set[str]) -> tu
     """What of the news has come while the session was there; nothing where it was woken often enough."""
     if not may_ring(known):
         return ()
-    return tuple(one for one in due(waiting, known, elsewhere) if one not in known.before)
+    return tuple(one for one in due(waiting, known, elsewhere) if one not in (known.before or ()))
 
 
 def untold(known: Known) -> bool:
-    """Whether something that waited when the session began is to be told with a prompt."""
-    return not set(known.before) <= set(known.told)
+    """Whether something that waited when the session began is, or may be, to be told with a prompt."""
+    return known.before is None or not set(known.before) <= set(known.told)
+
+
+def after_look(known: Known, waiting: Sequence[str]) -> Known:
+    """The first look says what waited when the session began."""
+    return msgspec.structs.replace(known, before=tuple(waiting)) if known.before is None else known
 
 
 def may_ring(known: Known) -> bool:
@@ -51,13 +57,13 @@ def may_ring(known: Known) -> bool:
 
 
 def after_ring(known: Known, waiting: Sequence[str], news: Sequence[str]) -> Known:
-    return Known(_still((*known.told, *news), waiting), known.rings + 1, _still(known.before, waiting))
+    return Known(_still((*known.told, *news), waiting), known.rings + 1, _still(known.before or (), waiting))
 
 
 def after_prompt(known: Known, waiting: Sequence[str], news: Sequence[str], prompt: str) -> Known:
     """The person is there, unless the prompt is a ring of ours."""
     rings = known.rings if is_ring(prompt) else 0
-    return Known(_still((*known.told, *news), waiting), rings, _still(known.before, waiting))
+    return Known(_still((*known.told, *news), waiting), rings, _still(known.before or (), waiting))
 
 
 def is_ring(prompt: str) -> bool:
