@@ -36,6 +36,15 @@ def test_alone_it_shows_my_agents_what_needs_me_and_the_next_step(desk: Desk) ->
     assert 'agent-mailer send coder "TEXT" -C ~/coder' in elsewhere.out
 
 
+def test_a_long_address_moves_no_other_commands_remark(desk: Desk) -> None:
+    far = "c" * 200
+    desk.configure(address=far)
+    following = at(desk).out.split("\n\n")[-1].splitlines()
+    assert f'  agent-mailer send {far} "TEXT"  write to it' in following
+    assert "  agent-mailer inbox  read what it answers" in following
+    assert max(len(line) for line in following if far not in line) < 80
+
+
 def test_alone_without_agents_it_says_how_one_begins(tmp_path: Path) -> None:
     shown = type_in(tmp_path)
     assert shown.status == 0

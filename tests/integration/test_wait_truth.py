@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -15,6 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 from tests.desk import SOON, Desk, until
+from tests.e2e.throwaway import as_throwaway, is_nobody
 from tests.typed import COMMAND, Typed, type_in
 
 from agent_mailer.events import EventName
@@ -283,3 +285,28 @@ def test_two_workdirs_of_one_name_are_told_apart_by_their_mailbox(tmp_path: Path
         found: dict[str, Any] = send(here, "0", "--json").json["standing"]["coder"]
     assert found["state"] == "stopped"
     assert str(here.workdir) in found["text"]
+
+
+@pytest.mark.skipif(not is_nobody(), reason="root may read everything")
+def test_an_inbox_that_cannot_be_read_is_no_failure_of_the_message(desk: Desk) -> None:
+    new = Paths(desk.root, "user").new
+    new.mkdir(parents=True, exist_ok=True)
+    words = ("send", "--maildir-root", str(desk.root), "--to", "coder", "--body", "x", "--wait", "0")
+    new.chmod(0)
+    try:
+        done = subprocess.run(
+            as_throwaway([COMMAND, *words]), cwd=desk.base, stdin=-3, capture_output=True, text=True, check=False
+        )
+    finally:
+        new.chmod(0o700)
+    assert (done.returncode, len(desk.inbox("coder"))) == (69, 1), done
+    assert f"fix: ls -ld {new}" in done.stderr
+    assert "sent as " in done.stderr
+
+
+def test_the_last_word_has_one_mark_at_its_end(desk: Desk) -> None:
+    elsewhere = desk.base / "elsewhere"  # a root in which nobody is known to be whose
+    shutil.copytree(desk.root, elsewhere)
+    done = type_in(desk.base, "send", "--maildir-root", elsewhere, "--to", "coder", "--body", "x", "--wait", "0")
+    assert done.status == 4, done
+    assert "coder has not taken it: does its watcher run? Later: agent-mailer mail inbox" in done.err

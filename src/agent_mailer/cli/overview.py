@@ -10,7 +10,7 @@ from shutil import get_terminal_size
 
 from agent_mailer.cli.status.many import state_of, taker_of
 from agent_mailer.cli.terminal.printing import say
-from agent_mailer.cli.terminal.screen import Ink, Part, Row, fit, laid_out, paint, width
+from agent_mailer.cli.terminal.screen import GAP, Ink, Part, Row, cells, fit, laid_out, pad, paint, width
 from agent_mailer.clock import duration
 from agent_mailer.names import printable, running_on
 from agent_mailer.views.configured import doubtful
@@ -21,6 +21,9 @@ LEAST_LISTED, BESIDES = 8, 28
 
 NEEDS = 8
 """So much of what needs somebody is shown."""
+
+WIDEST = 60
+"""Columns of a command beside which, in a file, all remarks stand one under the other."""
 
 _WHOLE = {Problem.CONFIG, Problem.UNREADABLE}
 """What was meant stands at the end."""
@@ -163,10 +166,14 @@ def _steps(every: AllView, at: StatusView | FaultView | None) -> list[tuple[str,
 
 
 def _next(steps: list[tuple[str, str]], room: int | None) -> list[str]:
+    if room is None:
+        # A longer command moves no remark but its own.
+        column = max(cells(command) for command, _ in steps if cells(command) <= WIDEST)
+        return [paint("Next", Ink.BOLD), *(f"  {pad(command, column)}{GAP}{what}" for command, what in steps)]
     rows = [Row(command, (Part(what, Ink.FAINT, cut=True),)) for command, what in steps]
-    if room is not None and any(len(command) > room // 2 for command, _ in steps):
+    if any(len(command) > room // 2 for command, _ in steps):
         return [paint("Next", Ink.BOLD), *(f"  {fit(command, room - 2)}" for command, _ in steps)]
-    return [paint("Next", Ink.BOLD), *(f"  {line}" for line in laid_out(rows, room and room - 2))]
+    return [paint("Next", Ink.BOLD), *(f"  {line}" for line in laid_out(rows, room - 2))]
 
 
 def _there(workdir: str) -> str:

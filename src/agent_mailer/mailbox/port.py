@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from agent_mailer.errors import MailerError
+from agent_mailer.errors import ExitCode, MailerError
 from agent_mailer.names import whole_digest
 
 
@@ -252,9 +252,13 @@ class Progress(msgspec.Struct, frozen=True):
 class MailboxUnavailable(MailerError):
     """The mailbox cannot be reached now; nothing is lost, try again later."""
 
+    exit_code = ExitCode.UNAVAILABLE
+
 
 class MailboxRefused(MailboxUnavailable):
     """The mailbox answers, but not to us: the key or the agent is refused. A person has to mend it."""
+
+    exit_code = ExitCode.REFUSED
 
 
 class Mailbox(Protocol):

@@ -261,7 +261,8 @@ def _tell_end(sent: Sent, waited: Waited, seconds: int, workdir: str) -> None:
         say(as_screen(waited.answer))
     if waited.ending is Ending.TIMEOUT:
         known = "; ".join(f"{name} {_where_it_stands(waited, name)}" for name in sent.recipients)
-        note(f"no answer after {seconds} s: {known}. Later: {said_of('agent-mailer mail inbox', workdir)}")
+        end = "" if known.endswith((".", "?", "!")) else "."
+        note(f"no answer after {seconds} s: {known}{end} Later: {said_of('agent-mailer mail inbox', workdir)}")
     elif waited.ending is Ending.UNANSWERED:
         note("no answer will come: " + "; ".join(f"{name} {one.text}" for name, one in waited.reports.items()))
     elif waited.ending is Ending.BLOCKED:
