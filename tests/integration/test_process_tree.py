@@ -275,8 +275,6 @@ def test_we_are_never_a_member(agents: Agents, monkeypatch: pytest.MonkeyPatch) 
     script = """
 import asyncio, os, sys
 from agent_mailer.process.tree import end_tree, members
-from tests.desk import until
-from tests.sizes import LONG, thinned
 from agent_mailer.process.handle import identify
 turn_id = os.environ["AGENT_MAILER_TURN_ID"]
 me = identify(os.getpid())
