@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 from tests.desk import Desk
-from tests.typed import Typed, type_in
+from tests.e2e.throwaway import as_throwaway, is_nobody
+from tests.typed import COMMAND, Typed, type_in
 
 from agent_mailer.state.workdirs import remember
 
@@ -168,3 +170,21 @@ def test_an_agent_whose_folder_was_moved_is_shown_where_one_stands(tmp_path: Pat
     listed = type_in(moved, "status", "--all", "--json").json["workdirs"]
     assert [one["workdir"] for one in listed] == [str(moved)]
     assert type_in(tmp_path, "status", "--all", "--json").json["workdirs"] == []
+
+
+@pytest.mark.skipif(not is_nobody(), reason="root may read everything")
+@pytest.mark.parametrize("words", [("inbox",), ("send", "coder", "hi"), ("status",), ("doctor",), ()])
+def test_a_mailbox_folder_that_is_shut_is_not_said_to_be_gone(desk: Desk, words: tuple[str, ...]) -> None:
+    desk.root.chmod(0)
+    try:
+        done = subprocess.run(
+            as_throwaway([COMMAND, *words]), cwd=desk.workdir, stdin=-3, capture_output=True, text=True, check=False
+        )
+    finally:
+        desk.root.chmod(0o700)
+    said = " ".join((done.stdout + done.stderr).split())
+    assert f"{desk.root} cannot be looked into: Permission denied" in said, done
+    assert "agents folder" not in said
+    assert "init" not in said
+    if words in (("inbox",), ("doctor",)):
+        assert f"fix: chmod u+rwx {desk.root}" in said

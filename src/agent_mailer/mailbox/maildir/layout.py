@@ -17,7 +17,12 @@ from agent_mailer.beneath import anchor
 from agent_mailer.clock import Clock, SystemClock, iso
 from agent_mailer.disk import DIRECTORY_MODE, Disk, Sync, read_regular
 from agent_mailer.errors import ConfigFault
-from agent_mailer.mailbox.maildir.ownership import why_not_ours, why_not_ours_above, why_not_ours_all_the_way
+from agent_mailer.mailbox.maildir.ownership import (
+    require_open,
+    why_not_ours,
+    why_not_ours_above,
+    why_not_ours_all_the_way,
+)
 from agent_mailer.names import compiled, printable
 
 USER: Final = "user"
@@ -155,6 +160,7 @@ def require_root(root: Path) -> None:
     """Raise ConfigFault unless `root` holds mailboxes."""
     anchor(root)
     if not is_folder(root / "agents"):
+        require_open(root)
         raise ConfigFault(
             "no_maildir_root",
             f"{root} is no mailbox root: it has no agents folder",

@@ -5,12 +5,17 @@ Ours is what belongs to us or to root, and nobody else can write; the private gr
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import pwd
 import stat
+from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import Final
+
+from agent_mailer.errors import ConfigFault, look_at
 
 _OTHERS: Final = 0o002
 _GROUP: Final = 0o020
@@ -63,3 +68,19 @@ def _is_private(gid: int) -> bool:
     except KeyError:
         return False
     return gid == user.pw_gid and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
+
+
+def require_open(folder: Path) -> None:
+    """Raises ConfigFault where the system does not let us look into `folder`: what is shut in it is not gone."""
+    try:
+        os.lstat(folder / "agents")
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as fault:
+        fix = look_at(folder, fault)
+        with suppress(OSError):
+            if fault.errno == errno.EACCES and os.lstat(folder).st_uid == os.geteuid():
+                fix = f"chmod u+rwx {quote(str(folder))}"
+        raise ConfigFault(
+            "shut_maildir_root", f"{folder} cannot be looked into: {fault.strerror or fault}", fix
+        ) from None
