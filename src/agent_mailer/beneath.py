@@ -73,7 +73,11 @@ def open_file(path: Place, flags: int, mode: int = 0o600) -> int:
     if held is not None and text.startswith(held):
         name = text[len(held) + 1 :] or "."
         if "/" not in name:
-            return os.open(name, flags | os.O_CLOEXEC | os.O_NOFOLLOW, mode, dir_fd=_held.fd)
+            try:
+                return os.open(name, flags | os.O_CLOEXEC | os.O_NOFOLLOW, mode, dir_fd=_held.fd)
+            except OSError as error:
+                error.filename = text
+                raise
     if _opened.by_steps < BY_STEPS or not has_openat2():
         _opened.by_steps += 1
         return _step_by_step(root, text[len(root) :], flags, mode)
@@ -255,17 +259,20 @@ def opened(folder: Place) -> Iterator[int]:
 
 
 class _At:
-    """The descriptor of the folder in which `path` lies, None below no root; and the name to use there."""
+    """The descriptor of the folder in which `path` lies, None below no root; and the name to use there.
 
-    __slots__ = ("_fd", "_text", "above")
+    An error names the whole path: a name alone is another file wherever it is read.
+    """
+
+    __slots__ = ("_fd", "above", "text")
 
     def __init__(self, path: Place) -> None:
-        self._text = _absolute(path)
+        self.text = _absolute(path)
         self._fd: int | None = None
         self.above = ""
 
     def __enter__(self) -> tuple[int | None, str]:
-        text = self._text
+        text = self.text
         if _root_of(text) is None:
             return None, text
         self.above, _, name = text.rpartition("/")
@@ -274,7 +281,9 @@ class _At:
         self._fd = open_file(self.above, _FOLDER)
         return self._fd, name
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object = None, error: object = None, _trace: object = None) -> None:
+        if isinstance(error, OSError) and error.filename is not None:
+            error.filename = self.text
         if self._fd is not None:
             os.close(self._fd)
 
@@ -302,8 +311,10 @@ class _Both:
         self._other = other
         return folder, old, there, new
 
-    def __exit__(self, *_: object) -> None:
-        self._source.__exit__()
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if isinstance(error, OSError) and error.filename2 is not None:
+            error.filename2 = self._target
+        self._source.__exit__(kind, error, trace)
         if self._other is not None:
             self._other.__exit__()
 
@@ -348,7 +359,8 @@ def _step_by_step(root: str, rest: str, flags: int, mode: int) -> int:
 def _step(above: int, name: str, flags: int, mode: int, path: str) -> int:
     try:
         return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=above)
-    except NotADirectoryError:
-        if stat.S_ISLNK(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
+    except OSError as error:
+        if error.errno == errno.ENOTDIR and stat.S_ISLNK(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path) from None
+        error.filename = path
         raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -203,3 +204,27 @@ def test_a_link_in_a_folder_that_is_held_open_is_an_error_too(root: Path, tmp_pa
     with beneath.holding(folder), pytest.raises(OSError) as fault:
         os.close(beneath.open_file(folder / "link", os.O_RDONLY))
     assert fault.value.errno == errno.ELOOP
+
+
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda path: os.close(beneath.open_file(path, os.O_RDONLY)),
+        beneath.status,
+        beneath.unlink,
+        beneath.rmdir,
+        beneath.names_in,
+        lambda path: beneath.rename(path, path.with_name("other")),
+        lambda path: beneath.rename_noreplace(path, path.with_name("other")),
+        lambda path: beneath.mkdir(path.parent, 0o700),
+    ],
+    ids=["open", "status", "unlink", "rmdir", "list", "rename", "noreplace", "mkdir"],
+)
+def test_an_error_names_the_whole_path(root: Path, act: Callable[[Path], object], held: bool) -> None:
+    folder = root / "a" / "b"
+    with beneath.holding(folder) if held else nullcontext(), pytest.raises(OSError) as caught:
+        act(folder / "gone")
+    assert str(caught.value.filename) in (str(folder / "gone"), str(folder))
+    if isinstance(caught.value.filename2, str):
+        assert caught.value.filename2 == str(folder / "other")
