@@ -68,7 +68,16 @@ NAMED: dict[str, Scope] = {
     ),
     "watch/backlog.py": Scope(
         ("watch_backlog", "watch_putting_away"),
-        (*_ENGINE, "stuck", "guards_held", "dry_run", "routes", "approvals_by_mail", "bad_state"),
+        (
+            *_ENGINE,
+            "stuck",
+            "guards_held",
+            "dry_run",
+            "routes",
+            "approvals_by_mail",
+            "bad_state",
+            "putting_away_on_a_server",
+        ),
         _CRASH,
     ),
     "watch/settling.py": Scope(("watch_settling",), (*_ENGINE, "batch_low", "stuck", "approvals"), _CRASH),
