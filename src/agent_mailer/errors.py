@@ -11,7 +11,8 @@ _ABOUT_ONE = (
 )
 # Compiled when something went wrong: at the import it would cost every command as much as a module.
 _COMMAND = rf"agent-mailer (?:{_ABOUT_ONE})\b(?: (?!(?:or|then|and|with|as)\b)(?:'[^']*'|[^\s,;:()])+)*"
-_NAMES_A_FOLDER = r"(?:^| )(?:-C|--workdir|--maildir-root|--all|--help)\b"
+# Elsewhere `--all` is every message, session or question of one folder.
+_NAMES_A_FOLDER = r"(?:^| )(?:-C|--workdir|--maildir-root|--help)\b|agent-mailer (?:status|cost)\b[^,;]* --all\b"
 
 
 class ExitCode(IntEnum):

@@ -63,6 +63,9 @@ def whole_characters(data: bytes) -> bytes:
     return re.sub(_ESCAPE, lambda found: rb"\ufffd" if found[1] else found[0], data)
 
 
+DEDUPE_KEY = "dedupe:"
+"""A draft whose key begins so goes out once, whichever turn or command sends it."""
+
 HOOK = "hook--"
 """How the address of a hook begins, and nobody else's: what it sends comes from outside."""
 

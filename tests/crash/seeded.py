@@ -119,14 +119,19 @@ class SeededLoop(asyncio.SelectorEventLoop):
         if not handle._cancelled:
             self.before_step(handle)
             self.trail.append(_word(handle))
-            if life_of(handle) not in self._dead:
+            if not self._is_dead(handle):
                 handle._run()
+
+    def _is_dead(self, handle: asyncio.Handle) -> bool:
+        """Or is it about a task of the dead: anyio would for ever cancel what never ends."""
+        host = getattr(getattr(_callback_of(handle), "__self__", None), "_host_task", None)
+        return life_of(handle) in self._dead or (host is not None and self._tasks.get(host) in self._dead)
 
     def _hear(self) -> None:
         # By their numbers: in which order the kernel names them depends on what has happened before.
         for key, mask in sorted(self._selector.select(0), key=lambda event: event[0].fd):
             handles = [handle for handle in key.data if handle is not None]
-            if any(life_of(handle) in self._dead for handle in handles):
+            if any(map(self._is_dead, handles)):
                 # Nobody reads it any more: it would be ready for ever, and no time would pass.
                 self._selector.unregister(key.fd)
             elif not any(handle in self._ready for handle in handles):

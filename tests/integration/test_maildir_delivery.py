@@ -15,17 +15,8 @@ from agent_mailer.mailbox.maildir import delivery
 from agent_mailer.mailbox.maildir.compose import compose
 from agent_mailer.mailbox.maildir.delivery import Trace
 from agent_mailer.mailbox.maildir.layout import Paths, add_handle, check_mailbox, make_root
-from agent_mailer.mailbox.port import (
-    DEDUPE_KEY,
-    Action,
-    Delivered,
-    Delivery,
-    Draft,
-    MailboxUnavailable,
-    Outgoing,
-    Refused,
-    Unknown,
-)
+from agent_mailer.mailbox.port import Action, Delivered, Delivery, Draft, MailboxUnavailable, Outgoing, Refused, Unknown
+from agent_mailer.names import DEDUPE_KEY
 
 
 class Faults(SystemCalls):

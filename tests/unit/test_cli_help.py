@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperArgument, TyperGroup, TyperOption
 from typer.main import get_command
 
 from agent_mailer.cli.app import _Program, app
 from agent_mailer.cli.examples import _OF, examples_of
 from agent_mailer.cli.help import TOPICS
 from agent_mailer.cli.team import amp
+from agent_mailer.cli.terminal.commands import MOST_DIGITS, _hasten
 from agent_mailer.errors import UsageFault
 
 
@@ -69,8 +71,7 @@ def test_an_example_is_understood(path: str) -> None:
         command.make_context(path, words, parent=context)
 
 
-@pytest.mark.parametrize("path", ["", *KNOWN])
-def test_every_help_ends_with_examples(path: str) -> None:
+def context_of(path: str) -> typer.Context:
     command = get_command(app)
     context = typer.Context(command, info_name="agent-mailer")
     for word in path.split():
@@ -79,7 +80,37 @@ def test_every_help_ends_with_examples(path: str) -> None:
         assert found is not None
         command = found
         context = typer.Context(command, info_name=word, parent=context)
-    assert "\nExamples:\n  agent-mailer " in command.get_help(context)
+    return context
+
+
+@pytest.mark.parametrize("path", ["", *KNOWN])
+def test_every_help_ends_with_examples(path: str) -> None:
+    context = context_of(path)
+    assert "\nExamples:\n  agent-mailer " in context.command.get_help(context)
+
+
+def test_a_number_beyond_its_bounds_is_refused_wherever_one_can_be_given() -> None:
+    bounded = 0
+    for path in KNOWN:
+        context = context_of(path)
+        params = [one for one in context.command.get_params(context) if isinstance(one, TyperOption | TyperArgument)]
+        for param in params:
+            descriptor = param.type_descriptor
+            least, most = descriptor.parameter_info.min, descriptor.parameter_info.max
+            beyond = [] if least is None else [int(least) - 1]
+            beyond += [] if most is None else [int(most) + 1]
+            if descriptor.annotation is int:
+                beyond.append(10**MOST_DIGITS)
+            for number in beyond:
+                param._runtime_param = None
+                _hasten(cast(Any, [param]))
+                with pytest.raises(typer.BadParameter):
+                    pytest.fail(f"{path} {param.opts}: {param.process_value(context, str(number))}")
+            for bound in (least, most):
+                if bound is not None and descriptor.annotation is int:
+                    assert param.process_value(context, str(int(bound))) == bound
+            bounded += len(beyond)
+    assert bounded > 60
 
 
 def test_under_amp_help_and_errors_name_amp() -> None:

@@ -15,18 +15,8 @@ from agent_mailer.mailbox.maildir.compose import (
     message_id_for,
 )
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, parse_message
-from agent_mailer.mailbox.port import (
-    DEDUPE_KEY,
-    Action,
-    Automatic,
-    Draft,
-    Envelope,
-    Kind,
-    Message,
-    Outgoing,
-    Priority,
-    Refused,
-)
+from agent_mailer.mailbox.port import Action, Automatic, Draft, Envelope, Kind, Message, Outgoing, Priority, Refused
+from agent_mailer.names import DEDUPE_KEY
 
 NOW = 1787392800.123
 

@@ -33,7 +33,9 @@ def cost(
             autocompletion=any_of("day", "agent", "thread", "sender", "program", "model"),
         ),
     ] = "day",
-    days: Annotated[int, typer.Option("--days", metavar="N", help="The last N days, today among them.")] = DAYS,
+    days: Annotated[
+        int, typer.Option("--days", metavar="N", min=1, max=MOST_DAYS, help="The last N days, today among them.")
+    ] = DAYS,
     every: Annotated[bool, typer.Option("--all", help="Of every agent of yours.")] = False,
     workdir: Workdir = None,
     as_json: Json = False,
@@ -42,8 +44,6 @@ def cost(
     from agent_mailer.runtimes.port import Counted
     from agent_mailer.views.spending import By, counts_of, spending
 
-    if not 1 <= days <= MOST_DAYS:
-        raise UsageFault("bad_number", f"--days is a number from 1 to {MOST_DAYS}", "")
     if every and workdir is not None:
         raise UsageFault("two_choices", "--all means every workdir, --workdir one", "leave one of them out")
     wanted = By(one_of(by, By, "--by"))

@@ -22,7 +22,7 @@ app = single()
 
 @app.command("logs", cls=FastCommand)
 def logs(
-    tail: Annotated[int, typer.Option("--tail", metavar="N", help="How many of the last lines.")] = 50,
+    tail: Annotated[int, typer.Option("--tail", metavar="N", min=0, help="How many of the last lines.")] = 50,
     grep: Annotated[
         str | None,
         typer.Option("--grep", metavar="PATTERN", help="Only lines whose JSON matches this regular expression."),

@@ -15,8 +15,8 @@ from agent_mailer.console.own.port import Letter, OwnMessage, OwnShown, ThreadsP
 from agent_mailer.desk.addresses import Address, addresses_of, roots_of
 from agent_mailer.desk.changes import IN_ANY_CASE
 from agent_mailer.errors import MailerError, UsageFault
-from agent_mailer.mailbox.port import DEDUPE_KEY, Action, Draft, Priority
-from agent_mailer.names import printable
+from agent_mailer.mailbox.port import Action, Draft, Priority
+from agent_mailer.names import DEDUPE_KEY, printable
 from agent_mailer.people import person_at
 from agent_mailer.people.overseen import PERSON, Overseen, Seen, waiting, whole
 from agent_mailer.state.turns import shares

@@ -16,16 +16,8 @@ import msgspec
 
 from agent_mailer.clock import Clock
 from agent_mailer.hooks.book import Book, Row
-from agent_mailer.mailbox.port import (
-    DEDUPE_KEY,
-    Action,
-    Delivered,
-    Draft,
-    Mailbox,
-    MailboxUnavailable,
-    Refused,
-)
-from agent_mailer.names import printable
+from agent_mailer.mailbox.port import Action, Delivered, Draft, Mailbox, MailboxUnavailable, Refused
+from agent_mailer.names import DEDUPE_KEY, printable
 from agent_mailer.outside.calls import Call
 from agent_mailer.outside.event import Event, State, body_of, subject_of
 from agent_mailer.outside.items import KEPT_DAYS, NotSent, Outcome, Taken, ToSend, decide, thread_words, wait_ms

@@ -164,8 +164,7 @@ class Draft(msgspec.Struct, frozen=True, omit_defaults=True):
 class Route(msgspec.Struct, frozen=True, omit_defaults=True):
     """The way to an address to which the mailbox does not deliver by itself, as it was found. `place` is where it leads
     (an absolute path), held against `device` and `inode` when something is delivered; `recipient` the name there,
-    `back` our own address as it reads from there. `makes`: what is missing may be made.
-    """
+    `back` our own address as it reads from there. `makes`: what is missing may be made."""
 
     address: str
     place: str
@@ -370,9 +369,6 @@ def oldest_of_each(waiting: Iterable[Envelope], limit: int, beside: Collection[s
     first = islice(chain.from_iterable((heads[one], pressing[one]) for one in ranked), 2 * limit)
     return tuple(ordered[place] for place in sorted(islice(dict.fromkeys(chain(first, range(limit))), limit)))
 
-
-DEDUPE_KEY: Final = "dedupe:"
-"""A draft whose key begins so goes out once, whichever turn or command sends it."""
 
 _ANSWERS: Final = {Kind.REVIEW_REQUEST: Kind.REVIEW_RESPONSE, Kind.QUESTION: Kind.ANSWER}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-from agent_mailer.mailbox.port import DEDUPE_KEY, Action, Draft, Message, Refused
-from agent_mailer.names import printable
+from agent_mailer.mailbox.port import Action, Draft, Message, Refused
+from agent_mailer.names import DEDUPE_KEY, printable
 
 MAX_BODY_BYTES: Final = 1_048_576
 """Of a body in UTF-8. What an agent may write does not depend on which server answers today."""

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from agent_mailer.errors import MailerError
-from agent_mailer.mailbox.port import DEDUPE_KEY, Action, Draft
-from agent_mailer.names import printable
+from agent_mailer.mailbox.port import Action, Draft
+from agent_mailer.names import DEDUPE_KEY, printable
 from agent_mailer.people.port import EVERYTHING, Search
 
 if TYPE_CHECKING:

@@ -10,16 +10,8 @@ import msgspec
 
 from agent_mailer.errors import MailerError, UnavailableFault, UsageFault
 from agent_mailer.groups import for_one, names_group, spread
-from agent_mailer.mailbox.port import (
-    DEDUPE_KEY,
-    Automatic,
-    Delivered,
-    Kind,
-    MailboxRefused,
-    MailboxUnavailable,
-    Refused,
-)
-from agent_mailer.names import printable
+from agent_mailer.mailbox.port import Automatic, Delivered, Kind, MailboxRefused, MailboxUnavailable, Refused
+from agent_mailer.names import DEDUPE_KEY, printable
 from agent_mailer.people.port import Ending, MessageState, Sent, Waited
 
 if TYPE_CHECKING:

@@ -13,18 +13,8 @@ import msgspec
 
 from agent_mailer.clock import Clock, iso
 from agent_mailer.events import EventLog, EventName
-from agent_mailer.mailbox.port import (
-    DEDUPE_KEY,
-    Action,
-    Delivered,
-    Delivery,
-    Draft,
-    Mailbox,
-    Outgoing,
-    Refused,
-    Unknown,
-)
-from agent_mailer.names import printable
+from agent_mailer.mailbox.port import Action, Delivered, Delivery, Draft, Mailbox, Outgoing, Refused, Unknown
+from agent_mailer.names import DEDUPE_KEY, printable
 from agent_mailer.schedules.bodies import Withheld, body_of
 from agent_mailer.schedules.due import Known, Plan, Schedule, begun, plan_of
 from agent_mailer.state import State

@@ -28,7 +28,6 @@ from agent_mailer.cli.mail.options import (
 from agent_mailer.cli.options import Json, MaildirRoot, Workdir
 from agent_mailer.cli.terminal.printing import json_text, local_time, note, say
 from agent_mailer.cli.terminal.tables import columns
-from agent_mailer.errors import UsageFault
 from agent_mailer.names import printable
 
 if TYPE_CHECKING:
@@ -44,7 +43,9 @@ def watch(
     follow: Annotated[bool, typer.Option("--follow", help="Go on with what comes after.")] = False,
     timeout: Annotated[
         int,
-        typer.Option("--timeout", metavar="SECONDS", help="Leave after so long, with status 4 if none came; 0: never."),
+        typer.Option(
+            "--timeout", metavar="SECONDS", min=0, help="Leave after so long, with status 4 if none came; 0: never."
+        ),
     ] = 0,
     sender: Annotated[str | None, typer.Option("--from", metavar="ADDRESS", help="Only from this sender.")] = None,
     kind: KindOption = None,
@@ -61,8 +62,6 @@ def watch(
     from agent_mailer.people.port import Search
 
     not_in_turn("mail watch")
-    if timeout < 0:
-        raise UsageFault("bad_number", "--timeout is a number of seconds", "")
     search = Search(
         sender=sender or "",
         kind=parse_kind(kind),
@@ -86,7 +85,7 @@ def watch(
 
 
 def drain(
-    limit: Annotated[int, typer.Option("--limit", metavar="N", help="The oldest N; 0 is all.")] = 0,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=0, help="The oldest N; 0 is all.")] = 0,
     whose: As = None,
     workdir: Workdir = None,
     maildir_root: MaildirRoot = None,
@@ -94,8 +93,6 @@ def drain(
 ) -> None:
     """Print all mail that waits, oldest first; each then counts as read."""
     not_in_turn("mail drain")
-    if limit < 0:
-        raise UsageFault("bad_number", "--limit is a number from 0 on", "")
     count = 0
 
     def drained(item: Message | Unreadable) -> None:
@@ -157,7 +154,7 @@ def receipts(
             show_default=False,
         ),
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", metavar="N", help="The newest N that were sent.")] = NEWEST,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="The newest N that were sent.")] = NEWEST,
     whose: As = None,
     workdir: Workdir = None,
     maildir_root: MaildirRoot = None,
@@ -167,8 +164,6 @@ def receipts(
     from agent_mailer.clock import iso
 
     not_in_turn("mail receipts")
-    if limit < 1:
-        raise UsageFault("bad_number", "--limit is a number from 1 on", "")
     found = person_at(whose, workdir, maildir_root).told(message_id, limit)
     if as_json:
         shown = [
@@ -200,7 +195,7 @@ def receipts(
 
 
 def sent(
-    limit: Annotated[int, typer.Option("--limit", metavar="N", help="The newest N; 0 is all.")] = NEWEST,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=0, help="The newest N; 0 is all.")] = NEWEST,
     whose: As = None,
     workdir: Workdir = None,
     maildir_root: MaildirRoot = None,
@@ -208,8 +203,6 @@ def sent(
 ) -> None:
     """List what you have sent, the newest at the end; `mail read ID` shows one, `mail receipts` how far each is."""
     not_in_turn("mail sent")
-    if limit < 0:
-        raise UsageFault("bad_number", "--limit is a number from 0 on", "")
     found = person_at(whose, workdir, maildir_root).sent(limit)
     if as_json:
         newest: list[steps.Step] = [(["receipts", found[-1].envelope.id], "how far the newest is")] if found else []

@@ -70,8 +70,8 @@ def inbox(
     labels: Labels = None,
     refs: Refs = None,
     context: Context = None,
-    limit: Annotated[int, typer.Option("--limit", metavar="N", help="The newest N; 0 is all.")] = SHOWN,
-    offset: Annotated[int, typer.Option("--offset", metavar="N", help="Leave out the newest N.")] = 0,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=0, help="The newest N; 0 is all.")] = SHOWN,
+    offset: Annotated[int, typer.Option("--offset", metavar="N", min=0, help="Leave out the newest N.")] = 0,
     whose: As = None,
     workdir: Workdir = None,
     maildir_root: MaildirRoot = None,
@@ -82,8 +82,6 @@ def inbox(
     turn = _turn(whose)
     if every and unread:
         raise UsageFault("two_choices", "--all is also what was read, --unread only what was not", "give one of them")
-    if limit < 0 or offset < 0:
-        raise UsageFault("bad_number", "--limit and --offset are numbers from 0 on", "")
     found: Sequence[tuple[Message, bool]]
     more = False
     if turn is not None:

@@ -37,7 +37,9 @@ _LIST: steps.Step = (["reservations"], "who holds what")
 
 def reserve(
     paths: Paths,
-    seconds: Annotated[int, typer.Option("--seconds", metavar="N", help="For so long; not during a turn.")] = 3600,
+    seconds: Annotated[
+        int, typer.Option("--seconds", metavar="N", min=1, max=LONGEST, help="For so long; not during a turn.")
+    ] = 3600,
     whose: Whose = None,
     workdir: Workdir = None,
     as_json: Json = False,
@@ -49,8 +51,6 @@ def reserve(
             raise UsageFault("in_turn", "during a turn the agent reserves for itself", "leave out --as")
         found = turn.reserve(paths)
     else:
-        if not 1 <= seconds <= LONGEST:
-            raise UsageFault("bad_number", f"--seconds is a number from 1 to {LONGEST}", "")
         found = reserve_for(workdir, whose, paths, float(seconds))
     if as_json:
         steps.told({"reserved": list(found)}, (["release", *found], "give it back"), _LIST)

@@ -136,7 +136,7 @@ def logs(
         str | None, typer.Argument(metavar="NAME", help="Default: that of the workdir.", show_default=False)
     ] = None,
     workdir: Workdir = None,
-    tail: Annotated[int, typer.Option("--tail", "-n", help="How many lines.")] = 50,
+    tail: Annotated[int, typer.Option("--tail", "-n", min=0, help="How many lines.")] = 50,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
 ) -> None:
     """What the service has written to the journal: starts and ends, and the watcher's events as JSON lines."""

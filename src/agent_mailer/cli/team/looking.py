@@ -86,7 +86,9 @@ def logs(
     name: Name = "",
     team: Team_ = "",
     directory: Dir = None,
-    tail: Annotated[int, typer.Option("--tail", metavar="N", help="How many of the last lines of each agent.")] = 20,
+    tail: Annotated[
+        int, typer.Option("--tail", metavar="N", min=0, help="How many of the last lines of each agent.")
+    ] = 20,
     as_json: Json = False,
 ) -> None:
     """The last events of all its agents, oldest first. Of one agent: agent-mailer logs -C DIR."""

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from typer.models import CommandInfo
 
 
+MOST_DIGITS = 15
+"""Of a number on a command line: seconds of thirty million years, or a petabyte."""
+
+
 class _Converter(Protocol):
     def coerce(self, value: object, param: object, ctx: object) -> object: ...
 
@@ -41,12 +45,18 @@ class _TyperParameter(Protocol):
     def get_runtime_param(self) -> _Converter: ...
 
 
+class _Bounds(Protocol):
+    min: float | None
+    max: float | None
+
+
 class _Direct:
     """Passes on what is absent or a string already, and leaves everything else, and every complaint, to typer."""
 
-    def __init__(self, param: _TyperParameter, annotation: object) -> None:
+    def __init__(self, param: _TyperParameter, annotation: object, bounds: _Bounds) -> None:
         self._param = param
         self._annotation = annotation
+        self._bounds = bounds
 
     def coerce(self, value: object, param: object, ctx: object) -> object:
         if value is None:
@@ -56,11 +66,18 @@ class _Direct:
         if self._annotation is Path and isinstance(value, str | Path):
             return Path(value)
         if self._annotation is int and str(value).isdecimal():
-            return int(str(value))
+            if len(str(value)) > MOST_DIGITS:
+                raise typer.BadParameter(f"numbers have at most {MOST_DIGITS} digits")
+            if self._is_within(int(str(value))):
+                return int(str(value))
         if self._annotation == list[str] and isinstance(value, list | tuple):
             return tuple(value)
         self._param._runtime_param = None
         return self._param.get_runtime_param().coerce(value, param, ctx)
+
+    def _is_within(self, number: int) -> bool:
+        least, most = self._bounds.min, self._bounds.max
+        return (least is None or least <= number) and (most is None or number <= most)
 
 
 def _hasten(params: list[Parameter]) -> None:
@@ -68,7 +85,7 @@ def _hasten(params: list[Parameter]) -> None:
         descriptor = getattr(param, "type_descriptor", None)
         if descriptor is not None and getattr(param, "_runtime_param", ...) is None:
             plain = cast(_TyperParameter, param)
-            plain._runtime_param = _Direct(plain, descriptor.annotation)
+            plain._runtime_param = _Direct(plain, descriptor.annotation, descriptor.parameter_info)
 
 
 def _offer(ctx: Context, params: list[Parameter]) -> None:

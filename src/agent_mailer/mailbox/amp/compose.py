@@ -10,7 +10,6 @@ import msgspec
 
 from agent_mailer.groups import taken_by_one
 from agent_mailer.mailbox.port import (
-    DEDUPE_KEY,
     MOST_VISITED,
     Action,
     Draft,
@@ -22,7 +21,7 @@ from agent_mailer.mailbox.port import (
     subject_of,
 )
 from agent_mailer.mailbox.server_drafts import beyond, recipients, storable
-from agent_mailer.names import printable
+from agent_mailer.names import DEDUPE_KEY, printable
 
 MAX_THREAD: Final = 128
 MAX_LABELS: Final = 20

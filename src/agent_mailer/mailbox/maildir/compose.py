@@ -23,7 +23,6 @@ from agent_mailer.mailbox.maildir.format import (
 from agent_mailer.mailbox.maildir.layout import LAYER, is_handle
 from agent_mailer.mailbox.maildir.routes import parse_address
 from agent_mailer.mailbox.port import (
-    DEDUPE_KEY,
     MOST_VISITED,
     Action,
     Automatic,
@@ -37,7 +36,7 @@ from agent_mailer.mailbox.port import (
     kind_of,
     subject_of,
 )
-from agent_mailer.names import printable, sha256
+from agent_mailer.names import DEDUPE_KEY, printable, sha256
 
 DEDUPE_ID: Final = "dedupe-"
 
