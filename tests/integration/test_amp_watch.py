@@ -48,9 +48,9 @@ class AmpDesk(Desk):
             maildir_root="",
         )
 
-    def mail(self, body: str = "please") -> dict[str, Any]:
+    def mail(self, body: str = "please", **fields: Any) -> dict[str, Any]:
         sent: dict[str, Any] = self.broker.send(
-            self.person, self.planner, self.coder["address"], subject="task", body=body
+            self.person, self.planner, self.coder["address"], subject="task", body=body, **fields
         )
         return sent
 
@@ -95,6 +95,14 @@ def test_a_message_is_answered_once_and_marked_read(kind: str, request: pytest.F
         assert stages[0] == "claimed"
         assert stages[-1] == "settled"
     assert person.key not in (desk.state / "log.jsonl").read_text()
+
+
+def test_a_notice_is_passed_by_and_marked_read(ours: tuple[BrokerDesk, Person], tmp_path: Path) -> None:
+    desk = AmpDesk(tmp_path, *ours)
+    desk.mail(automatic="notice")
+    assert outcomes(desk.once()) == []
+    assert [line["why"] for line in desk.log(EventName.MESSAGE_SKIPPED)] == ["notice"]
+    assert desk.unread() == []
 
 
 class Overheard:

@@ -77,6 +77,7 @@ NAMED: dict[str, Scope] = {
             "approvals_by_mail",
             "bad_state",
             "putting_away_on_a_server",
+            "amp_watch",
         ),
         _CRASH,
     ),
