@@ -16,6 +16,7 @@ from agent_mailer.names import new_turn_id
 from agent_mailer.outcomes import Outcome
 from agent_mailer.process.handle import ProcessIdentity
 from agent_mailer.runtimes.port import Usage
+from agent_mailer.schedules.due import Known, Schedule
 from agent_mailer.state import State
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.held import Guard
@@ -402,3 +403,116 @@ def test_the_last_turn_and_the_last_that_went_through_are_remembered(scene: Scen
         late.settlement = Settlement(outcome, "", NOON, 1.0, finished=False)
         scene.gate.settled(late)
         assert scene.gate.went_through == NOON - 65
+
+
+def test_a_text_is_known_for_sixty_four_others(scene: Scene) -> None:
+    def is_double(digest: str) -> bool:
+        record = turn("m", counted=Counted(1), digest=digest)
+        scene.gate.taken(record, Message(mail(), body="text"))
+        assert record.counted is not None
+        return record.counted.double
+
+    assert not any(is_double(f"d{number}") for number in range(64))
+    assert is_double("d0")
+    assert not is_double("d64")
+    assert not is_double("d1"), "sixty-four came after it"
+
+
+def test_a_fresh_gate_knows_of_no_turn_and_each_candidate_is_judged(scene: Scene) -> None:
+    assert (scene.gate.last_turn, scene.gate.went_through) == (0.0, 0.0)
+    scene.guards(max_hops=2, turns_per_hour=2)
+    others = [wants(mail(name, thread=name)) for name in "abc"]
+    found = scene.admit(wants(mail("far", visited="a b c")), wants(mail("ann", "ann")), *others)
+    assert ids(found) == (["ann", "a", "b"], ["far"])
+    assert found.pause is not None
+
+
+def test_a_pause_of_too_many_turns_is_over_when_its_time_is_up_whatever_has_run_since(scene: Scene) -> None:
+    scene.guards(turns_per_hour=1)
+    scene.ran("one", NOON - 60)
+    assert scene.gate.pause(Pause(PauseReason.TOO_MANY_TURNS, NOON - HOUR, NOON, ""), NOON) is None
+
+
+def test_what_turned_out_to_be_a_double_counts_as_one_in_the_rounds(scene: Scene) -> None:
+    scene.guards(pair_rounds=3)
+    for number in range(2):
+        record = turn(f"m{number}", NOON - 9 + number, counted=Counted(number + 1), digest="d")
+        scene.gate.claimed(record)
+        scene.gate.taken(record, Message(record.envelope, body="text"))
+    assert ids(scene.admit(wants(mail("again", answers=True)))) == ([], ["again"])
+
+
+def test_a_chain_of_hops_alone_is_cut_for_a_person_too(scene: Scene) -> None:
+    envelope = msgspec.structs.replace(mail(), hops=3)
+    found = scene.gate.taken(turn("m", counted=Counted(0, person=True)), Message(envelope, body="text"))
+    assert found.envelope.hops == 0
+
+
+def test_what_was_no_turn_takes_nothing_of_a_senders_day(scene: Scene) -> None:
+    scene.budget(turns_per_sender=1)
+    scene.admit()
+    record = turn("one")
+    scene.gate.claimed(record)
+    assert ids(scene.admit(wants(mail("a")))) == ([], ["a"])
+    scene.gate.nothing_ran(record)
+    assert ids(scene.admit(wants(mail("a")))) == (["a"], [])
+
+
+def test_what_a_turn_has_cost_counts_once_it_is_settled_for_those_who_share_the_day_too(
+    scene: Scene, tmp_path: Path
+) -> None:
+    (tmp_path / "beside").mkdir()
+    other = Scene(tmp_path / "beside")
+    for one in (scene, other):
+        one.budget(dollars_per_day=6, share="ours")
+        one.admit()
+    record = turn("one", dollars=6.0)
+    scene.gate.claimed(msgspec.structs.replace(record, settlement=None))
+    assert other.admit(wants(mail("a"))).pause is None
+    scene.gate.settled(record)
+    for one in (other, scene):
+        found = one.admit(wants(mail("b")))
+        assert found.pause is not None
+        assert found.pause.reason is PauseReason.BUDGET
+
+
+def test_what_is_admitted_is_taken_from_a_shared_day_at_once(scene: Scene, tmp_path: Path) -> None:
+    (tmp_path / "beside").mkdir()
+    other = Scene(tmp_path / "beside")
+    for one in (scene, other):
+        one.budget(turns_per_day=1, share="ours")
+    found = scene.admit(wants(mail("a")), wants(mail("b")))
+    assert (ids(found), found.pause is not None) == ((["a"], []), True)
+    assert other.admit(wants(mail("c"))).pause is not None
+
+
+def test_one_person_is_known_by_his_pattern_alone(scene: Scene) -> None:
+    scene.policy = msgspec.structs.replace(scene.policy, who=WhoPolicy(people=("boss@*",), address="coder"))
+    scene.guards(max_hops=2)
+    assert ids(scene.admit(wants(mail("far", "boss@acme", visited="a b c")))) == (["far"], [])
+
+
+def test_what_a_schedule_has_sent_is_a_persons_and_nothing_else_is(scene: Scene, tmp_path: Path) -> None:
+    nightly = Schedule("nightly", "0 2 * * *", "UTC", "News", tmp_path / "body.md")
+    sent, other = mail("sent", visited="a b c"), mail("other", visited="a b c", thread="u")
+    scene.guards(max_hops=2)
+    scene.state.schedules.put("nightly", Known(nightly.line, NOON, sent=("sent",)))
+    assert ids(scene.admit(wants(sent), wants(other))) == ([], ["sent", "other"]), "nobody has a schedule"
+    scene.policy = msgspec.structs.replace(scene.policy, schedules=(nightly,))
+    assert ids(scene.admit(wants(sent), wants(other))) == (["sent"], ["other"])
+
+
+def test_where_a_persons_turn_of_an_earlier_life_has_written_his_chain_goes_on(scene: Scene) -> None:
+    for number in range(3):
+        scene.ran(f"m{number}", NOON - 30 + number, counted=Counted(number), thread="other")
+    done = turn("p", NOON - 5, sender="ann", counted=Counted(0, person=True))
+    assert done.settlement is not None
+    item = SettledItem(Outgoing("i", "user", "other", "d"), ItemState.DELIVERED)
+    done.settlement = msgspec.structs.replace(done.settlement, items=(item,))
+    scene.state.turns.create(done)
+    assert scene.gate.counted(mail("again", thread="other", answers=True), None).depth == 0
+
+
+def test_a_record_without_a_count_began_its_chain(scene: Scene) -> None:
+    scene.ran("m", NOON - 30)
+    assert scene.gate.counted(mail("again", answers=True), None).depth == 1
