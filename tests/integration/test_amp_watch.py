@@ -105,6 +105,17 @@ def test_a_notice_is_passed_by_and_marked_read(ours: tuple[BrokerDesk, Person], 
     assert desk.unread() == []
 
 
+def test_the_sender_of_what_is_held_does_not_hear_that_somebody_has_it(
+    ours: tuple[BrokerDesk, Person], tmp_path: Path
+) -> None:
+    desk = AmpDesk(tmp_path, *ours)
+    desk.configure(allow_from=["user"])
+    sent = desk.mail()
+    desk.once()
+    assert [line["message_id"] for line in desk.log(EventName.MESSAGE_HELD)] == [sent["id"]]
+    assert desk.broker.call("GET", f"/messages/{sent['id']}/receipts", headers=desk.person.header) == []
+
+
 class Overheard:
     """ASGI middleware before our broker: what a watcher asks. `without` is an extension that it does not announce."""
 

@@ -90,7 +90,9 @@ NAMED: dict[str, Scope] = {
     "watch/guards/calm.py": Scope(_GUARDS_UNIT, _GUARDS),
     "watch/guards/who.py": Scope(_GUARDS_UNIT, _GUARDS),
     "watch/guards/gate.py": Scope(_GUARDS_UNIT, _GUARDS),
-    "watch/guards/holding.py": Scope(("guards_let_go", *_GUARDS_UNIT), _GUARDS),
+    "watch/guards/holding.py": Scope(
+        ("guards_let_go", *_GUARDS_UNIT), (*_GUARDS, "putting_away_on_a_server", "amp_watch")
+    ),
     "watch/guards/raising.py": Scope(("guards_let_go", *_GUARDS_UNIT), _GUARDS),
     "watch/guards/alarm.py": Scope(_GUARDS_UNIT, _GUARDS),
     "approvals/calls.py": Scope(("approval_calls", "approval_hook", "approval_answers", "codex_asking"), _APPROVALS),
