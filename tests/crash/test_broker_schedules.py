@@ -9,11 +9,12 @@ import shutil
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from tests.crash.broker_loop import Made, made_broker
+from tests.crash.broker_loop import Made, app_at, made_broker
 from tests.crash.broker_schedule import BrokerScene
 from tests.crash.scheduled import MANY, SEED, find_planted, in_memory, naming
 from tests.proved import Harness, proved
@@ -46,10 +47,26 @@ FIRST = {"a mailbox that is gone as the bell rings ends it": 60}
 """The rarest is looked for from a seed on that is near one which finds it."""
 
 
+@contextmanager
+def forgiving_the_dead() -> Iterator[None]:
+    """Who dies closes nothing: the system does it for a process, and here nobody. Libraries that are ended in the
+    middle of a step say so, as late as they are collected.
+    """
+    with warnings.catch_warnings(), patch.object(sys, "unraisablehook", lambda _: None):
+        warnings.simplefilter("ignore", ResourceWarning)
+        try:
+            yield
+        finally:
+            gc.collect()
+
+
 @pytest.fixture(scope="module")
 def memory() -> Iterator[Path]:
     with in_memory() as place:
         yield place
+    with forgiving_the_dead():
+        # It knows the last that were connected.
+        app_at.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -63,17 +80,13 @@ def play(base: Path, made: Made, seed: int) -> BrokerScene:
     shutil.rmtree(base, ignore_errors=True)
     base.mkdir()
     scene = BrokerScene(base, made, seed)
-    with warnings.catch_warnings(), patch.object(sys, "unraisablehook", lambda _: None):
-        # Who dies closes nothing: the system does it for a process, and here nobody. Libraries that are ended in the
-        # middle of a step say so.
-        warnings.simplefilter("ignore", ResourceWarning)
+    with forgiving_the_dead():
         try:
             with naming(seed, scene.told):
                 scene.run()
                 assert scene.faults() == []
         finally:
             scene.end()
-            gc.collect()
     return scene
 
 
