@@ -5,6 +5,7 @@ message is worked on once, in the order of its thread, and answered once, and ea
 from __future__ import annotations
 
 import gc
+import logging
 import shutil
 import sys
 import warnings
@@ -52,7 +53,9 @@ def forgiving_the_dead() -> Iterator[None]:
     """Who dies closes nothing: the system does it for a process, and here nobody. Libraries that are ended in the
     middle of a step say so, as late as they are collected.
     """
-    with warnings.catch_warnings(), patch.object(sys, "unraisablehook", lambda _: None):
+    quiet = [patch.object(logging.getLogger(name), "disabled", True) for name in ("asyncio", "uvicorn.error")]
+    with warnings.catch_warnings(), patch.object(sys, "unraisablehook", lambda _: None), quiet[0], quiet[1]:
+        # A record that pytest keeps would keep their sockets until its own end.
         warnings.simplefilter("ignore", ResourceWarning)
         try:
             yield

@@ -484,6 +484,9 @@ def test_what_is_admitted_is_taken_from_a_shared_day_at_once(scene: Scene, tmp_p
     found = scene.admit(wants(mail("a")), wants(mail("b")))
     assert (ids(found), found.pause is not None) == ((["a"], []), True)
     assert other.admit(wants(mail("c"))).pause is not None
+    shared = [path for path in (tmp_path / "user").rglob("*") if path.is_dir()]
+    assert shared
+    assert [path for path in shared if path.stat().st_mode & 0o077] == [], "what was spent is nobody else's to read"
 
 
 def test_one_person_is_known_by_his_pattern_alone(scene: Scene) -> None:
