@@ -25,7 +25,9 @@ Workdir = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts; errors too.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No line about how far it is, on a terminal either.")]
-MOST_DAYS = 36_500
+MOST_KEPT_DAYS = 36_500
+"""For which anything may be asked to be kept: dates end somewhere."""
+
 SHOWN = 100
 """Rows of a list that may be long, unless more are asked for."""
 

@@ -10,7 +10,7 @@ import typer
 
 from agent_mailer.cli import stays
 from agent_mailer.cli.broker.database import DatabaseUrl, DataFolder, data_of
-from agent_mailer.cli.options import MOST_DAYS
+from agent_mailer.cli.options import MOST_KEPT_DAYS
 from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import note, say
 from agent_mailer.cli.terminal.streams import unhurried
@@ -53,10 +53,11 @@ def serve(
     bytes_per_day: Annotated[int, typer.Option(min=0, help="Bytes of bodies that a user may send in a day.")] = 0,
     keep_days: Annotated[
         int,
-        typer.Option(min=0, max=MOST_DAYS, help="Read mail and uploads that are older are deleted; 0: none."),
+        typer.Option(min=0, max=MOST_KEPT_DAYS, help="Read mail and uploads that are older are deleted; 0: none."),
     ] = 0,
     keep_audit_days: Annotated[
-        int, typer.Option(min=0, max=MOST_DAYS, help="Entries of `broker audit` that are older are deleted; 0: none.")
+        int,
+        typer.Option(min=0, max=MOST_KEPT_DAYS, help="Entries of `broker audit` that are older are deleted; 0: none."),
     ] = 0,
     keep_bytes: Annotated[
         int, typer.Option(min=0, help="Of all bodies; beyond it the oldest that was read goes; 0: any number.")

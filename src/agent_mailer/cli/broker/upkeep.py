@@ -18,7 +18,7 @@ from agent_mailer.cli.broker.database import (
     user_named,
     work_with,
 )
-from agent_mailer.cli.options import MOST_DAYS, Json, Quiet
+from agent_mailer.cli.options import MOST_KEPT_DAYS, Json, Quiet
 from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import counted, json_out, note, say
 from agent_mailer.cli.terminal.progress import shown
@@ -213,9 +213,13 @@ def audit(
 
 @prune_app.command("prune", cls=FastCommand)
 def prune(
-    keep_days: Annotated[int, typer.Option(min=0, max=MOST_DAYS, help="Read mail and uploads that are older go.")] = 0,
+    keep_days: Annotated[
+        int, typer.Option(min=0, max=MOST_KEPT_DAYS, help="Read mail and uploads that are older go.")
+    ] = 0,
     keep_bytes: Annotated[int, typer.Option(min=0, help="The oldest read mail goes until all bodies fit.")] = 0,
-    keep_audit_days: Annotated[int, typer.Option(min=0, max=MOST_DAYS, help="Older entries of `broker audit` go.")] = 0,
+    keep_audit_days: Annotated[
+        int, typer.Option(min=0, max=MOST_KEPT_DAYS, help="Older entries of `broker audit` go.")
+    ] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go.")] = False,
     folder: DataFolder = None,
     database: DatabaseUrl = None,

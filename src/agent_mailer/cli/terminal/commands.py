@@ -68,8 +68,8 @@ class _Direct:
         if self._annotation is int and str(value).isdecimal():
             if len(str(value)) > MOST_DIGITS:
                 raise typer.BadParameter(f"numbers have at most {MOST_DIGITS} digits")
-            if self._is_within(int(str(value))):
-                return int(str(value))
+            if self._is_within(number := int(str(value))):
+                return number
         if self._annotation == list[str] and isinstance(value, list | tuple):
             return tuple(value)
         self._param._runtime_param = None
