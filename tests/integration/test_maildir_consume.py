@@ -206,8 +206,8 @@ def test_what_cannot_be_read_is_told_from_others_of_its_name_wherever_it_lies(
 
 
 def bytes_read() -> int:
-    """By this process, from whatever files."""
-    return int(Path("/proc/self/io").read_text().split()[1])
+    """By this thread, from whatever files."""
+    return int(Path("/proc/thread-self/io").read_text().split()[1])
 
 
 def test_what_was_put_away_is_not_read_through_for_each_that_is_looked_for(box: Box) -> None:

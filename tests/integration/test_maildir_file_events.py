@@ -156,6 +156,7 @@ def test_all_who_listen_share_one_instance_and_hear_their_own(tmp_path: Path) ->
         one.mkdir()
         two.mkdir()
         (one / "old").touch()
+        all_are_closed()
         arrivals, removals, elsewhere = (
             FileEvents([one], rescan_seconds=600),
             FileEvents([one, two], removals=True, rescan_seconds=600),
@@ -181,7 +182,7 @@ def test_all_who_listen_share_one_instance_and_hear_their_own(tmp_path: Path) ->
         finally:
             for events in listeners:
                 events.close()
-        until(lambda: not instances(os.getpid()), "the instance is closed")
+        all_are_closed()
 
     asyncio.run(scenario())
 
@@ -197,6 +198,11 @@ async def wakes(events: FileEvents) -> bool:
 
 def instances(pid: int) -> list[str]:
     return [name for name in procfs.opened(pid) if name == procfs.INOTIFY]
+
+
+def all_are_closed() -> None:
+    """Whoever leaves an instance does not wait until it is closed: that of the test before may be there yet."""
+    until(lambda: not instances(os.getpid()), "no instance is open")
 
 
 def test_a_whole_watcher_needs_one_instance(tmp_path: Path) -> None:
@@ -249,25 +255,22 @@ def test_waiting_costs_no_time_of_the_processor(tmp_path: Path) -> None:
         events = FileEvents([tmp_path], rescan_seconds=1.0)
         try:
             await drained(events)
-            before = time.process_time()
+            before = time.thread_time()
             await woken(events)
-            assert time.process_time() - before < 0.1
+            assert time.thread_time() - before < 0.1
         finally:
             events.close()
 
     asyncio.run(scenario())
 
 
-def open_files() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
 def test_closing_twice_leaves_nothing_open(tmp_path: Path) -> None:
     async def scenario() -> None:
-        before = open_files()
+        all_are_closed()
         events = FileEvents([tmp_path])
+        assert len(instances(os.getpid())) == 1
         events.close()
         events.close()
-        until(lambda: open_files() <= before, "the descriptor's end")
+        all_are_closed()
 
     asyncio.run(scenario())

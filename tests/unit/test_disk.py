@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tests import procfs
 from tests.crash.faults import FaultySystem, Lasting
 
 from agent_mailer.disk import Disk, Sync, SystemCalls, read_regular
@@ -226,13 +227,12 @@ def test_what_is_no_regular_file_is_refused_and_never_waited_for(tmp_path: Path)
 
 
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
     for at in range(1, 12):
         disk = failing(at)
         for write in (disk.create, disk.replace, disk.append_line):
             with suppress(OSError):
                 write(tmp_path / f"{at}-{write.__name__}", b"x", sync=Sync.FULL)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert [path for path in procfs.opened(os.getpid()) if path.startswith(str(tmp_path))] == []
 
 
 def test_short_writes_are_finished(tmp_path: Path) -> None:
