@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import stat
 from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _ABOUT_ONE = (
     "init|config|verify|doctor|test-runtime|test-claude|test-notify|watch|status|logs|send|inbox|mail|turns|sessions|"
@@ -82,9 +89,47 @@ class RefusedFault(MailerError):
     exit_code = ExitCode.REFUSED
 
 
-def look_at(path: object, error: OSError) -> str:
-    """The command that shows what keeps the system from it."""
-    import errno
+def mend(error: OSError, place: object) -> str:
+    """The command with which a person begins. `place`: what it is about where the error names no whole path.
+
+    What is missing cannot be looked at: then it is about the nearest to it that is there. Nothing outside the user's
+    own folders is to be changed.
+    """
+    import shlex
+    from pathlib import Path
+
+    named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else Path(str(place))
+    named = named if named.is_absolute() else Path(str(place))
+    path = next((one for one in (named, *named.parents) if os.path.lexists(one)), named)
+    where = shlex.quote(str(path))
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return f"df -h {where}"
+        case errno.EROFS:
+            return f"findmnt -T {where}"
+        case errno.EMFILE | errno.ENFILE:
+            return "raise the limit on open files (ulimit -n, LimitNOFILE=)"
+        case errno.EIO:
+            return "look at the disk: dmesg | tail"
+        case errno.EACCES | errno.EPERM:
+            return _opened(path) or f"ls -ld {where}"
+        case _:
+            return f"ls -ld {where}"
+
+
+def _opened(path: Path) -> str:
+    """What opens `path` or the folder it lies in to their owner; empty where that is not it, or not ours to change."""
     import shlex
 
-    return f"{'df -h' if error.errno == errno.ENOSPC else 'ls -ld'} {shlex.quote(str(path))}"
+    try:
+        this, above = path.lstat(), path.parent.lstat()
+    except OSError:
+        return ""
+    if this.st_uid != os.geteuid():
+        ours = above.st_uid == os.geteuid()
+        return f"sudo chown -R $(id -un) {shlex.quote(str(path))}" if ours else ""
+    for one, found in ((path, this), (path.parent, above)):
+        wanted = stat.S_IRWXU if stat.S_ISDIR(found.st_mode) else stat.S_IRUSR | stat.S_IWUSR
+        if found.st_uid == os.geteuid() and wanted & ~found.st_mode:
+            return f"chmod u+rwX {shlex.quote(str(one))}"
+    return ""

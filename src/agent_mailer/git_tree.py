@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer.disk import Disk, Sync, read_regular
-from agent_mailer.errors import MailerError
+from agent_mailer.errors import MailerError, mend
 from agent_mailer.names import printable
 
 MARK = b"agent-mailer: git in the tree above leaves this folder alone because of this repository\n"
@@ -198,7 +198,7 @@ def _outside_amqs_blocks(lines: list[str]) -> Iterator[str]:
 
 
 def _fault(path: Path, error: OSError) -> GitFault:
-    return GitFault("git", f"{error.filename or path}: {error.strerror or error}", f"ls -ld {path} {path.parent}")
+    return GitFault("git", f"{error.filename or path}: {error.strerror or error}", mend(error, path))
 
 
 def _places(folder: Path) -> Iterator[Path]:

@@ -187,4 +187,4 @@ def test_a_mailbox_folder_that_is_shut_is_not_said_to_be_gone(desk: Desk, words:
     assert "agents folder" not in said
     assert "init" not in said
     if words in (("inbox",), ("doctor",)):
-        assert f"fix: chmod u+rwx {desk.root}" in said
+        assert f"fix: chmod u+rwX {desk.root}" in said

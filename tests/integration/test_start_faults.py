@@ -46,7 +46,7 @@ def test_a_read_only_folder_at_the_start(desk: Desk, *, existing: bool) -> None:
     assert done.returncode == 1, done
     error, fix = done.stderr.splitlines()
     assert (error.startswith("error: the watcher cannot start: "), "Read-only" in error) == (True, True), done
-    assert fix.startswith(f"  fix: make it writable: findmnt -T {held}")
+    assert fix.startswith(f"  fix: findmnt -T {held}")
     assert desk.marks() == []
 
 
@@ -55,8 +55,8 @@ REFUSALS = [
     (errno.ENOSPC, 1, "df -h "),
     (errno.EDQUOT, 1, "df -h "),
     (errno.EIO, 1, "dmesg"),
-    (errno.EACCES, 78, "chmod -R u+rwX "),
-    (errno.EPERM, 78, "chmod -R u+rwX "),
+    (errno.EACCES, 78, "ls -ld "),
+    (errno.EPERM, 78, "ls -ld "),
     (errno.ENOTDIR, 78, "mv "),
 ]
 
@@ -106,10 +106,11 @@ def test_whatever_is_refused_is_named_with_what_mends_it(desk: Desk, code: int, 
     }
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 def test_a_folder_of_somebody_else_is_to_be_owned(tmp_path: Path) -> None:
-    if os.geteuid() == 0:
-        os.chown(tmp_path, 65534, 65534)
-    theirs = tmp_path if os.geteuid() == 0 else Path("/proc/1")
+    theirs = tmp_path / "state"
+    theirs.mkdir()
+    os.chown(theirs, 65534, 65534)
     with pytest.raises(MailerError, match="cannot start") as raised, at_the_start(theirs):
         raise PermissionError(errno.EACCES, "Permission denied", str(theirs / "turns"))
     assert raised.value.fix.startswith("sudo chown -R $(id -un) ")

@@ -300,7 +300,7 @@ def test_an_inbox_that_cannot_be_read_is_no_failure_of_the_message(desk: Desk) -
     finally:
         new.chmod(0o700)
     assert (done.returncode, len(desk.inbox("coder"))) == (69, 1), done
-    assert f"fix: ls -ld {new}" in done.stderr
+    assert f"fix: chmod u+rwX {new}" in done.stderr
     assert "sent as " in done.stderr
 
 

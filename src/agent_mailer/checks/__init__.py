@@ -7,14 +7,12 @@ each runs.
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from enum import StrEnum
 
 import msgspec
 
-from agent_mailer.errors import ExitCode, MailerError
+from agent_mailer.errors import ExitCode, MailerError, mend
 from agent_mailer.names import printable
 
 LONGEST = 400
@@ -66,15 +64,7 @@ def guarded(name: str, looked_at: object, check: Callable[[], CheckResult]) -> C
     except OSError as error:
         where = error.filename or looked_at
         code = ExitCode.CONFIG if error.errno in _OURS_TO_MEND else ExitCode.UNAVAILABLE
-        return failed(name, looked_at, f"{where}: {error.strerror or error}", _mend(error, str(where)), code)
-
-
-def _mend(error: OSError, where: str) -> str:
-    if error.errno in (errno.EACCES, errno.EPERM):
-        with suppress(OSError):
-            ours = os.lstat(where).st_uid == os.geteuid()
-            return f"chmod u+rwX {where}" if ours else f"sudo chown {os.geteuid()} {where}"
-    return f"ls -ld {where}"
+        return failed(name, looked_at, f"{where}: {error.strerror or error}", mend(error, looked_at), code)
 
 
 def first_failure(results: Iterable[CheckResult]) -> int:

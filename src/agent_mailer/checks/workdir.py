@@ -11,6 +11,7 @@ from agent_mailer.checks import CheckResult, failed, guarded, ok, warning
 from agent_mailer.config import Config, Loaded, RuntimeKind
 from agent_mailer.config_faults import EDIT, gone_by_mistake, incomplete, mistyped, told
 from agent_mailer.disk import read_regular
+from agent_mailer.errors import mend
 from agent_mailer.identity import IDENTITY_FILES, MOST_BYTES, parse_identity, read_identity, require_agreement
 from agent_mailer.names import printable
 from agent_mailer.prompts import PromptKind, template_fault
@@ -142,7 +143,7 @@ def check_templates(folder: Path) -> list[CheckResult]:
     except (FileNotFoundError, NotADirectoryError):
         return [ok("templates", folder, "no overrides; the shipped templates are used")]
     except OSError as error:
-        return [warning("templates", folder, f"cannot be read: {error.strerror}", f"ls -ld {folder}")]
+        return [warning("templates", folder, f"cannot be read: {error.strerror}", mend(error, folder))]
     bad = [fault for name in names if (fault := _template(folder / name)) is not None]
     return bad or [ok("templates", folder, f"valid: {', '.join(names)}" if names else "no overrides")]
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Protocol, cast
 
 from agent_mailer.cli.terminal.printing import OUTPUT, done_so_far, json_text, tell_error
-from agent_mailer.errors import ExitCode, MailerError, UsageFault, look_at, said_of
+from agent_mailer.errors import ExitCode, MailerError, UsageFault, mend, said_of
 from agent_mailer.names import printable
 
 _NAME = re.compile(r"[a-z][a-z-]*\Z")
@@ -119,7 +119,7 @@ def _fault_of(error: OSError) -> MailerError:
     if error.filename is None:
         return MailerError("system", f"the system: {words}", "df -h" if error.errno == errno.ENOSPC else "")
     path = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else str(error.filename)
-    return MailerError("system", f"{path}: {words}", look_at(path, error))
+    return MailerError("system", f"{path}: {words}", mend(error, path))
 
 
 def _let_go() -> None:

@@ -12,7 +12,7 @@ import typer
 from agent_mailer.cli.options import Workdir
 from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import say
-from agent_mailer.errors import MailerError, UsageFault
+from agent_mailer.errors import MailerError, UsageFault, mend
 from agent_mailer.names import printable
 
 ENDING = ".prom"
@@ -67,5 +67,5 @@ def _replace(path: Path, text: str) -> None:
         with suppress(OSError):
             partial.unlink()
         raise MailerError(
-            "not_written", f"{printable(str(path))} cannot be written: {error.strerror}", f"ls -ld {path.parent}"
+            "not_written", f"{printable(str(path))} cannot be written: {error.strerror}", mend(error, path)
         ) from None

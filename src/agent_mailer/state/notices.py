@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from enum import StrEnum
+from errno import EACCES
 from pathlib import Path
 
 import msgspec
 
 from agent_mailer.beneath import is_there
 from agent_mailer.disk import Sync
+from agent_mailer.errors import mend
 from agent_mailer.names import running_on
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state.folder import StateFolder
@@ -272,13 +274,13 @@ def seen_from_outside(folder: Path, now: float) -> Trouble | None:
     try:
         found = os.statvfs(folder)
     except OSError as error:
-        return Trouble(TroubleWith.DISK, str(error), now, f"ls -ld {folder}")
+        return Trouble(TroubleWith.DISK, str(error), now, mend(error, folder))
     if found.f_flag & os.ST_RDONLY:
         return Trouble(TroubleWith.DISK, f"{folder} is on a read-only file system", now, f"findmnt -T {folder}")
     if not os.access(folder, os.W_OK | os.X_OK):
-        return Trouble(TroubleWith.DISK, f"{folder} cannot be written", now, f"chmod u+rwx {folder}")
+        return Trouble(TroubleWith.DISK, f"{folder} cannot be written", now, mend(OSError(EACCES, ""), folder))
     if found.f_bavail == 0 and found.f_blocks:
-        return Trouble(TroubleWith.DISK, f"the disk of {folder} is full", now, f"make room: df -h {folder}")
+        return Trouble(TroubleWith.DISK, f"the disk of {folder} is full", now, f"df -h {folder}")
     return None
 
 

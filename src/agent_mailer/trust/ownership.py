@@ -12,6 +12,8 @@ from pathlib import Path
 
 import msgspec
 
+from agent_mailer.errors import mend
+
 
 class Unsafe(msgspec.Struct, frozen=True):
     why: str
@@ -29,7 +31,7 @@ def unsafe(folder: Path) -> Unsafe | None:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            return Unsafe(f"{path}: {error.strerror}", f"ls -ld {shlex.quote(str(path))}")
+            return Unsafe(f"{path}: {error.strerror}", mend(error, path))
         where = shlex.quote(str(path))
         if found.st_uid not in (os.geteuid(), 0):
             return Unsafe(f"{path} belongs to another user (uid {found.st_uid})", f"sudo chown $(id -un) {where}")

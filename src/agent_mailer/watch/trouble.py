@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from agent_mailer.clock import Clock
-from agent_mailer.errors import ConfigFault, MailerError
+from agent_mailer.errors import ConfigFault, MailerError, mend
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import MailboxRefused, MailboxUnavailable
 from agent_mailer.state import State
@@ -109,7 +109,7 @@ def at_the_start(folder: Path) -> Iterator[None]:
         named, where = _place_of(error, folder)
         kind = MailerError if error.errno in _OF_THE_DISK else ConfigFault
         text = f"the watcher cannot start: {named}: {error.strerror or error}"
-        raise kind("state_unusable", text, _mend(error, where) or f"ls -ld {shlex.quote(str(where))}") from error
+        raise kind("state_unusable", text, _mend(error, where)) from error
 
 
 _OF_THE_DISK = frozenset(
@@ -117,28 +117,12 @@ _OF_THE_DISK = frozenset(
 )
 
 
-def _mend(fault: OSError, path: Path) -> str:
-    """The command with which a person begins; empty where there is none."""
-    where = shlex.quote(str(path))
-    match fault.errno:
-        case errno.ENOSPC | errno.EDQUOT:
-            return f"make room: df -h {where}"
-        case errno.EROFS:
-            return f"make it writable: findmnt -T {where}, then mount -o remount,rw its TARGET"
-        case errno.EACCES | errno.EPERM:
-            return f"sudo chown -R $(id -un) {where}" if not _is_ours(path) else f"chmod -R u+rwX {where}"
-        case errno.ENOTDIR | errno.EISDIR | errno.EEXIST | errno.ELOOP | errno.EMLINK:
-            return f"something else is in its place: ls -ld {where}, then mv {where} {where}.old"
-        case errno.EMFILE | errno.ENFILE:
-            return "raise the limit on open files (ulimit -n, LimitNOFILE=)"
-        case errno.EIO:
-            return "look at the disk: dmesg | tail"
-        case _:
-            return ""
+def _mend(fault: OSError, where: Path) -> str:
+    """The command with which a person begins; `where` lies in the state folder or above it."""
+    if fault.errno in _NOT_WHAT_IT_WAS:
+        path = shlex.quote(str(where))
+        return f"something else is in its place: ls -ld {path}, then mv {path} {path}.old"
+    return mend(fault, where)
 
 
-def _is_ours(path: Path) -> bool:
-    try:
-        return path.lstat().st_uid == os.geteuid()
-    except OSError:
-        return True
+_NOT_WHAT_IT_WAS = frozenset((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.EMLINK))

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from agent_mailer import __version__
-from agent_mailer.errors import ConfigFault, MailerError, UsageFault
+from agent_mailer.errors import ConfigFault, MailerError, UsageFault, mend
 from agent_mailer.installed import newer_command
 from agent_mailer.names import printable
 
@@ -102,10 +102,7 @@ def new_file(path: Path) -> Iterator[Path]:
     except FileExistsError:
         raise _taken(path) from None
     except OSError as error:
-        folder = shlex.quote(str(path.parent))
-        raise MailerError(
-            "not_written", f"{path} cannot be written: {error.strerror}", f"ls -ld {folder}; df -h {folder}"
-        ) from None
+        raise MailerError("not_written", f"{path} cannot be written: {error.strerror}", mend(error, path)) from None
 
 
 def _taken(path: Path) -> UsageFault:

@@ -11,7 +11,7 @@ from typing import Final
 
 from agent_mailer.beneath import open_file
 from agent_mailer.disk import read_regular
-from agent_mailer.errors import look_at
+from agent_mailer.errors import mend
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, TOO_LARGE, Malformed, to_locator
 from agent_mailer.mailbox.port import MailboxUnavailable, Unreadable
 from agent_mailer.names import sha256
@@ -63,4 +63,4 @@ def unreadable(path: Path, why: Malformed) -> Unreadable:
 
 def unavailable(what: object, fault: OSError) -> MailboxUnavailable:
     why = f"the mailbox cannot be used: {what}: {fault.strerror or fault}"
-    return MailboxUnavailable("mailbox_unavailable", why, look_at(what, fault))
+    return MailboxUnavailable("mailbox_unavailable", why, mend(fault, what))

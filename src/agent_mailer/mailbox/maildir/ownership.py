@@ -5,17 +5,14 @@ Ours is what belongs to us or to root, and nobody else can write; the private gr
 
 from __future__ import annotations
 
-import errno
 import grp
 import os
 import pwd
 import stat
-from contextlib import suppress
 from pathlib import Path
-from shlex import quote
 from typing import Final
 
-from agent_mailer.errors import ConfigFault, look_at
+from agent_mailer.errors import ConfigFault, mend
 
 _OTHERS: Final = 0o002
 _GROUP: Final = 0o020
@@ -77,10 +74,6 @@ def require_open(folder: Path) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as fault:
-        fix = look_at(folder, fault)
-        with suppress(OSError):
-            if fault.errno == errno.EACCES and os.lstat(folder).st_uid == os.geteuid():
-                fix = f"chmod u+rwx {quote(str(folder))}"
         raise ConfigFault(
-            "shut_maildir_root", f"{folder} cannot be looked into: {fault.strerror or fault}", fix
+            "shut_maildir_root", f"{folder} cannot be looked into: {fault.strerror or fault}", mend(fault, folder)
         ) from None
