@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests import procfs
-from tests.sizes import thinned
+from tests.sizes import LONG, thinned
 
 CONFTEST = Path(__file__).parents[1] / "conftest.py"
 
@@ -79,7 +79,7 @@ def run_pytest(folder: Path, test: str, *arguments: str, **environment: str) -> 
     return subprocess.run(words, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=LONG)])
 def test_a_process_left_behind_fails_the_run_and_is_ended(tmp_path: Path, workers: str) -> None:
     report = tmp_path / "pid"
     done = run_pytest(tmp_path / "run", LEAVES_A_PROCESS, "-n", workers, REPORT=str(report))
@@ -90,6 +90,7 @@ def test_a_process_left_behind_fails_the_run_and_is_ended(tmp_path: Path, worker
     assert not procfs.runs(int(pid))
 
 
+@LONG
 def test_a_turn_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     marks = {"AGENT_MAILER_TURN_ID": "t1", "AGENT_MAILER_TURN_DIR": str(tmp_path / "elsewhere")}
     with subprocess.Popen(["sleep", "600"], env=os.environ | marks) as other:
@@ -120,7 +121,8 @@ def test_keys_and_homes_do_not_reach_a_test(tmp_path: Path) -> None:
             (ONLY_LONG, [], ["of_many[1]", "of_many[2]"]),
             (ONLY_LONG, ["test_it.py::test_of_many[2]"], ["of_many[2]"]),
             (OF_EACH_SIZE, ["test_it.py::test_soak"], ["soak"]),
-        ]
+        ],
+        every=9,
     ),
 )
 def test_longer_tests_run_where_they_are_asked_for(
@@ -131,6 +133,7 @@ def test_longer_tests_run_where_they_are_asked_for(
     assert done.returncode == 0
 
 
+@LONG
 @pytest.mark.parametrize(("checks", "warned"), [("1", False), ("601", True)])
 def test_a_quick_set_that_takes_too_long_is_told_and_passes(tmp_path: Path, checks: str, warned: bool) -> None:
     done = run_pytest(tmp_path / "run", OTHERS_PROCESS, "--checks-took", checks)
