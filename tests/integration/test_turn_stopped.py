@@ -29,6 +29,7 @@ def desk(tmp_path: Path) -> Desk:
 def running(desk: Desk) -> str:
     """The turn, once its agent is at work."""
     until((desk.base / "ran").exists, "the agent")
+    until(lambda: desk.log(EventName.TURN_STARTED), "the watcher says so a moment later")
     return str(desk.log(EventName.TURN_STARTED)[-1]["turn_id"])
 
 
