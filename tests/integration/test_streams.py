@@ -205,6 +205,17 @@ def test_a_command_ends_the_same_without_streams(desk: Desk) -> None:
     assert closed([COMMAND, "status"], desk.workdir, ALL_CLOSED) == type_in(desk.workdir, "status").status == 1
 
 
+@pytest.mark.parametrize("words", ["--version", *(pytest.param(one, marks=LONG) for one in ("--help", "logs --json"))])
+def test_a_full_disk_takes_no_output_and_that_is_told_in_our_words(desk: Desk, words: str) -> None:
+    assert type_in(desk.workdir, "watch", "--once").status == 0
+    for how, told in ((">/dev/full", True), (">/dev/full 2>/dev/full", False)):
+        argv = ["/bin/sh", "-c", f'exec "$0" "$@" {how}', COMMAND, *words.split()]
+        done = subprocess.run(argv, cwd=desk.workdir, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: what this prints cannot be written: No space") is told
+        assert "Exception" not in done.stderr
+
+
 @LONG
 @pytest.mark.parametrize("words", WORDS)
 def test_every_command_ends_the_same_without_streams(desk: Desk, words: str) -> None:

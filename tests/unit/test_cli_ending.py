@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import typer
 
 from agent_mailer.cli.ending import status_of
 from agent_mailer.cli.terminal.printing import json_out, say
+from agent_mailer.cli.terminal.streams import name_the_output
 from agent_mailer.errors import ConfigFault, UsageFault
 
 
@@ -20,6 +22,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """stdout is a disk without room."""
     with Path("/dev/full").open("w") as stream:
         monkeypatch.setattr(sys, "stdout", stream)
+        name_the_output()
         yield
 
 
@@ -51,7 +54,7 @@ def test_an_error_as_json_that_nobody_takes_is_told_on_stderr(
     assert capfd.readouterr().err == "error: it is not there\n  fix: agent-mailer init\n"
 
 
-@pytest.mark.parametrize("says", [lambda: say("a line"), lambda: json_out([1])])
+@pytest.mark.parametrize("says", [lambda: say("a line"), lambda: json_out([1]), lambda: typer.echo("help")])
 @pytest.mark.parametrize("words", ["status", "status --json"])
 def test_what_cannot_be_printed_is_said_with_what_to_do(
     says: Callable[[], None],

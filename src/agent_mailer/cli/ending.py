@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol, cast
 
-from agent_mailer.cli.terminal.printing import OUTPUT, done_so_far, json_text, tell_error
+from agent_mailer.cli.terminal.printing import done_so_far, json_text, tell_error
+from agent_mailer.cli.terminal.streams import OUTPUT, let_go
 from agent_mailer.errors import ExitCode, MailerError, UsageFault, mend, said_of
 from agent_mailer.names import printable
 
@@ -55,7 +56,7 @@ def status_of(play: Callable[[], object]) -> int:
         return 130
     except BrokenPipeError:
         # Whoever read our output has seen enough.
-        _let_go()
+        let_go(sys.stdout)
         return ExitCode.OK
     except OSError as error:
         _tell(_fault_of(error))
@@ -100,7 +101,7 @@ def _tell(fault: MailerError) -> None:
             sys.stdout.write(json_text(body) + "\n")
             sys.stdout.flush()
         except OSError:
-            _let_go()
+            let_go(sys.stdout)
         else:
             return
     with suppress(OSError):
@@ -111,7 +112,7 @@ def _fault_of(error: OSError) -> MailerError:
     """What the system refused, in words of ours: it may be no more than that nobody can take what is printed."""
     words = error.strerror or str(error)
     if error.filename == OUTPUT:
-        _let_go()
+        let_go(sys.stdout)
         fix = "print it elsewhere: put > FILE behind the command, where df -h shows room"
         if done_so_far():
             fix = "agent-mailer mail sent shows it; typed again it would be sent again"
@@ -120,11 +121,6 @@ def _fault_of(error: OSError) -> MailerError:
         return MailerError("system", f"the system: {words}", "df -h" if error.errno == errno.ENOSPC else "")
     path = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else str(error.filename)
     return MailerError("system", f"{path}: {words}", mend(error, path))
-
-
-def _let_go() -> None:
-    """Nothing more is written to stdout, at the end of the program either."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _help() -> str:

@@ -13,7 +13,6 @@ from agent_mailer.names import printable
 _NOT_PLAIN = r"[^\x20-\x7e\n]"
 _COMMAND = r"(?:agent-mailer|amp)(?: (?!(?:or|then|and|as)\b)[^\s,;:()]+)+"
 _JOINERS = "\u200c\u200d"
-OUTPUT = "standard output"
 
 _done: list[str] = []
 
@@ -28,17 +27,13 @@ def done_so_far() -> str:
 
 
 def say(text: str = "") -> None:
-    """One or more lines on stdout; `text` is safe already. Raises OSError, whose file name is OUTPUT."""
+    """One or more lines on stdout; `text` is safe already. Raises OSError."""
     _print(plain(text) + "\n")
 
 
 def _print(text: str) -> None:
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except OSError as error:
-        error.filename = OUTPUT
-        raise
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 @contextmanager

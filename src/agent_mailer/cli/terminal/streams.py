@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -22,6 +22,7 @@ MOST_BYTES = 64 * 1024
 """What waits for a reader beyond this is dropped: he has that much to read when he comes back."""
 
 LAST_WORDS_SECONDS = 1.0
+OUTPUT = "standard output"
 _GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO)
 
 
@@ -36,6 +37,25 @@ def open_what_is_closed() -> None:
         if getattr(sys, name) is None:
             stream = open(fd, "r" if fd == 0 else "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - ours until the end
             setattr(sys, name, stream)
+    name_the_output()
+
+
+class _Output(io.FileIO):
+    """What it refuses says so by its file name, OUTPUT, whoever printed: we, or who writes the help."""
+
+    def write(self, data: Buffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            error.filename = OUTPUT
+            raise
+
+
+def name_the_output() -> None:
+    before = sys.stdout
+    if isinstance(before, io.TextIOWrapper):
+        raw = io.BufferedWriter(_Output(before.fileno(), "w", closefd=False))
+        sys.stdout = io.TextIOWrapper(raw, encoding=before.encoding, line_buffering=before.line_buffering)
 
 
 class Unhurried(io.BufferedIOBase):
@@ -167,16 +187,28 @@ def last_words() -> None:
         stream.drain(LAST_WORDS_SECONDS)
 
 
+def let_go(stream: TextIO) -> None:
+    """What it did not take, and what is written to it from here on, is gone: no exit complains of it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def leave(status: int) -> NoReturn:
     """End the program: what it has said is out, what was to be done at the exit is done.
 
     Its memory is the system's to take back: to take it down piece by piece costs as much as a tenth of a short command.
     """
-    if threading.active_count() == 1 and not os.environ.get("AGENT_MAILER_DEBUG"):
+    ordinary = threading.active_count() > 1 or bool(os.environ.get("AGENT_MAILER_DEBUG"))
+    if not ordinary:
         atexit._run_exitfuncs()
-        # A stream whose reader is gone, or that was closed, is a matter of the ordinary exit.
-        with suppress(OSError, ValueError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
-    sys.exit(status)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            let_go(stream)  # Python would tell of it in its own words, and leave another status
+            if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+                status = status or 1
+        except ValueError:
+            ordinary = True  # closed
+    if ordinary:
+        sys.exit(status)
+    os._exit(status)
