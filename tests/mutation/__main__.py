@@ -95,11 +95,12 @@ def main(words: Sequence[str]) -> int:
     sources = {module: (PROJECT / SOURCE / module).read_text(encoding="utf-8") for module in modules}
     every = {module: mutants(source) for module, source in sources.items()}
     chosen = [(module, mutant) for module, those in every.items() for mutant in those]
+    # First, so that `--left` and the same seed go on with the same ones.
+    if asked.sample:
+        chosen = lot.sample(chosen, min(asked.sample, len(chosen)))
     if asked.left:
         dead = {(one.module, one.name) for module in modules for one in _results(module) if one.stage is not None}
         chosen = [(module, mutant) for module, mutant in chosen if (module, mutant.name) not in dead]
-    if asked.sample:
-        chosen = lot.sample(chosen, min(asked.sample, len(chosen)))
     print(f"{len(chosen)} of {sum(map(len, every.values()))} mutants, seed {asked.seed}", flush=True)
     RESULTS.mkdir(parents=True, exist_ok=True)
     fates: list[Fate] = []
@@ -146,7 +147,7 @@ def _asked(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rest", action="store_true", help="of the other modules: their rate is told, and no red")
     parser.add_argument("--seed", type=int, default=int(os.environ.get("MUTANTS_SEED", "0")) or random.randrange(10**6))
     parser.add_argument("--seconds", type=float, default=inf, metavar="N", help="of tests, by stage, for each of them")
-    parser.add_argument("--left", action="store_true", help="those that no earlier call has seen die")
+    parser.add_argument("--left", action="store_true", help="those of them that no earlier call has seen die")
     parser.add_argument(
         "--stages",
         nargs="+",

@@ -24,6 +24,33 @@ from agent_mailer.runtimes.port import Launch, ProgramHome
 READ, WRITE, HIDE = Access.READ, Access.WRITE, Access.HIDE
 
 
+# As the programs themselves name them, below the home folder.
+KEYS = (
+    *(".ssh/id_ed25519", ".aws/credentials", ".gnupg/private-keys-v1.d/x.key"),
+    *(".azure/msal_token_cache.json", ".kube/config", ".netrc", ".password-store/bank.gpg"),
+    *(".git-credentials", ".config/git/credentials", ".config/gh/hosts.yml", ".config/hub"),
+    *(".config/op/config", ".config/gcloud/credentials.db", ".config/rclone/rclone.conf"),
+    *(".fly/config.yml", ".vault-token", ".docker/config.json", ".config/containers/auth.json"),
+    *(".terraform.d/credentials.tfrc.json", ".pypirc", ".npmrc", ".cargo/credentials.toml", ".pgpass"),
+    *(".my.cnf", ".gem/credentials", ".local/share/keyrings/login.keyring"),
+    *(".local/share/kwalletd/kdewallet.kwl", ".config/keepassxc/keepassxc.ini", ".1password/agent.sock"),
+    *(".config/1Password/settings/settings.json", ".bitwarden-ssh-agent.sock", ".docker/run/docker.sock"),
+    *(".docker/desktop/docker.sock", ".rd/docker.sock", ".lima/default/ha.sock", ".colima/docker.sock"),
+    *(".screen/1.pts", ".mozilla/firefox/p/logins.json", ".thunderbird/p/logins.json"),
+    *(".librewolf/p/logins.json", ".zen/p/logins.json", ".config/chromium/Default/Cookies"),
+    *(".config/google-chrome/Default/Cookies", ".config/microsoft-edge/Default/Cookies"),
+    *(".config/BraveSoftware/Brave-Browser/Default/Cookies", ".config/vivaldi/Default/Cookies"),
+    *(".config/opera/Cookies", "snap/firefox/common/x", "snap/chromium/common/x"),
+    *(".var/app/org.mozilla.firefox/x", ".var/app/com.google.Chrome/x"),
+    *(".var/app/org.chromium.Chromium/x", ".bash_history", ".zsh_history"),
+    *(".local/share/fish/fish_history", ".python_history", ".psql_history", ".mysql_history"),
+    *(".node_repl_history", ".agent-mailer/x", ".config/agent-mailer/x", ".local/share/agent-mailer/x"),
+    *(".claude/.credentials.json", ".codex/auth.json", ".gemini/oauth_creds.json"),
+    *(".qwen/oauth_creds.json", ".local/share/opencode/auth.json", ".config/github-copilot/apps.json"),
+    ".config/cursor/auth.json",
+)
+
+
 @pytest.fixture
 def places(tmp_path: Path) -> Places:
     home = tmp_path / "home"
@@ -45,7 +72,9 @@ def bounds(places: Places, home: ProgramHome | None = None, **env: str) -> Bound
 
 
 def test_the_deepest_rule_decides(places: Places) -> None:
-    found, home, state = bounds(places), places.home, places.state
+    home, state = places.home, places.state
+    found = bounds(msgspec.structs.replace(places, read=(home,)))
+    assert found.access(home / "more") is READ
     assert found.access(Path("/usr/bin/env")) is READ
     assert found.access(home / "agent" / "src" / "new") is WRITE
     assert found.access(state / "config.toml") is HIDE
@@ -56,17 +85,42 @@ def test_the_deepest_rule_decides(places: Places) -> None:
     assert found.access(home / "other" / "plan") is HIDE
 
 
+def hidden(found: Bounds, places: Places, name: str) -> bool:
+    """By a rule of its own: the home of these tests lies in a folder that is hidden whole."""
+    path = places.home / name
+    return any(
+        rule.access is HIDE and path.is_relative_to(rule.path) and rule.path.is_relative_to(places.home)
+        for rule in found.rules
+    )
+
+
+def test_what_a_person_logs_in_with_and_has_typed_is_hidden(places: Places) -> None:
+    for name in KEYS:
+        (places.home / name).parent.mkdir(parents=True, exist_ok=True)
+        (places.home / name).touch()
+    found = bounds(places)
+    assert [name for name in KEYS if not hidden(found, places, name)] == []
+    assert not hidden(found, places, ".config/another")
+
+
 def test_the_login_of_another_agent_program_is_hidden(places: Places) -> None:
     home = places.home
     for name in (".claude/.credentials.json", ".codex/auth.json"):
         (home / name).parent.mkdir()
         (home / name).touch()
-    assert bounds(places).access(home / ".claude" / ".credentials.json") is HIDE
+    assert hidden(bounds(places), places, ".claude/.credentials.json")
     found = bounds(places, ProgramHome(home / ".claude"))
     assert found.access(home / ".claude" / ".credentials.json") is WRITE
-    assert found.access(home / ".codex" / "auth.json") is HIDE
+    assert hidden(found, places, ".codex/auth.json")
     opened = msgspec.structs.replace(places, read=(home / ".codex",))
     assert bounds(opened).access(home / ".codex" / "auth.json") is READ
+
+
+def test_what_is_hidden_is_less_than_what_is_read_and_of_two_rules_the_stricter_one_counts(places: Places) -> None:
+    assert len({HIDE, READ, WRITE}) == 3
+    assert HIDE < READ < WRITE
+    both = msgspec.structs.replace(places, hide=(places.workdir / "src",), read=(places.workdir / "src",))
+    assert bounds(both).access(places.workdir / "src" / "x") is HIDE
 
 
 def test_keys_of_the_account_are_hidden_whatever_home_says(
@@ -95,7 +149,7 @@ def test_a_user_opens_what_is_the_persons_and_never_what_is_ours(places: Places)
         msgspec.structs.replace(places, read=(places.home / ".ssh",), hide=(places.home / "agent" / "src",))
     )
     assert opened.access(places.home / ".ssh" / "id") is READ
-    assert opened.access(places.workdir / "src" / "x") is HIDE
+    assert hidden(opened, places, "agent/src/x")
     for path in (places.state, places.state / "turns", places.home / "other" / "secret"):
         with pytest.raises(ConfigFault, match="hidden from every turn"):
             bounds(msgspec.structs.replace(places, write=(path,)))
@@ -197,5 +251,6 @@ def test_the_ssh_agent_counts_where_it_is_named(places: Places, tmp_path: Path) 
     found = bounds(places, SSH_AUTH_SOCK=str(socket))
     assert found.sockets == (Path(os.path.realpath(socket)),)
     assert found.access(places.home / ".ssh" / "known_hosts") is READ
-    assert found.access(places.home / ".ssh" / "id") is HIDE
-    assert bounds(places).access(places.home / ".ssh" / "known_hosts") is HIDE
+    assert hidden(found, places, ".ssh/id")
+    unnamed = bounds(msgspec.structs.replace(places, read=(places.home,)))
+    assert unnamed.access(places.home / ".ssh" / "known_hosts") is HIDE

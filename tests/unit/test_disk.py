@@ -12,7 +12,7 @@ import pytest
 from tests import procfs
 from tests.crash.faults import FaultySystem, Lasting
 
-from agent_mailer.disk import Disk, Sync, SystemCalls, read_regular
+from agent_mailer.disk import Disk, Sync, SystemCalls, open_own, read_regular
 
 
 def mode(path: Path) -> int:
@@ -224,6 +224,37 @@ def test_what_is_no_regular_file_is_refused_and_never_waited_for(tmp_path: Path)
         read_regular(tmp_path / "absent")
     assert read_regular(tmp_path / "link", follow=True) == b"0123456789"
     assert read_regular(tmp_path / "file", 4) == b"01234"
+
+
+def test_what_is_written_in_place_is_a_file_of_ours_alone(tmp_path: Path) -> None:
+    """A second name of somebody's file, a link, a FIFO: none is emptied, none is waited for."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    mine, linked, second, fifo = (tmp_path / name for name in ("mine", "linked", "second", "fifo"))
+    mine.write_text("what an earlier one said")
+    fd = open_own(mine, flags)
+    assert os.get_blocking(fd)
+    os.write(fd, b"new")
+    os.close(fd)
+    assert mine.read_text() == "new"
+    second.hardlink_to(mine)
+    with pytest.raises(OSError) as refused:
+        open_own(second, flags)
+    assert (refused.value.errno, refused.value.filename) == (errno.EMLINK, str(second))
+    second.unlink()
+    linked.symlink_to(mine)
+    os.mkfifo(fifo)
+    for path in (linked, fifo):
+        with pytest.raises(OSError):
+            open_own(path, flags)
+    with pytest.raises(OSError) as refused:
+        open_own(fifo, os.O_RDWR)
+    assert refused.value.errno == errno.EMLINK
+    assert mine.read_text() == "new"
+    os.close(open_own(mine, os.O_WRONLY))
+    assert mine.read_text() == "new", "who does not ask for it keeps what is there"
+    fresh = open_own(tmp_path / "fresh", flags)
+    os.close(fresh)
+    assert mode(tmp_path / "fresh") == 0o600
 
 
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
