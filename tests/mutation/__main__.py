@@ -27,9 +27,16 @@ FASTEST_FIRST = (Stage.TYPES, Stage.UNIT, Stage.INTEGRATION, Stage.CRASH)
 
 
 def try_all(
-    bench: Bench, module: str, source: str, chosen: Sequence[Mutant], stages: Sequence[Stage], seconds: float = inf
+    bench: Bench,
+    module: str,
+    source: str,
+    chosen: Sequence[Mutant],
+    stages: Sequence[Stage],
+    seconds: float = inf,
+    beside: Sequence[str] = (),
 ) -> Iterator[Fate]:
-    """Each stage with the mutants that those before have let live; `seconds` of tests look at each.
+    """Each stage with the mutants that those before have let live; `seconds` of tests look at each. `beside`: modules
+    of the same tests that come next.
 
     Raises RuntimeError where a stage is red unchanged.
     """
@@ -41,7 +48,7 @@ def try_all(
         if not left:
             return
         bench.write(module, source)
-        reach = bench.prepare(module, tests) if tests else None
+        reach = bench.prepare(module, tests, beside) if tests else None
         if reach is None and (said := bench.types_refuse()):
             raise RuntimeError(f"mypy refuses what was not changed:\n{said}")
         survivors = []
@@ -108,9 +115,11 @@ def main(words: Sequence[str]) -> int:
         with tempfile.TemporaryDirectory(prefix="mutants-") as folder, Bench(PROJECT, Path(folder).resolve()) as bench:
             for module in modules:
                 those = [mutant for name, mutant in chosen if name == module and is_python(mutant)]
+                beside = [name for name in dict(chosen) if scope_of(name) == scope_of(module)]
                 begun = time.monotonic()
                 try:
-                    for fate in try_all(bench, module, sources[module], those, stages, asked.seconds) if those else ():
+                    tried = try_all(bench, module, sources[module], those, stages, asked.seconds, beside)
+                    for fate in tried if those else ():
                         fates.append(fate)
                         if len(fates) % 100 == 0:
                             print(f"{module}: {len(fates)} are told", flush=True)

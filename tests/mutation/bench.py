@@ -12,7 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from enum import Enum
 from itertools import count
 from pathlib import Path
@@ -43,8 +43,8 @@ if (tree / {asked!r}).exists():
     sys.path.append(str(tree))
     from tests.reach import Trail
     sys.path.pop()
-    target, _, module = (tree / {asked!r}).read_text().partition(":")
-    Trail(Path(target), [Path(module)]).follow()
+    target, *modules = map(Path, (tree / {asked!r}).read_text().split(":"))
+    Trail(target, modules).follow()
 """
 """What each interpreter of the copy begins with."""
 
@@ -68,6 +68,8 @@ class Bench:
         self._servers: dict[_Kind, subprocess.Popen[bytes]] = {}
         self._module = self.tree
         self._names: tuple[str, ...] = ()
+        self._tests: tuple[str, ...] = ()
+        self._reach: dict[str, Reach] = {}
         self._daemon = folder / "types.json"
         self._types_known = False
         ignored = shutil.ignore_patterns("__pycache__", ".git", "*.pyc", "survivors.toml")
@@ -104,25 +106,36 @@ class Bench:
                 (home / "bin" / name).chmod(0o755)
         return home / "bin" / "python"
 
-    def prepare(self, module: str, tests: Sequence[str]) -> Reach:
+    def prepare(self, module: str, tests: Sequence[str], beside: Sequence[str] = ()) -> Reach:
         """Servers for tests of `module`: one has all loaded, one all but what the module reaches. Who comes where
-        unchanged.
+        unchanged. `beside`: modules that these tests look at next; for them they do not run unchanged once more.
 
         Raises RuntimeError where a test fails without any change, or cannot be imported.
         """
-        self._end_servers()
         self._module = self.tree / SOURCE / module
-        listed, reach = self._folder / "modules", self._folder / "reach"
-        shutil.rmtree(f"{reach}.lines", ignore_errors=True)
-        if self._ask(_Kind.WARM, Ask(tuple(tests), str(self._output), "", collect=True)).code != 0:
-            raise RuntimeError(f"tests of {module} cannot be imported:\n{self.output()[-3000:]}")
-        words = Ask(tuple(tests), str(self._output), "", 1800.0, 1800, str(listed), str(reach), str(self._module))
-        if self._in_scratch(_Kind.WARM, words).code != 0:
-            raise RuntimeError(f"tests of {module} fail without any change:\n{self.output()[-3000:]}")
+        listed = self._folder / "modules"
+        if tuple(tests) == self._tests and str(self._module) in self._reach:
+            self._end_servers(_Kind.COLD)
+        else:
+            self._end_servers()
+            self._reach = {}
+            self._reach = self._follow(module, tests, {module, *beside}, listed)
+            self._tests = tuple(tests)
         changed = "agent_mailer." + module.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         touched = {changed, *_graph().find_downstream_modules(changed)}
         self._names = tuple(name for name in listed.read_text().splitlines() if not _is_touched(name, touched))
-        return msgspec.json.decode(reach.read_bytes(), type=Reach)
+        return self._reach[str(self._module)]
+
+    def _follow(self, module: str, tests: Sequence[str], followed: Collection[str], listed: Path) -> dict[str, Reach]:
+        reach = self._folder / "reach"
+        modules = tuple(str(self.tree / SOURCE / one) for one in followed)
+        shutil.rmtree(f"{reach}.lines", ignore_errors=True)
+        if self._ask(_Kind.WARM, Ask(tuple(tests), str(self._output), "", collect=True)).code != 0:
+            raise RuntimeError(f"tests of {module} cannot be imported:\n{self.output()[-3000:]}")
+        words = Ask(tuple(tests), str(self._output), "", 1800.0, 1800, str(listed), str(reach), modules)
+        if self._in_scratch(_Kind.WARM, words).code != 0:
+            raise RuntimeError(f"tests of {module} fail without any change:\n{self.output()[-3000:]}")
+        return msgspec.json.decode(reach.read_bytes(), type=dict[str, Reach])
 
     def write(self, module: str, text: str) -> None:
         path = self.tree / SOURCE / module
@@ -197,9 +210,11 @@ class Bench:
             raise RuntimeError(f"the process that runs the tests has ended with {server.wait()}")
         return msgspec.json.decode(answer, type=Said)
 
-    def _end_servers(self) -> None:
-        while self._servers:
-            self._servers.popitem()[1].communicate()
+    def _end_servers(self, *kinds: _Kind) -> None:
+        """All, where none is named."""
+        for kind in kinds or tuple(self._servers):
+            if kind in self._servers:
+                self._servers.pop(kind).communicate()
 
 
 def _graph() -> grimp.ImportGraph:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
+from operator import itemgetter
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,7 @@ import pytest
 from tests.reach import Trail, reached, statements
 
 ASKED = ".followed"
-"""In the copy of the tree: whoever begins there follows, whatever environment it has. The file and the module."""
+"""In the copy of the tree: whoever begins there follows, whatever environment it has. The file and the modules."""
 
 
 class Reach(msgspec.Struct, frozen=True):
@@ -66,15 +67,15 @@ class Watches:
     it may be a fixture of them all.
     """
 
-    def __init__(self, folder: Path, module: Path) -> None:
+    def __init__(self, folder: Path, modules: Sequence[Path]) -> None:
         folder.mkdir(exist_ok=True)
-        self._folder, self._module = folder, module
-        self._trail = Trail(folder / "begin", [module])
+        self._folder, self._modules = folder, modules
+        self._trail = Trail(folder / "begin", modules)
         self._ways: list[tuple[str, Path, Path]] = []
         self._seconds: dict[str, float] = {}
 
     def _to(self, target: Path) -> None:
-        Path(ASKED).write_text(f"{target}:{self._module}")
+        Path(ASKED).write_text(":".join(map(str, (target, *self._modules))))
         self._trail.begin(target)
 
     @pytest.hookimpl(wrapper=True)
@@ -89,16 +90,19 @@ class Watches:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._seconds[report.nodeid] = self._seconds.get(report.nodeid, 0.0) + report.duration
 
-    def told(self) -> Reach:
+    def told(self) -> dict[str, Reach]:
+        """By the path of the module."""
         Path(ASKED).unlink(missing_ok=True)
-        of_file: dict[str, set[int]] = {}
-        lines: dict[str, tuple[int, ...]] = {}
-        for name, setup, call in self._ways:
-            own = self._lines(setup)
-            shared = of_file.setdefault(name.partition("::")[0], own)
-            lines[name] = tuple(sorted(shared | own | self._lines(call)))
-        order = sorted(lines, key=lambda name: self._seconds.get(name, 0.0))
-        return Reach({name: lines[name] for name in order}, {name: self._seconds.get(name, 0.0) for name in order})
-
-    def _lines(self, target: Path) -> set[int]:
-        return reached(target).get(self._module, set())
+        ways = [(name, reached(setup), reached(call)) for name, setup, call in self._ways]
+        seconds = {name: self._seconds.get(name, 0.0) for name, _, _ in ways}
+        cheapest_first = dict(sorted(seconds.items(), key=itemgetter(1)))
+        found = {}
+        for module in self._modules:
+            of_file: dict[str, set[int]] = {}
+            lines: dict[str, tuple[int, ...]] = {}
+            for name, setup, call in ways:
+                own = setup.get(module, set())
+                shared = of_file.setdefault(name.partition("::")[0], own)
+                lines[name] = tuple(sorted(shared | own | call.get(module, set())))
+            found[str(module)] = Reach({name: lines[name] for name in cheapest_first}, cheapest_first)
+        return found

@@ -32,7 +32,7 @@ MEMORY = 6 * 2**30
 class Ask(msgspec.Struct, frozen=True):
     """`tests`: files or tests, in this order; `seconds` of wall, `cpu` of a processor, for it and what it starts;
     `output`, `scratch`: of this run alone. With `modules` it says there what it has imported in the end, with `reach`
-    which test comes to which line of the module `followed`. `collect`: these are imported, for all that come after.
+    which test comes to which line of the modules `followed`. `collect`: these are imported, for all that come after.
     `planted`: this file's text of `function` is what runs; `NOT_PLANTED` is the code where that cannot be.
     """
 
@@ -43,7 +43,7 @@ class Ask(msgspec.Struct, frozen=True):
     cpu: int = 600
     modules: str = ""
     reach: str = ""
-    followed: str = ""
+    followed: tuple[str, ...] = ()
     preload: tuple[str, ...] = ()
     collect: bool = False
     planted: str = ""
@@ -131,7 +131,7 @@ def _be_a_run(ask: Ask) -> None:
             code = NOT_PLANTED
             return
         options = ["-x", "-q", *_QUIET, f"--basetemp={ask.scratch}", "-m", "not long and not soak", *ask.tests]
-        watches = Watches(Path(ask.reach + ".lines"), Path(ask.followed)) if ask.reach else None
+        watches = Watches(Path(ask.reach + ".lines"), [*map(Path, ask.followed)]) if ask.reach else None
         code = pytest.main(options, plugins=[_Order(ask.tests), *([watches] if watches else [])])
         if watches:
             Path(ask.reach).write_bytes(msgspec.json.encode(watches.told()))
