@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import resource
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -580,6 +582,25 @@ def test_what_an_open_turn_left_running_ends_whatever_becomes_of_it(scene: Scene
             process.kill()
             process.wait()
     assert "it settles a message that waits still" in [one["why"] for one in said(scene, EventName.STATE_DAMAGED)]
+
+
+def test_where_a_turns_mail_cannot_be_read_the_index_tells_but_not_while_another_holds_it(scene: Scene) -> None:
+    """A file that a program holds for itself alone (a server of files does) may be whole, and say more."""
+    record = turn(scene, None)
+    mail = scene.state.turns.path(record.turn_id) / "mail.json"
+    mail.mkdir()
+    assert [one.id for one in recovery._envelopes_of(scene.state, record.turn_id)] == [record.envelope.id]
+    mail.rmdir()
+    mail.touch()
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    with mail.open() as held:
+        fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        try:
+            with pytest.raises(BlockingIOError):
+                recovery._envelopes_of(scene.state, record.turn_id)
+        finally:
+            fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+            signal.signal(signal.SIGIO, before)
 
 
 def test_a_folder_that_cannot_be_read_just_now_is_no_turn_without_messages(scene: Scene) -> None:

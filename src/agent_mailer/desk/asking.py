@@ -75,7 +75,6 @@ def require_person() -> None:
 def _apply(place: Workplace, request: Request) -> Answer:
     """The caller holds the lock."""
     from agent_mailer.assemble import Workplace
-    from agent_mailer.watch.recovery import restore_retries
     from agent_mailer.watch.requests import apply
 
     # What was read before we had the lock may have changed since.
@@ -84,8 +83,6 @@ def _apply(place: Workplace, request: Request) -> Answer:
     with suppress(MailerError):
         # Without a runtime that can be made there is no account to speak of.
         fresh.share_pause(fresh.runtime())
-    # A damaged retries.json is set aside by whoever reads it under the lock; what it held comes back from the turns.
-    restore_retries(fresh.state)
     answer = apply(fresh.state, request, _mailbox(fresh) if request.verb is Verb.STUCK_RETRY else None)
     fresh.state.sessions.close()
     return answer

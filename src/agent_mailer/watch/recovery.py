@@ -39,7 +39,6 @@ async def recover(room: Room) -> list[OpenWork]:
     Other turns of a message that we have in work wait. Raises OSError where the disk does not let us look.
     """
     at_work = {message_id for work in room.work.values() for message_id in work.message_ids}
-    restore_retries(room.state)
     found: list[TurnRecord] = []
     for turn_id in room.state.turns.open_ids():
         if turn_id in room.work:
@@ -148,8 +147,3 @@ def _envelopes_of(state: State, turn_id: str) -> tuple[Envelope, ...]:
         if of_the_moment(error):
             raise
     return next((turn.envelopes for turn in state.turns.indexed() if turn.turn_id == turn_id), ())
-
-
-def restore_retries(state: State) -> None:
-    """Read retries.json now: a damaged one is made anew from the turn folders before anything is added to it."""
-    len(state.retries)
