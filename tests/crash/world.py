@@ -398,7 +398,7 @@ class World:
             room = place.room(lock, msgspec.structs.replace(place.policy(), trouble_first=0.002, trouble_longest=0.004))
             mailboxes.append(room.mailbox)
             watcher.append(Watcher(room, once=True))
-            await asyncio.wait_for(watcher[0].run(), PATIENCE)
+            await asyncio.wait_for(watcher[0].run(), 5 * PATIENCE)
 
         try:
             place.prepare()

@@ -18,6 +18,8 @@ from agent_mailer.state.held import Guard
 
 pytestmark = LONG
 ROUNDS = 40
+FOR_ALL = 600.0
+"""Seconds: some twenty turns of real programs, on a machine that has other work."""
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["at rest", "killed meanwhile"])
@@ -51,10 +53,10 @@ def test_claude_and_codex_that_always_answer_each_other_are_stopped(tmp_path: Pa
                     watcher.kill()
                     watcher.wait()
                 with coder.watching():
-                    until(lambda: held() and told.exists(), "the loop is stopped, and the operator asked")
+                    until(lambda: held() and told.exists(), "the loop is stopped, and the operator asked", FOR_ALL)
         else:
             with coder.watching(), reviewer.watching():
-                until(lambda: held() and told.exists(), "the loop is stopped, and the operator asked")
+                until(lambda: held() and told.exists(), "the loop is stopped, and the operator asked", FOR_ALL)
         assert held() == [Guard.PAIR]
         assert turns() <= 18 + (4 if killed else 0)
         # The operator's command that is killed with its watcher is run again.

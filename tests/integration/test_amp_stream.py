@@ -35,7 +35,7 @@ from agent_mailer.mailbox.port import Delivered, MailboxUnavailable, Message, Pr
 from agent_mailer.testing.mailbox_scene import compose
 
 STREAM = f"GET /messages/inbox/{ADDRESS}/stream"
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class Street:
