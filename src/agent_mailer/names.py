@@ -185,21 +185,28 @@ _AGE = r"([0-9]+(?:\.[0-9]+)?)\s*([smhdw])"
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 
 
-def pick(typed: str, known: Iterable[str], what: str, fix: str) -> str:
-    """The one of `known` that is `typed`, begins so, or (where none does) ends so.
+def meant(typed: str, known: Iterable[str]) -> list[str]:
+    """Of `known` the one that is `typed`, else those that begin so, else those that end so.
 
-    An id that was cut to fit a screen means what it did there, and a word (`prompt_word`) what it stands for. Raises
-    MailerError where there is none, UsageFault where there are several; `fix` is the command that lists them.
+    An id that was cut to fit a screen means what it did there, and a word (`prompt_word`) what it stands for.
     """
     names = list(dict.fromkeys(known))
     if typed not in names and (word := compiled(_WORD).fullmatch(typed)):
         typed = next((name for name in names if _digest(name) == word[1]), typed)
     if typed not in names:
         typed = typed.removesuffix("…").removesuffix("...").removeprefix("…").removeprefix("...")
-    if typed in names:
-        return typed
-    found = [name for name in names if name.startswith(typed)] or [name for name in names if name.endswith(typed)]
-    if not typed or not found:
+    if not typed or typed in names:
+        return [typed] if typed else []
+    return [name for name in names if name.startswith(typed)] or [name for name in names if name.endswith(typed)]
+
+
+def pick(typed: str, known: Iterable[str], what: str, fix: str) -> str:
+    """The one of `known` that is `meant`; `fix` is the command that lists them.
+
+    Raises MailerError where there is none, UsageFault where there are several.
+    """
+    found = meant(typed, known)
+    if not found:
         raise MailerError("unknown", f"there is no {what} {printable(typed)!r}", fix)
     if len(found) > 1:
         some = ", ".join(printable(name, 80) for name in found[:4])

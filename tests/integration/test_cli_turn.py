@@ -47,6 +47,7 @@ def test_reading_needs_nothing_but_the_folder(turn: Turn) -> None:
     assert read.status == 0, read
     assert read.out.startswith("From: user\n")
     assert read.out.endswith("\n\nWhich one?\\x1b[2J\n")
+    assert turn.run("mail", "read", turn.message.envelope.id[-8:]).out == read.out
     whole = turn.run("mail", "read", "2025-11-21T08", "--json").json["message"]
     assert (whole["subject"], whole["body"]) == ("Colour", "Which one?\x1b[2J\n")
     inbox = turn.run("mail", "inbox", "--json").json["messages"]

@@ -76,7 +76,13 @@ def test_who_asks_in_vain_is_told_why(
 
 
 def test_who_asks_gets_it_by_its_whole_id_or_a_part_of_it_also_after_a_failed_turn() -> None:
-    for typed, candidate in (("msg_1", mail("msg_1")), ("msg_1", mail("msg_12")), ("msg", mail("msg_1", TRIED))):
+    asked = (
+        ("msg_1", mail("msg_1")),
+        ("msg_1", mail("msg_12")),
+        ("msg", mail("msg_1", TRIED)),
+        ("…g_1", mail("msg_1")),
+    )
+    for typed, candidate in asked:
         found = wanted(Request(Verb.TAKE, (typed,), by=ANN), [candidate], [candidate], None)
         assert isinstance(found, Candidate)
         assert (found.envelope.id, found.taker) == (candidate.envelope.id, ANN)

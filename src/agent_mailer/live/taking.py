@@ -14,7 +14,7 @@ from agent_mailer.assemble import Workplace, workdir_at
 from agent_mailer.desk.asking import ask
 from agent_mailer.errors import UnavailableFault, UsageFault
 from agent_mailer.mailbox.port import Message
-from agent_mailer.names import printable
+from agent_mailer.names import meant, printable
 from agent_mailer.process.handle import identify
 from agent_mailer.processes import callers
 from agent_mailer.state.records import Sitter, TurnRecord
@@ -103,13 +103,14 @@ class Taking:
     def _mine(self, message: str) -> TurnRecord:
         turns = self._place.state.turns
         found = [record for record in map(turns.load, turns.open_ids()) if record is not None and record.live]
-        mine = [one for one in found if one.live == self._sitter and message and one.envelope.id.startswith(message)]
-        if len(mine) != 1:
+        mine = {one.envelope.id: one for one in found if one.live == self._sitter}
+        ids = meant(message, mine)
+        if len(ids) != 1:
             what = (
-                "more than one that it has taken begins so" if mine else "this session has not taken it, or no longer"
+                "more than one that it has taken is called so" if ids else "this session has not taken it, or no longer"
             )
             raise UsageFault("not_taken", f"{printable(message, 100)}: {what}", f"agent-mailer take {message}")
-        return mine[0]
+        return mine[ids[0]]
 
     def _settled(self, turn: TurnRecord) -> TurnRecord:
         """As it is once it has been decided; as it was where no watcher does so in time."""

@@ -11,7 +11,7 @@ from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.groups import for_one, spread
 from agent_mailer.mailbox.port import Action, Contact, Draft, Kind, Message, Priority
-from agent_mailer.names import printable, prompt_word
+from agent_mailer.names import meant, printable
 from agent_mailer.turn_tools import RELEASED, anchor_turn
 from agent_mailer.turn_tools.folder import (
     MAX_NOTE_BYTES,
@@ -56,13 +56,12 @@ class AgentMail:
         if not name:
             return messages[0]
         ids = [message.envelope.id for message in messages]
-        exact = [n for n, known in enumerate(ids) if name in (known, prompt_word(known, "message"))]
-        meant = exact or [n for n, known in enumerate(ids) if known.startswith(name)]
-        if len(meant) != 1:
+        found = meant(name, ids)
+        if len(found) != 1:
             these = f"message {printable(ids[0])}" if len(ids) == 1 else f"messages {', '.join(map(printable, ids))}"
-            which = "more than one of them begins so" if meant else f"not {printable(name)}"
+            which = "more than one of them is called so" if found else f"not {printable(name)}"
             raise UsageFault("other_message", f"this turn is for the {these}, {which}", "agent-mailer mail read")
-        return messages[meant[0]]
+        return messages[ids.index(found[0])]
 
     def messages(self) -> Sequence[Message]:
         """All that the turn was handed, oldest first."""

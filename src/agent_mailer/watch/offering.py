@@ -15,7 +15,7 @@ from typing import Protocol
 import msgspec
 
 from agent_mailer.events import EventName
-from agent_mailer.names import printable
+from agent_mailer.names import meant, printable
 from agent_mailer.process.handle import is_alive, wait_gone
 from agent_mailer.state import State
 from agent_mailer.state.presence import Offer, Presence
@@ -77,12 +77,12 @@ def wanted(
 ) -> Candidate | str:
     """What a session that asks is given, or why nothing. Pure."""
     typed = request.targets[0] if request.targets else ""
-    found = [one for one in candidates if one.envelope.id == typed]
-    found = found or [one for one in candidates if typed and one.envelope.id.startswith(typed)]
+    known = {one.envelope.id: one for one in candidates}
+    found = meant(typed, known)
     if len(found) != 1 or request.by is None:
-        many = "more than one mail that waits begins so" if found else "no such mail waits here"
+        many = "more than one mail that waits is called so" if found else "no such mail waits here"
         return f"{printable(typed, 100)}: {many}"
-    [candidate] = found
+    candidate = known[found[0]]
     shown = printable(candidate.envelope.id)
     if was_live(candidate):
         return f"{shown}: a live session had it before; the agent's own turn works on it now"
@@ -202,7 +202,7 @@ class Offers:
         """What is said of what is in work; True where it is being started for who asks, None where it is not."""
         typed = request.targets[0] if request.targets else ""
         for turn_id, work in self._work.items():
-            if not typed or not any(one.startswith(typed) for one in work.message_ids):
+            if not meant(typed, work.message_ids):
                 continue
             if work.live is None:
                 return Answer(ok=False, lines=(f"{printable(typed)}: the agent's own turn {turn_id} works on it",))
@@ -247,7 +247,7 @@ class Offers:
 
 def _is_for(request: Request, record: TurnRecord) -> bool:
     wants = request.verb is Verb.TAKE and request.by == record.live
-    return wants and any(record.envelope.id.startswith(one) for one in request.targets[:1])
+    return wants and any(meant(one, [record.envelope.id]) for one in request.targets[:1])
 
 
 def _lives(sitter: Sitter) -> bool:
