@@ -13,6 +13,7 @@ import pytest
 from tests.desk import CLI, Desk, outcomes
 from tests.integration.test_confined import runs_here
 from tests.sizes import LONG
+from tests.typed import type_in
 
 from agent_mailer.checks.agent import program_of
 from agent_mailer.events import EventName
@@ -238,3 +239,12 @@ def test_init_tries_and_writes_what_holds(tmp_path: Path) -> None:
     assert done.returncode == 78
     assert "there is no bwrap" in done.stderr
     assert 'kind = "bwrap"' in config.read_text(), "no turn is started without what was asked for"
+
+
+def test_a_program_that_was_never_used_here_gets_its_folders_and_the_sandbox_holds(tmp_path: Path, home: Path) -> None:
+    runs_here("bwrap")
+    (tmp_path / ".git").mkdir()
+    words = ("--address", "coder", "--runtime", "acp", "--agent", "opencode", "--permission-mode", "plan")
+    made = type_in(tmp_path, "init", *words, "--sandbox", "bwrap")
+    assert (made.status, "bwrap, tried here" in made.out) == (0, True), made
+    assert [*home.rglob("opencode")]

@@ -113,7 +113,8 @@ class Confinement:
         home = self._traits.home
         if home is None:
             return
-        self._disk.make_directory(home.path)
+        for folder in home.folders:
+            self._disk.make_directory(folder)
         for name in (*home.settings, *home.fresh):
             path = home.path / name
             if os.path.lexists(path):
