@@ -135,9 +135,7 @@ class Disk:
     def _create(self, path: Path, data: bytes, sync: Sync) -> None:
         fd = self.system.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
-            self._write_all(fd, data)
-            if sync is not Sync.NONE:
-                self._fsync(fd)
+            self._put(fd, path, data, sync)
         except OSError:
             with suppress(OSError):
                 self.system.unlink(path)
@@ -156,9 +154,11 @@ class Disk:
                 except IsADirectoryError:
                     self._make_way(path)
                     self.system.replace(temporary, path)
-            except OSError:
+            except OSError as error:
                 with suppress(OSError):
                     self.system.unlink(temporary)
+                if error.filename == str(temporary):
+                    error.filename = str(path)  # that name is nobody's to look for
                 raise
             if sync is Sync.FULL:
                 self.sync_directory(path.parent)
@@ -177,7 +177,7 @@ class Disk:
             # Not to nothing: ext4 has what is written after that on the disk before it lets the file be closed.
             if os.fstat(fd).st_size > len(data):
                 self.system.truncate(fd, len(data))
-            self._write_all(fd, data)
+            self._put(fd, path, data, Sync.NONE)
         finally:
             self.system.close(fd)
 
@@ -211,9 +211,7 @@ class Disk:
             if size == 0 and sync is Sync.FULL:
                 self.sync_directory(path.parent)
             try:
-                self._write_all(fd, (b"\n" if torn else b"") + line + b"\n")
-                if sync is not Sync.NONE:
-                    self._fsync(fd)
+                self._put(fd, path, (b"\n" if torn else b"") + line + b"\n", sync)
             except OSError:
                 with suppress(OSError):
                     self.system.truncate(fd, size)
@@ -255,8 +253,7 @@ class Disk:
             size = os.fstat(fd).st_size
             if size == 0 or os.pread(fd, 1, size - 1) == b"\n":
                 return False
-            self._write_all(fd, b"\n")
-            self._fsync(fd)
+            self._put(fd, path, b"\n", Sync.CONTENT)
         finally:
             self.system.close(fd)
         return True
@@ -323,18 +320,22 @@ class Disk:
     def sync_directory(self, path: Path) -> None:
         fd = self.system.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            self._fsync(fd)
+            self._put(fd, path, b"", Sync.CONTENT)
         finally:
             self.system.close(fd)
 
-    def _write_all(self, fd: int, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[self.system.write(fd, view) :]
-
-    def _fsync(self, fd: int) -> None:
-        self.syncs += 1
-        self.system.fsync(fd)
+    def _put(self, fd: int, path: Path, data: bytes, sync: Sync) -> None:
+        """All of it, and synced; `path`: a call by a descriptor does not say itself what it was refused for."""
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[self.system.write(fd, view) :]
+            if sync is not Sync.NONE:
+                self.syncs += 1
+                self.system.fsync(fd)
+        except OSError as error:
+            error.filename = error.filename or str(path)
+            raise
 
 
 def read_regular(path: beneath.Place, limit: int | None = None, *, follow: bool = False) -> bytes:

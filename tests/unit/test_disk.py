@@ -57,6 +57,35 @@ def test_a_folder_that_is_there_is_left_as_it_is(tmp_path: Path, disk: Disk) -> 
         disk.make_directory(tmp_path / "file" / "below")
 
 
+@pytest.mark.parametrize("call", ["open", "write", "fsync", "replace"])
+def test_what_is_refused_says_of_which_file_it_is(tmp_path: Path, call: str) -> None:
+    class Full(SystemCalls):
+        pass
+
+    def refuse(*words: object) -> int:
+        # As the system does: a path where one was given.
+        named = [str(word) for word in words if isinstance(word, Path)][:1]
+        raise OSError(errno.ENOSPC, "No space left on device", *named)
+
+    there = tmp_path / "there"
+    there.write_bytes(b"a line that has no end")
+    system = Full()
+    setattr(system, call, refuse)
+    disk = Disk(system)
+    if call != "replace":
+        for write in (disk.create, disk.append_line):
+            with pytest.raises(OSError) as raised:
+                write(tmp_path / "new", b"x", sync=Sync.FULL)
+            assert raised.value.filename in (str(tmp_path / "new"), str(tmp_path))
+        with pytest.raises(OSError) as raised:
+            disk.end_last_line(there)
+        assert raised.value.filename == str(there)
+    with pytest.raises(OSError) as raised:
+        disk.replace(there, b"x", sync=Sync.FULL)
+    assert raised.value.filename == str(there)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
 def test_create_never_replaces(tmp_path: Path, disk: Disk) -> None:
     path = tmp_path / "f"
     path.write_text("mine")

@@ -41,7 +41,7 @@ def _disk(path: Path) -> CheckResult:
     text = f"{free // _MEBIBYTE} MiB free"
     fix = f"make room: df -h {path}"
     if free < TOO_LOW:
-        return failed("disk", path, f"only {text}; nothing is started on a full disk", fix, ExitCode.UNAVAILABLE)
+        return failed("disk", path, f"only {text}; once it is full nothing is started", fix, ExitCode.UNAVAILABLE)
     # Some file systems count no inodes.
     if found.f_files and found.f_favail < FEW_INODES:
         text = f"only {found.f_favail} file names (inodes) left"

@@ -87,7 +87,8 @@ def _words_of(fault: MailboxUnavailable | OSError, state: State) -> tuple[Troubl
         return TroubleWith.CREDENTIALS, fault.message, fault.fix
     if isinstance(fault, MailboxUnavailable):
         return TroubleWith.MAILBOX, fault.message, fault.fix
-    return TroubleWith.DISK, str(fault), _mend(fault, _place_of(fault, state.folder.path)[1])
+    named, where = _place_of(fault, state.folder.path)
+    return TroubleWith.DISK, f"{named}: {fault.strerror or fault}", _mend(fault, where)
 
 
 def _place_of(error: OSError, folder: Path) -> tuple[Path, Path]:
