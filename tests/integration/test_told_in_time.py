@@ -10,6 +10,7 @@ from tests.sizes import LONG
 from tests.typed import Typed, type_in
 
 from agent_mailer.events import EventName
+from agent_mailer.state.workdirs import user_state
 
 
 @pytest.fixture
@@ -33,6 +34,28 @@ def test_who_writes_to_an_agent_that_nobody_watches_hears_of_it_once_and_doctor_
     assert ill.status == 1
     assert "1 message waits, and no watcher runs" in ill.out
     assert f"fix: agent-mailer watch -C {desk.workdir}" in ill.out
+
+
+def test_a_hint_that_cannot_be_had_is_no_failure_of_what_was_sent(desk: Desk) -> None:
+    folder = user_state() / "workdirs"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.symlink_to(folder)
+    sent = type_in(desk.base, "send", "coder", "Hello", "-C", desk.workdir)
+    assert (sent.status, len(sent.out.split())) == (0, 1), sent
+    assert sent.err == (
+        f"whether anybody watches cannot be seen: {folder}: Too many levels of symbolic links (ls -ld {folder})\n"
+    )
+
+
+def test_where_trust_is_not_kept_safely_that_comes_first_with_what_mends_it(desk: Desk) -> None:
+    assert once(desk).status == 0
+    keeper = desk.place().trust.keeper.folder
+    keeper.chmod(0o777)
+    first, *_ = type_in(desk.workdir, "status", "--json").json["problems"]
+    assert first["text"] == f"what is trusted is not kept safely: {keeper} can be written by everybody"
+    assert first["fix"] == f"chmod o-w {keeper}"
+    keeper.chmod(0o700)
+    assert "trust" not in " ".join(one["text"] for one in type_in(desk.workdir, "status", "--json").json["problems"])
 
 
 @LONG

@@ -8,6 +8,7 @@ import msgspec
 
 from agent_mailer.config_faults import EDIT, STARTS, gone_by_mistake, mend_missing, mistyped, told
 from agent_mailer.names import did_you_mean
+from agent_mailer.trust.verdict import COMMAND
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
@@ -27,10 +28,14 @@ class Configured(msgspec.Struct, frozen=True):
 
 def configured(place: Workplace, *, watched: bool) -> Configured:
     """`watched`: a watcher runs, which may have been told more than the file says. Raises as `Workplace.loaded`."""
-    loaded, gone, path = place.loaded, place.trust.verdict.gone, place.folder.config
+    loaded, trusted, path = place.loaded, place.trust.verdict, place.folder.config
+    gone = trusted.gone
     lacking = [one for one in place.absent() if one[0] in STARTS]
     wrong = mistyped(loaded.unknown, [*gone, *(key for key, _ in lacking)])
     stops = bool(lacking) and not watched
+    if trusted.fix not in ("", COMMAND):
+        # Where it is kept comes first: until then nothing can be trusted anew.
+        return Configured(trusted.why, trusted.fix, stops=stops)
     if wrong:
         # It is said of a workdir that stands beside it.
         text = told(path, wrong).replace(str(path), path.name)

@@ -36,7 +36,7 @@ from agent_mailer.cli.mail.options import (
 from agent_mailer.cli.options import Json, MaildirRoot, Workdir
 from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import done, note, say
-from agent_mailer.errors import ExitCode, UsageFault, said_of
+from agent_mailer.errors import ExitCode, UsageFault, mend, said_of
 from agent_mailer.names import one_of, printable, split_addresses
 
 if TYPE_CHECKING:
@@ -249,7 +249,13 @@ def _tell_unwatched(place: Workplace, recipients: Sequence[str]) -> None:
     from agent_mailer.cli.mail.unwatched import unwatched
     from agent_mailer.teams.stopped import starts_again
 
-    for recipient, workdir in unwatched(place, recipients):
+    try:
+        alone = [*unwatched(place, recipients)]
+    except OSError as error:
+        where = error.filename or place.workdir
+        note(f"whether anybody watches cannot be seen: {where}: {error.strerror} ({mend(error, where)})")
+        return
+    for recipient, workdir in alone:
         again = starts_again(workdir) or f"agent-mailer watch -C {shlex.quote(str(workdir))}"
         note(f"nobody watches for {printable(recipient, 100)}: {again}")
 
