@@ -76,6 +76,8 @@ PLACES = (
 """Pages in the order in which they are offered."""
 
 _HEADING = re.compile(r"(</?h)([1-6])>")
+_LONG_WORD = re.compile(r'<(?:"[^"]*"|[^">])*>|(?:&[^;]*;|[^\s<&]){200}')
+"""A tag, or a piece of a word as a sanitiser has left it."""
 _env = jinja2.Environment(
     loader=jinja2.PackageLoader("agent_mailer.console"),
     autoescape=True,
@@ -193,7 +195,9 @@ def _age(text: str | None) -> str:
 def _safe_body(text: str) -> Markup:
     """Markdown of a stranger: what the sanitiser has left of it, with headings below those of the page."""
     lowered = _HEADING.sub(lambda tag: f"{tag[1]}{min(6, int(tag[2]) + 2)}>", body_html(text))
-    return Markup(lowered)  # noqa: S704 - the sanitiser's own words
+    # A word without an end takes a browser minutes to lay out, unless it is told where it may break it.
+    breakable = _LONG_WORD.sub(lambda found: found[0] if found[0][0] == "<" else f"{found[0]}<wbr>", lowered)
+    return Markup(breakable)  # noqa: S704 - the sanitiser's own words
 
 
 def _visible(text: str) -> str:
