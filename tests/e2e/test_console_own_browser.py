@@ -71,16 +71,26 @@ def page(entered: BrowserContext) -> Iterator[Page]:
     page.close()
 
 
-def test_a_yes_from_the_page_lets_the_turn_go_on(page: Page, console: OwnConsole, desk: AskingDesk) -> None:
+def test_a_yes_from_the_page_lets_the_turn_go_on_and_a_no_after_it_is_told(
+    browser: Browser, entered: BrowserContext, page: Page, console: OwnConsole, desk: AskingDesk
+) -> None:
     page.goto(f"{own_url(console)}/console/needs")
     page.get_by_text("live", exact=True).wait_for()
     sent(desk, "push it", "Push it")
     # The page draws itself anew: what is asked is on it, word for word.
     page.get_by_label("What it would do").get_by_text(PUSH).wait_for(timeout=SECONDS)
     assert desk.acts() == []
+    # Of two windows of one person the second shows what it showed.
+    other = browser.new_context(java_script_enabled=False, storage_state=entered.storage_state())
+    late = other.new_page()
+    late.goto(page.url)
     page.get_by_role("button", name="Allow once coder").click()
     page.get_by_role("status").filter(has_text="Done").wait_for()
     until(lambda: desk.acts() == [PUSH], "what was allowed is done, once")
+    late.get_by_role("button", name="Deny coder").click()
+    late.get_by_role("heading", name="This did not work").wait_for()
+    late.get_by_text(re.compile("answered before: allow|done with")).wait_for()
+    other.close()
     page.get_by_text("Nothing needs you").wait_for(timeout=SECONDS)
     page.goto(f"{own_url(console)}/console/threads")
     page.get_by_role("link", name=re.compile("Push it")).click()

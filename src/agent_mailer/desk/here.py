@@ -120,7 +120,7 @@ class AgentsHere:
         subject = subjects(place, [turn.message_id]).get(turn.message_id, "")
         return TurnPage(found.watched, turn, subject, lines, hidden)
 
-    def ask(self, agent_id: str, verb: RemoteVerb, targets: Sequence[str], reason: str, then: str) -> None:
+    def ask(self, agent_id: str, verb: RemoteVerb, targets: Sequence[str], reason: str, then: str) -> Sequence[str]:
         place = self.looking.place(agent_id)
         began = time.time()
         if place is None:
@@ -147,6 +147,7 @@ class AgentsHere:
                 iso(time.time()),
             )
             self._requests.append((agent_id, request))
+        return () if answer.ok else answer.lines
 
     def changes(self) -> AsyncIterator[None]:
         return changes(self.looking)

@@ -78,5 +78,8 @@ async def ask(request: Request) -> Response:
     if text_of(form, "whom") == "watched":
         every = await looked(agents_of(request).every)
         agents = dict.fromkeys(one.agent_id for one in every if one.watcher is not None)
-    await asyncio.gather(*(looked(agents_of(request).ask, agent_id, *said) for agent_id in agents))
+    refused = await asyncio.gather(*(looked(agents_of(request).ask, agent_id, *said) for agent_id in agents))
+    if len(refused) == 1 and refused[0]:
+        # Of several the page shows what came of each; the row of one may be gone, as where it was answered before.
+        raise Fault(409, "; ".join(refused[0]))
     return leads_to(own_address(text_of(form, "back")), done="did")

@@ -106,8 +106,10 @@ class Agents(Protocol):
     def turn(self, agent_id: str, turn_id: str) -> TurnPage | None:
         """None where there is no such turn."""
 
-    def ask(self, agent_id: str, verb: RemoteVerb, targets: Sequence[str], reason: str, then: str) -> None:
-        """As a command at a terminal does; what came of it is on the pages from then on."""
+    def ask(self, agent_id: str, verb: RemoteVerb, targets: Sequence[str], reason: str, then: str) -> Sequence[str]:
+        """As a command at a terminal does; returns why it was refused, nothing where it was done. What came of it is on
+        the agent's page from then on, too.
+        """
 
     def changes(self) -> AsyncIterator[None]:
         """Yields when something may have changed, at most once a second, and every 15 seconds in any case."""
