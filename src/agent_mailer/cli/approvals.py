@@ -44,7 +44,9 @@ def approve(
     change: Annotated[
         Path | None,
         typer.Option(
-            "--change", metavar="FILE", help="Run what stands in FILE instead: a command, or the whole input."
+            "--change",
+            metavar="FILE",
+            help="Run what stands in FILE instead: the command, or another tool's whole input.",
         ),
     ] = None,
     workdir: Workdir = None,
@@ -209,7 +211,7 @@ def _told_before(book: Approvals, found: Approval, counts: Answer, given: Answer
     """The first answer counts. The same once more is no mistake."""
     from agent_mailer.state.approvals import UNREADABLE
 
-    said = f"it was answered before, at {local_time(counts.at)}: {counts.verdict.value}"
+    said = f"{counts.outruns}, {local_time(counts.at)}"
     if counts.reason == UNREADABLE:
         why = f"{UNREADABLE}, and counts as none: {book.folder / found.id}.answer; nothing was changed"
         raise MailerError("answered", why, f"agent-mailer approvals show {found.id}")

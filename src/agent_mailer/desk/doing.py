@@ -70,7 +70,7 @@ def _answered(place: Workplace, verb: RemoteVerb, question: str, reason: str) ->
     except MailerError as fault:
         return Answer(ok=False, lines=(fault.message,))
     if not given.first:
-        return Answer(ok=False, lines=(f"it was answered before: {given.counts.verdict.value}",))
+        return Answer(ok=False, lines=(given.counts.outruns,))
     why = wake(place, found.id)
     said = "allowed, once" if verdict is Verdict.ALLOW else "denied"
     return Answer(ok=True, lines=(said, why) if why else (said,))

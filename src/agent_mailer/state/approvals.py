@@ -30,12 +30,10 @@ from agent_mailer.state.workdirs import user_state
 
 KEPT = 500
 """So many questions that are over are kept, to be looked at."""
-
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _READ_AS = str.maketrans("OIL", "011")
 _CODE_LETTERS = 8
 """40 bits: nobody guesses a code that is looked up in files."""
-
 CODE = re.compile(f"[{_ALPHABET}]{{{_CODE_LETTERS}}}")
 TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 MOST_PASSED = 10_000
@@ -81,10 +79,7 @@ class ApprovalState(StrEnum):
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`changed`: the input (JSON) to run in place of what was asked. `always`: this very call needs no asking again.
-
-    `who` and `message_id`: of an answer by mail.
-    """
+    """`changed`: the JSON to run instead; `always`: not only this once; `who` and `message_id`: of one by mail."""
 
     verdict: Verdict
     at: float
@@ -95,11 +90,16 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     who: str = ""
     message_id: str = ""
 
+    @property
+    def outruns(self) -> str:
+        """Why another one, after it, counts for nothing."""
+        late = self.verdict is Verdict.EXPIRED and not self.reason
+        return "it came too late: nobody had answered" if late else f"it was answered before: {self.verdict.value}"
+
 
 class Approval(msgspec.Struct, frozen=True, omit_defaults=True):
     """A question. `code` is what a person answers with, `token` what opens a link to it; they stand nowhere else.
-    `granted`: the turn that was told of the answer and has not ended yet, as far as is known; `used`: the turn that
-    used it up.
+    `granted`: the turn that was told of the answer and has not ended yet, as far as is known; `used`: that used it up.
     """
 
     id: str

@@ -125,7 +125,7 @@ def take_answer(state: State, notices: Notices, envelope: Envelope, said: Said) 
             why = "it came too late, the agent goes on without it"
         else:
             counts = counts or book.answer(found, given)
-            why = "" if counts.message_id == envelope.id else f"it was answered before: {counts.verdict.value}"
+            why = "" if counts.message_id == envelope.id else counts.outruns
         if not why:
             if given.always and counts is not None and counts.verdict is Verdict.ALLOW:
                 # Whoever took it before may have come no further than the answer.

@@ -202,7 +202,7 @@ def _answered(state: State, asked: Asked) -> Answer:
     given = PersonsAnswer(verdict, now, By.REMOTE, reason=asked.reason, who=asked.person)
     counts = book.answer_to(name) or book.answer(known, given)
     if (counts.verdict, counts.by, counts.who) != (verdict, By.REMOTE, asked.person):
-        return Answer(ok=False, lines=(f"it was answered before: {counts.verdict.value}",))
+        return Answer(ok=False, lines=(counts.outruns,))
     tell_answered(state, known, counts)
     return Answer(ok=True, lines=("allowed, once" if verdict is Verdict.ALLOW else "denied",))
 
@@ -224,7 +224,7 @@ def _idle(state: State, asked: Asked) -> str:
                 return "there is no such question"
             answer = state.approvals.answer_to(known.id)
             if answer is not None:
-                return f"it was answered before: {answer.verdict.value}"
+                return answer.outruns
             late = known.over or state.approvals.remaining(known) <= 0
             return "it came too late, the agent goes on without it" if late else ""
         case _:
