@@ -19,6 +19,7 @@ _ABOUT_ONE = (
 # Compiled when something went wrong: at the import it would cost every command as much as a module.
 _COMMAND = rf"agent-mailer (?:{_ABOUT_ONE})\b(?: (?!(?:or|then|and|with|as)\b)(?:'[^']*'|[^\s,;:()])+)*"
 # Elsewhere `--all` is every message, session or question of one folder.
+_DRAFT = r"/\.tmp\.(?P<name>[^/]+)\.[0-9a-f]{12}\Z"
 _NAMES_A_FOLDER = r"(?:^| )(?:-C|--workdir|--maildir-root|--help)\b|agent-mailer (?:status|cost)\b[^,;]* --all\b"
 
 
@@ -87,6 +88,19 @@ class RefusedFault(MailerError):
     """Credentials were refused."""
 
     exit_code = ExitCode.REFUSED
+
+
+def words_of(error: Exception, known: object = None) -> str:
+    """What the system refused and where, without its number; where it is is left out if it is `known`, said already.
+
+    Of what we write under another name until it is whole the name is told that it gets. Of other errors the words.
+    """
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error) or type(error).__name__
+    if not isinstance(error.filename, str | bytes) or os.fsdecode(error.filename) == str(known):
+        return error.strerror
+    place = re.sub(_DRAFT, r"/\g<name>", os.fsdecode(error.filename))
+    return f"{place}: {error.strerror}"
 
 
 def mend(error: OSError, place: object) -> str:

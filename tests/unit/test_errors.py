@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_mailer.errors import mend, said_of
+from agent_mailer.errors import mend, said_of, words_of
 
 
 @pytest.mark.parametrize(
@@ -91,3 +91,21 @@ def test_only_what_lies_in_an_own_folder_is_to_be_taken_over(tmp_path: Path) -> 
     assert mend(denied, "/") == f"sudo chown -R $(id -un) {file}"
     os.chown(folder, 65534, 65534)
     assert mend(denied, "/") == f"ls -ld {file}"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError(13, "Permission denied", "/a/b"), "/a/b: Permission denied"),
+        (PermissionError(13, "Permission denied", b"/a/b"), "/a/b: Permission denied"),
+        (PermissionError(13, "Permission denied", "/known"), "Permission denied"),
+        (PermissionError(13, "Permission denied", 3), "Permission denied"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (OSError(28, "No space left", "/a/.tmp.pause.json.0123456789ab"), "/a/pause.json: No space left"),
+        (OSError("it is odd"), "it is odd"),
+        (ValueError("no JSON"), "no JSON"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_what_the_system_refuses_is_told_without_its_number(error: Exception, said: str) -> None:
+    assert words_of(error, Path("/known")) == said

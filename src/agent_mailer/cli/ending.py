@@ -13,7 +13,7 @@ from typing import Protocol, cast
 
 from agent_mailer.cli.terminal.printing import done_so_far, json_text, tell_error
 from agent_mailer.cli.terminal.streams import OUTPUT, let_go
-from agent_mailer.errors import ExitCode, MailerError, UsageFault, mend, said_of
+from agent_mailer.errors import ExitCode, MailerError, UsageFault, mend, said_of, words_of
 from agent_mailer.names import printable
 
 _NAME = re.compile(r"[a-z][a-z-]*\Z")
@@ -119,8 +119,7 @@ def _fault_of(error: OSError) -> MailerError:
         return MailerError(_NO_OUTPUT, f"what this prints cannot be written: {words}", fix)
     if error.filename is None:
         return MailerError("system", f"the system: {words}", "df -h" if error.errno == errno.ENOSPC else "")
-    path = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else str(error.filename)
-    return MailerError("system", f"{path}: {words}", mend(error, path))
+    return MailerError("system", words_of(error), mend(error, error.filename))
 
 
 def _help() -> str:

@@ -8,7 +8,7 @@ import secrets
 from pathlib import Path
 
 from agent_mailer.disk import Disk, Sync, read_regular
-from agent_mailer.errors import MailerError, UsageFault
+from agent_mailer.errors import MailerError, UsageFault, words_of
 from agent_mailer.names import pick, printable
 from agent_mailer.outside.rules import BAD_NAME, is_hook_name
 
@@ -44,7 +44,7 @@ class HookPlace:
         try:
             found = read_regular(self.path / "secret", _LONGEST_SECRET).decode("ascii").strip()
         except (OSError, UnicodeDecodeError) as error:
-            why = f"the secret of the hook {self.name} cannot be read: {error}"
+            why = f"the secret of the hook {self.name} cannot be read: {words_of(error)}"
             raise MailerError("no_secret", why, f"agent-mailer hook secret {self.name} --roll") from None
         if not found:
             why = f"the secret of the hook {self.name} is empty"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
+from agent_mailer.errors import words_of
 from agent_mailer.outcomes import Exit, Judgement, Outcome, StopReason
 from agent_mailer.processes import boot_id
 from agent_mailer.runtimes.port import Evidence, Runtime, RuntimeMissing
@@ -50,7 +51,7 @@ def judge_unstarted(record: TurnRecord, fault: RuntimeMissing | OSError) -> Judg
     """Nothing ran: whatever is missing, the message is innocent. A live session that was not to be had is no outage:
     the agent's own turn comes next, and shows whether there is one.
     """
-    why = f"{fault.message} ({fault.fix})" if isinstance(fault, RuntimeMissing) else f"cannot start: {fault}"
+    why = f"{fault.message} ({fault.fix})" if isinstance(fault, RuntimeMissing) else f"cannot start: {words_of(fault)}"
     if record.live is None:
         return Judgement(Outcome.UNAVAILABLE, why)
     return Judgement(Outcome.INTERRUPTED, f"nothing could stand in for the live session {record.live.who}: {why}")

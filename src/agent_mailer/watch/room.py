@@ -11,7 +11,7 @@ from itertools import count
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from agent_mailer.clock import Clock
-from agent_mailer.errors import MailerError
+from agent_mailer.errors import MailerError, words_of
 from agent_mailer.events import EventName
 from agent_mailer.git_tree import Part, keep_out
 from agent_mailer.mailbox.port import Envelope, Mailbox, MailboxUnavailable
@@ -336,7 +336,7 @@ class Room:
                 result = write(*args)
             except OSError as error:
                 self.troubles.begin(turn_id, error)
-                why = str(error)
+                why = words_of(error)
             else:
                 if tries:
                     self.troubles.over(turn_id)
@@ -375,7 +375,7 @@ class Room:
                 result = await call()
             except refusal as fault:
                 self.troubles.begin(turn_id, fault)
-                why = fault.message if isinstance(fault, MailboxUnavailable) else str(fault)
+                why = fault.message if isinstance(fault, MailboxUnavailable) else words_of(fault)
             else:
                 if tries:
                     self.troubles.over(turn_id)

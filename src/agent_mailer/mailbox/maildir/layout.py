@@ -16,7 +16,7 @@ import msgspec
 from agent_mailer.beneath import anchor
 from agent_mailer.clock import Clock, SystemClock, iso
 from agent_mailer.disk import DIRECTORY_MODE, Disk, Sync, read_regular
-from agent_mailer.errors import ConfigFault
+from agent_mailer.errors import ConfigFault, words_of
 from agent_mailer.mailbox.maildir.ownership import (
     require_open,
     why_not_ours,
@@ -235,7 +235,7 @@ def read_config(path: Path) -> dict[str, object] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as fault:
-        raise ConfigFault("bad_roster", f"{path} cannot be read: {fault}", f"repair or remove {path}") from fault
+        raise ConfigFault("bad_roster", f"{path}: {words_of(fault, path)}", f"repair or remove {path}") from fault
     if not isinstance(config, dict):
         raise ConfigFault("bad_roster", f"{path} holds no JSON object", f"repair or remove {path}")
     return config
@@ -353,7 +353,7 @@ def read_amqrc(path: Path) -> Amqrc:
     try:
         content = json.loads(read_regular(path, _MAX_AMQRC_BYTES))
     except (OSError, ValueError, RecursionError) as fault:
-        raise _distrusted(path, f"cannot be read: {fault}", f"repair {path}") from fault
+        raise _distrusted(path, f"cannot be read: {words_of(fault, path)}", f"repair {path}") from fault
     content = content if isinstance(content, dict) else {}
     root, project, peers = content.get("root"), content.get("project"), content.get("peers")
     if not isinstance(root, str) or not root.strip() or "\0" in root:
