@@ -8,10 +8,12 @@ import sys
 
 import pytest
 
+from agent_mailer.cli.hook import _welcome
 from agent_mailer.cli.terminal.printing import dollars, json_text
 from agent_mailer.cli.terminal.screen import Ink, cells, fit, paint, plain, prepare_streams, width
 from agent_mailer.cli.terminal.tables import columns, fields
 from agent_mailer.names import pick
+from agent_mailer.outside.event import Source
 
 IDS = ["20260101T000000-aaaa1111", "20260101T000000-bbbb2222", "20260203T040506-cccc3333"]
 
@@ -127,6 +129,17 @@ def test_no_character_is_an_error_whatever_the_terminal_has(monkeypatch: pytest.
     text = json_text({"subject": "é 漢", "path": broken})
     assert "\\udcff" in text
     text.encode(encoding)
+
+
+def test_what_a_listener_says_first_is_broken_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = sit_before(monkeypatch)
+    monkeypatch.setenv("COLUMNS", "40")
+    _welcome(("127.0.0.1", 9812), "/hooks/generic", Source.GENERIC, "generic", ["coder"])
+    lines = found.shown.decode().splitlines()
+    assert "http://127.0.0.1:9812/hooks/generic" in lines
+    assert any(line.endswith("t=TIME,v1=HEX") for line in lines)
+    assert max(map(len, lines)) <= 42  # a command is not broken
+    assert lines[-1] == "Ctrl-C stops it."
 
 
 def test_fields_are_one_under_the_other_and_empty_ones_left_out() -> None:

@@ -12,7 +12,7 @@ import typer
 
 from agent_mailer.cli.options import Json, MaildirRoot, Workdir, absolute, workplace
 from agent_mailer.cli.terminal.commands import FastCommand, group
-from agent_mailer.cli.terminal.printing import json_out, local_time, note, say
+from agent_mailer.cli.terminal.printing import json_out, local_time, note, say, say_prose
 from agent_mailer.cli.terminal.tables import columns
 from agent_mailer.errors import BusyFault, UnavailableFault, UsageFault
 from agent_mailer.names import HOOK, one_of, pick, printable
@@ -282,13 +282,13 @@ def _listen(
 def _welcome(address: tuple[object, ...], path: str, kind: Source, name: str, to: list[str]) -> None:
     host, port = str(address[0]), address[1]
     shown = f"[{host}]" if ":" in host else host
-    say(f"The hook {name}, for {', '.join(to)}, at http://{shown}:{port}{path}")
-    say(f"Its secret: agent-mailer hook secret {name}")
+    caller = "Its callers sign TIME.BODY with it (HMAC-SHA256): X-Agent-Mailer-Signature: t=TIME,v1=HEX"
     if kind == "github":
-        say("At GitHub: Settings, Webhooks, that path as it is reached from there, application/json, the secret.")
-    else:
-        say("Its callers sign TIME.BODY with it (HMAC-SHA256): X-Agent-Mailer-Signature: t=TIME,v1=HEX")
-    say("Ctrl-C stops it.")
+        caller = "At GitHub: Settings, Webhooks, that path as it is reached from there, application/json, the secret."
+    say_prose(
+        f"The hook {name}, for {', '.join(to)}, at http://{shown}:{port}{path}\n"
+        f"Its secret: agent-mailer hook secret {name}\n{caller}\nCtrl-C stops it."
+    )
 
 
 def _mailbox(place: Workplace, name: str, to: list[str]) -> MaildirMailbox:
