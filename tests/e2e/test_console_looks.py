@@ -175,3 +175,47 @@ def test_the_words_of_what_can_be_searched_are_no_column_of_single_words(pages: 
         "list => [list, list.querySelector('dd')].map((at) => at.getBoundingClientRect().width)"
     )
     assert widths[1] > widths[0] * 0.4
+
+
+COVERED = """() => {
+  const at = document.activeElement, box = at.getBoundingClientRect();
+  const seen = document.elementFromPoint(box.left + box.width / 2, box.top + box.height / 2);
+  return at === document.body || at.contains(seen) || seen?.contains(at) ? "" : at.outerHTML.slice(0, 80);
+}"""
+"""What has the focus, where something else lies over it."""
+
+
+def covered(page: Page, key: str, times: int) -> list[str]:
+    found = []
+    for _ in range(times):
+        page.keyboard.press(key)
+        if what := page.evaluate(COVERED):
+            found.append(what)
+    return found
+
+
+def test_what_has_the_focus_lies_under_no_bar_of_a_telephone(pages: dict[str, Page], scene: Scene) -> None:
+    page, found = pages["narrow"], {}
+    for name in ("thread", "team", "agent settings", "account"):
+        page.goto(pages_of(scene)[name])
+        if under := covered(page, "Tab", 45) + covered(page, "Shift+Tab", 30):
+            found[name] = under
+    assert found == {}
+
+
+def test_who_acts_as_another_sees_the_whole_page_on_a_telephone(browser: Browser, desk: BrokerDesk) -> None:
+    context, page = tab(browser, desk, NARROW, name="alice")
+    page.goto("/console/users")
+    page.get_by_role("button", name="Act as bob").click()
+    page.get_by_role("region", name="Acting as another user").wait_for()
+    page.goto("/console/account")
+    page.mouse.wheel(0, 500)
+    page.wait_for_function("scrollY > 300")
+    bars = page.locator(".acting, .top").evaluate_all(
+        "all => all.map((bar) => bar.getBoundingClientRect()).map((at) => [at.top, at.bottom])"
+    )
+    [[top, bottom], under] = bars
+    assert top == 0
+    assert under[0] >= bottom or under[1] <= 0, "one bar lies over the other"
+    assert covered(page, "Tab", 40) == []
+    context.close()
