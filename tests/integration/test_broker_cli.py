@@ -112,6 +112,28 @@ def test_it_stops_at_once_although_streams_are_open(served: BrokerProcess, numbe
 
 
 @LONG
+@pytest.mark.parametrize(
+    ("path", "kind", "words"),
+    [
+        ("/users/login", "application/json", '{"detail":"The broker is being stopped; try again"}'),
+        ("/console/login", "application/x-www-form-urlencoded", "It is being stopped, and may not have taken this"),
+    ],
+)
+def test_who_is_sending_still_when_it_stops_is_told_so(served: BrokerProcess, path: str, kind: str, words: str) -> None:
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\nContent-Length: 1000\r\n"
+    head += "Sec-Fetch-Site: same-origin\r\nExpect: 100-continue\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as client:
+        client.sendall(head.encode())
+        # Now it waits for the rest, which does not come.
+        assert client.recv(100).startswith(b"HTTP/1.1 100 ")
+        assert served.stop() == 0
+        told = b"".join(iter(lambda: client.recv(65536), b"")).decode()
+    assert told.startswith("HTTP/1.1 503 ")
+    assert words in told
+    assert "Traceback" not in served.said()
+
+
+@LONG
 def test_a_database_has_one_broker(served: BrokerProcess, tmp_path: Path) -> None:
     second = type_in(tmp_path, "broker", "serve", "--port", "0", "--data", served.data)
     assert second.status == 75, second

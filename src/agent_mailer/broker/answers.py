@@ -87,7 +87,7 @@ def refusals(*statuses: int) -> Responses:
         421: "For another host",
         422: "A part of the request is missing or wrong",
         429: "Too many attempts, or too much at once",
-        503: "The database cannot take it now",
+        503: "The database cannot take it now, or the broker is being stopped",
     }
     return {status: {"model": Problem, "description": words[status]} for status in statuses}
 

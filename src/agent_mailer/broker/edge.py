@@ -120,6 +120,11 @@ class Edge:
                 await cast(Events, scope.pop(LASTING)).go_on(receive, noted)
         except ClientDisconnect:
             return  # in the middle of its request: there is nobody to answer
+        except asyncio.CancelledError:
+            if started:
+                raise
+            # The broker stops, and waits no longer for what is still being sent.
+            await refuse(503, "The broker is being stopped; try again", {"Retry-After": "5"})(scope, receive, noted)
         except Exception as error:
             log.error("%s %r failed: %s", scope["method"], scope["path"], _told(error))  # noqa: TRY400 - one line, not a traceback
             if not started:

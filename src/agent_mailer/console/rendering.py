@@ -20,7 +20,7 @@ from agent_mailer import __version__
 from agent_mailer.broker.agents.rows import operator_id
 from agent_mailer.broker.callers import PersonCaller, directory_of, store_of
 from agent_mailer.broker.messages.wire import body_html
-from agent_mailer.broker.protocol import now_text
+from agent_mailer.broker.protocol import Fault, now_text
 from agent_mailer.broker.tables import agents
 from agent_mailer.console.static_files import address_of
 from agent_mailer.console.words import view_of
@@ -144,6 +144,12 @@ def page_for(request: Request, template: str, status: int = 200, /, **values: ob
         known["path"] = next((place.address for place in PLACES if place.name == here), "/console")
     text = _env.get_template(template).render({**known, **values})
     return _answer(request, text.encode("utf-8", "replace"), status)
+
+
+def stopped_page(request: Request) -> Response:
+    """For who was sending something still when the server was asked to stop, which waits no longer for it."""
+    fault = Fault(503, "It is being stopped, and may not have taken this: go back, look whether it has, and try again")
+    return page_for(request, "refused.html", fault.status, fault=fault, request_id="", written={})
 
 
 def _own_address(request: Request) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
@@ -20,7 +21,7 @@ from agent_mailer.broker.engines import error_words
 from agent_mailer.broker.logs import REQUEST
 from agent_mailer.broker.protocol import Fault
 from agent_mailer.console.drawing import drawn_once
-from agent_mailer.console.rendering import leads_to, page_for, shell_of
+from agent_mailer.console.rendering import leads_to, page_for, shell_of, stopped_page
 
 log = logging.getLogger("agent_mailer.broker")
 
@@ -46,6 +47,8 @@ class Page(APIRoute):
                 if request.method == "GET" and "hx-request" in request.headers:
                     return await drawn_once(request, usual)
                 return await usual(request)
+            except asyncio.CancelledError:
+                return stopped_page(request)
             except Fault as fault:
                 return await refused(request, fault)
             except (RequestValidationError, ValidationError) as error:

@@ -382,5 +382,8 @@ ZH: dict[str, str] = {
     "Current password is incorrect": "当前密码不正确",
     "Invalid or already used invite code": "邀请码无效或已被使用",
     "Username already taken": "用户名已被占用",
+    "It is being stopped, and may not have taken this: go back, look whether it has, and try again": (
+        "服务正在停止，可能未接收此内容：请返回查看是否已接收，然后重试"
+    ),
     "The database cannot take it now; try again": "数据库暂时无法处理；请重试",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import os
 from collections import deque
@@ -19,7 +20,7 @@ from starlette.exceptions import HTTPException
 from agent_mailer.broker.callers import PersonCaller
 from agent_mailer.broker.protocol import Fault
 from agent_mailer.console.own.port import Agents, Mail
-from agent_mailer.console.rendering import Place, Shell, page_for
+from agent_mailer.console.rendering import Place, Shell, page_for, stopped_page
 from agent_mailer.console.routing import form_of, kept_of, written_of
 from agent_mailer.errors import MailerError
 
@@ -45,6 +46,8 @@ class OwnPage(APIRoute):
         async def shown(request: Request) -> Response:
             try:
                 return await usual(request)
+            except asyncio.CancelledError:
+                return stopped_page(request)
             except Fault as fault:
                 return await _refused(request, fault)
             except (RequestValidationError, ValidationError):
