@@ -71,7 +71,7 @@ def page(entered: BrowserContext) -> Iterator[Page]:
     page.close()
 
 
-def test_a_yes_from_the_page_lets_the_turn_go_on_and_a_no_after_it_is_told(
+def test_a_yes_from_the_page_lets_the_turn_go_on(
     browser: Browser, entered: BrowserContext, page: Page, console: OwnConsole, desk: AskingDesk
 ) -> None:
     page.goto(f"{own_url(console)}/console/needs")
