@@ -241,6 +241,7 @@ def test_a_killed_watcher_is_followed_by_one_that_goes_on_with_the_session(desk:
             mine.taking.take(sent)
             watcher.kill()
             watcher.wait()
+            assert mine.taking.take(sent[-8:]).envelope.id == sent
             with desk.watching():
                 assert mine.taking.answer(sent, "42 km") == f"answered: {sent}"
                 until(lambda: desk.answered(), "the answer")
@@ -252,8 +253,9 @@ def test_a_killed_watcher_is_followed_by_one_that_goes_on_with_the_session(desk:
 def test_without_such_a_watcher_nothing_is_given(desk: Desk) -> None:
     sent = desk.send("How far?")
     with seat(desk) as mine:
-        with pytest.raises(MailerError, match="no watcher with delivery"):
+        with pytest.raises(MailerError, match="no watcher with delivery") as raised:
             mine.taking.take(sent)
+        assert raised.value.fix.startswith("agent-mailer config set delivery live-first")
         desk.configure(delivery="headless")
         with desk.watching():
             until(lambda: desk.answered(), "the agent's own turn")

@@ -69,9 +69,9 @@ class Taking:
     def take(self, message: str) -> Message:
         """Have the message, alone, until it is answered or given back. Raises UsageFault where it is not to be had."""
         answer = ask(self._place, Request(Verb.TAKE, (message,), by=self._sitter))
-        told = answer.lines[0] if answer.lines else ""
+        told, fix, *_ = (*answer.lines, "", "")
         if not answer.ok:
-            raise UsageFault("not_taken", told, "agent-mailer status")
+            raise UsageFault("not_taken", told, fix or "agent-mailer status")
         return self._place.state.turns.folder(told).message()
 
     def answer(self, message: str, body: str, subject: str = "") -> str:

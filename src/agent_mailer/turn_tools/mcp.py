@@ -44,9 +44,8 @@ def turn_of(given: str | None, environ: Mapping[str, str]) -> Path:
     """The turn's folder: `given`, else what the environment says. Raises UsageFault where there is none."""
     path = given or environ.get(TURN_DIR)
     if not path:
-        raise UsageFault(
-            "no_turn", "there is no turn here: these tools are an agent's, during its turn", "name its folder"
-        )
+        why = "there is no turn here: these tools are an agent's, during its turn"
+        raise UsageFault("no_turn", why, "agent-mailer mcp --person, in a session of your own")
     if not Path(path).is_dir():
         raise UsageFault("no_turn", f"{path} is no turn's folder", "name the folder of a turn")
     return Path(path).absolute()

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Mailbox
-from agent_mailer.names import is_turn_id, printable, prompt_word, running_on
+from agent_mailer.names import is_turn_id, meant, printable, prompt_word, running_on
 from agent_mailer.schedules.sending import run_now, skip_once
 from agent_mailer.state import State
 from agent_mailer.state.lifts import OrderVerb
@@ -205,9 +205,10 @@ def _take(state: State, request: Request) -> Answer:
     for record in map(state.turns.load, state.turns.open_ids()):
         if record is None or record.live is None or record.live != request.by or record.phase is not Phase.RUNNING:
             continue
-        if record.envelope.id.startswith(request.targets):
+        if any(meant(one, [record.envelope.id]) for one in request.targets):
             return Answer(ok=True, lines=(record.turn_id,))
-    return Answer(ok=False, lines=('no watcher with delivery = "live-first" runs here: nobody can give it to you',))
+    why = 'no watcher with delivery = "live-first" runs here: nobody can give it to you'
+    return Answer(ok=False, lines=(why, "agent-mailer config set delivery live-first, then agent-mailer watch"))
 
 
 _VERBS = {
