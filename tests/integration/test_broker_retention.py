@@ -12,6 +12,7 @@ from tests.desk import until
 from tests.typed import Typed, type_in
 
 from agent_mailer.broker.data import Keep
+from agent_mailer.cli.examples import examples_of
 
 LONG_AGO = "2020-01-01T00:00:00.000000+00:00"
 pytestmark = pytest.mark.usefixtures("each_database")
@@ -145,3 +146,8 @@ def test_the_audit_goes_by_its_own_age_and_no_mail_with_it(aged: Aged) -> None:
 def test_what_shall_go_has_to_be_said(aged: Aged) -> None:
     refused = aged.broker("prune")
     assert (refused.status, "--keep-days" in refused.err) == (2, True), refused
+    # As its help says it.
+    for line in examples_of("broker prune"):
+        program, *words = line.split()
+        taken = aged.broker(*words[1:])
+        assert (program, taken.status) == ("agent-mailer", 0), taken

@@ -140,6 +140,7 @@ _OF: dict[str, tuple[str, ...]] = {
     "broker simulate": ("broker simulate --agents 200",),
     "broker check": ("broker check", "broker check --repair"),
     "broker stats": ("broker stats",),
+    "broker prune": ("broker prune --keep-days 90 --dry-run", "broker prune --keep-days 90"),
     "broker audit": ("broker audit",),
     "broker export": ("broker export alice alice.zip",),
     "service install": ("service install",),
