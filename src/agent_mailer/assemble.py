@@ -19,7 +19,7 @@ from agent_mailer.choices import Kind
 from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.config import Config, Delivery, GitCare, Loaded, MailboxKind, Source, expand
 from agent_mailer.disk import Disk
-from agent_mailer.errors import ConfigFault, MailerError
+from agent_mailer.errors import ConfigFault, MailerError, quoted
 from agent_mailer.identity import require_agreement
 from agent_mailer.mailbox.maildir.layout import USER, find_root, is_handle
 from agent_mailer.state.folder import Damaged, StateFolder
@@ -54,7 +54,8 @@ def workdir_at(given: Path | None) -> Path:
             raise ConfigFault("no_folder", "the current folder no longer exists", "cd to the agent's folder") from None
     workdir = Path(os.path.abspath(given))  # noqa: PTH100 - a link in the path is the user's wish
     if not workdir.is_dir():
-        raise ConfigFault("no_folder", f"{workdir} is not a folder", f"mkdir -p {workdir}")
+        way = "ls -ld" if os.path.lexists(workdir) else "mkdir -p"
+        raise ConfigFault("no_folder", f"{workdir} is not a folder", f"{way} {quoted(workdir)}")
     try:
         str(workdir).encode()
     except UnicodeEncodeError:

@@ -10,7 +10,7 @@ from re import escape, match
 from typing import Any, NamedTuple, Protocol, get_origin
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from agent_mailer.config import Config, Loaded, MailboxKind, RuntimeKind, Source, keys, leaves
 from agent_mailer.disk import read_regular
@@ -195,6 +195,8 @@ def in_plain_words(error: msgspec.ValidationError, hint: Hint, value: object) ->
     text, shown, kind = str(error).replace("`", ""), as_toml(value), hint.__origin__
     if choices := list(_choices(kind)):
         return f"{shown} is none of: {', '.join(choices)}{did_you_mean(_looks_like(value, choices))}"
+    if isinstance(kind, type) and issubclass(kind, Struct):
+        return "it is a table, with keys of its own"
     if kind is bool:
         return f"must be true or false, not {shown}"
     bounds = next((part for part in hint.__metadata__ if isinstance(part, Meta)), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -10,7 +11,7 @@ import msgspec
 
 from agent_mailer.config_tables import RelayKeys
 from agent_mailer.disk import read_regular
-from agent_mailer.errors import ConfigFault
+from agent_mailer.errors import ConfigFault, quoted
 from agent_mailer.names import printable
 from agent_mailer.runtimes.port import PermissionMode
 
@@ -106,14 +107,14 @@ def _mode(approval: str, values: Mapping[str, object]) -> str | None:
 
 def _profile(name: str, environ: Mapping[str, str]) -> _Profile:
     told = environ.get(f"{_VARIABLE}PROFILES_FILE") or "~/.config/agent-relay/profiles.json"
+    path = Path(os.path.expanduser(told))  # noqa: PTH111 - it raises nothing
     try:
-        path = Path(told).expanduser()
         found = msgspec.json.decode(read_regular(path, MOST_BYTES, follow=True), type=dict[str, msgspec.Raw])
         if name not in found:
-            raise ConfigFault("no_profile", f"{path} has no profile {printable(name, 60)!r}", f"edit {path}")
+            raise ConfigFault("no_profile", f"{path} has no profile {printable(name, 60)!r}", f"$EDITOR {quoted(path)}")
         return msgspec.json.decode(found[name], type=_Profile)
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
-        raise ConfigFault("bad_profile", f"{told}: {printable(str(error), 200)}", f"edit {told}") from None
-    except (OSError, RuntimeError) as error:
+        raise ConfigFault("bad_profile", f"{told}: {printable(str(error), 200)}", f"$EDITOR {quoted(path)}") from None
+    except OSError as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise ConfigFault("bad_profile", f"the relay's profiles, {told}: {why}", f"ls -l {told}") from None
+        raise ConfigFault("bad_profile", f"the relay's profiles, {told}: {why}", f"ls -l {quoted(path)}") from None

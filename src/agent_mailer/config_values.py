@@ -18,7 +18,7 @@ from agent_mailer.config import DOCS, ENV_PREFIX, HINTS, SECRET_KEYS, Config, Lo
 from agent_mailer.config_faults import EDIT, choice_meant, example, in_line, in_plain_words, meant, no_key
 from agent_mailer.config_tables import SCHEDULE_NAME, Approve, Guards, SandboxKeys, ScheduleKeys, size_in_bytes
 from agent_mailer.disk import read_regular
-from agent_mailer.errors import ConfigFault, UsageFault
+from agent_mailer.errors import ConfigFault, UsageFault, put_aside, quoted, words_of
 from agent_mailer.groups import KINDS
 from agent_mailer.names import printable
 
@@ -99,12 +99,14 @@ def read_file(path: Path) -> dict[str, object]:
     except FileNotFoundError:
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigFault("bad_toml", f"{path} is not valid TOML: {error}", "agent-mailer config edit") from error
+        raise ConfigFault(
+            "bad_toml", f"{path} is not valid TOML: {words_of(error)}", "agent-mailer config edit"
+        ) from error
     except NotADirectoryError as error:
         why = f"{path} cannot be read: {error.strerror}"
-        raise ConfigFault("unreadable", why, f"mv {path.parent} {path.parent}.old") from error
+        raise ConfigFault("unreadable", why, put_aside(path.parent)) from error
     except OSError as error:
-        raise ConfigFault("unreadable", f"{path} cannot be read: {error.strerror}", f"ls -l {path}") from error
+        raise ConfigFault("unreadable", f"{path} cannot be read: {error.strerror}", f"ls -l {quoted(path)}") from error
 
 
 def _in_our_words(raw: dict[str, object]) -> dict[str, object]:
@@ -281,7 +283,8 @@ def _checked(key: str, value: object, source: Source, path: Path) -> object:
             Source.ENVIRONMENT: (ENV_PREFIX + key.upper(), f"unset {ENV_PREFIX}{key.upper()}"),
             Source.FLAG: ("--" + key.replace("_", "-"), ""),
         }.get(source, ("AGENT.md", "edit AGENT.md"))
-        raise ConfigFault("bad_value", f"{where}: {name}: {why}", fix) from None
+        told = where if source is Source.FLAG else f"{where}: {name}"
+        raise ConfigFault("bad_value", f"{told}: {why}", fix) from None
 
 
 def _what_is_wrong(error: msgspec.ValidationError, key: str, value: object) -> tuple[str, str, str]:

@@ -21,6 +21,7 @@ _COMMAND = rf"agent-mailer (?:{_ABOUT_ONE})\b(?: (?!(?:or|then|and|with|as)\b)(?
 # Elsewhere `--all` is every message, session or question of one folder.
 _DRAFT = r"/\.tmp\.(?P<name>[^/]+)\.[0-9a-f]{12}\Z"
 _NAMES_A_FOLDER = r"(?:^| )(?:-C|--workdir|--maildir-root|--help)\b|agent-mailer (?:status|cost)\b[^,;]* --all\b"
+_MEANT = {ord(mark): f"\\{mark}" for mark in "\\'"}
 
 
 class ExitCode(IntEnum):
@@ -43,9 +44,24 @@ def said_of(fix: str, workdir: str) -> str:
     found = re.search(_COMMAND, fix) if workdir else None
     if found is None or re.search(_NAMES_A_FOLDER, fix):
         return fix
+    return f"{fix[: found.end()]} -C {quoted(workdir)}{fix[found.end() :]}"
+
+
+def quoted(text: object) -> str:
+    """A path, or another text, as one word of a command that somebody types: whole, nothing unseen."""
     import shlex  # as rarely needed
 
-    return f"{fix[: found.end()]} -C {shlex.quote(workdir)}{fix[found.end() :]}"
+    word = str(text)
+    if word.isprintable():
+        return shlex.quote(word)
+    marked = word.translate(_MEANT)
+    seen = (c if c.isprintable() else "".join(f"\\x{byte:02x}" for byte in os.fsencode(c)) for c in marked)
+    return f"$'{''.join(seen)}'"
+
+
+def put_aside(path: object) -> str:
+    """The command that moves away what is in the place of something else."""
+    return f"mv {quoted(path)} {quoted(path)}.old"
 
 
 class MailerError(Exception):
@@ -93,8 +109,14 @@ class RefusedFault(MailerError):
 def words_of(error: Exception, known: object = None) -> str:
     """What the system refused and where, without its number; where it is is left out if it is `known`, said already.
 
-    Of what we write under another name until it is whole the name is told that it gets. Of other errors the words.
+    Of what we write under another name until it is whole the name is told that it gets. Of other errors the words;
+    plain ones of what is no text, or nested without end.
     """
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        line = error.object.count(b"\n", 0, error.start) + 1
+        return f"line {line}: the byte 0x{error.object[error.start]:02x} is no {error.encoding.upper()} text"
     if not isinstance(error, OSError) or not error.strerror:
         return str(error) or type(error).__name__
     if not isinstance(error.filename, str | bytes) or os.fsdecode(error.filename) == str(known):
@@ -109,13 +131,12 @@ def mend(error: OSError, place: object) -> str:
     What is missing cannot be looked at: then it is about the nearest to it that is there. Nothing outside the user's
     own folders is to be changed.
     """
-    import shlex
     from pathlib import Path
 
     named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else Path(str(place))
     named = named if named.is_absolute() else Path(str(place))
     path = next((one for one in (named, *named.parents) if os.path.lexists(one)), named)
-    where = shlex.quote(str(path))
+    where = quoted(path)
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
             return f"df -h {where}"
@@ -133,17 +154,15 @@ def mend(error: OSError, place: object) -> str:
 
 def _opened(path: Path) -> str:
     """What opens `path` or the folder it lies in to their owner; empty where that is not it, or not ours to change."""
-    import shlex
-
     try:
         this, above = path.lstat(), path.parent.lstat()
     except OSError:
         return ""
     if this.st_uid != os.geteuid():
         ours = above.st_uid == os.geteuid()
-        return f"sudo chown -R $(id -un) {shlex.quote(str(path))}" if ours else ""
+        return f"sudo chown -R $(id -un) {quoted(path)}" if ours else ""
     for one, found in ((path, this), (path.parent, above)):
         wanted = stat.S_IRWXU if stat.S_ISDIR(found.st_mode) else stat.S_IRUSR | stat.S_IWUSR
         if found.st_uid == os.geteuid() and wanted & ~found.st_mode:
-            return f"chmod u+rwX {shlex.quote(str(one))}"
+            return f"chmod u+rwX {quoted(one)}"
     return ""

@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer.disk import Disk, Sync, read_regular
-from agent_mailer.errors import MailerError, mend
+from agent_mailer.errors import MailerError, mend, quoted
 from agent_mailer.names import printable
 
 MARK = b"agent-mailer: git in the tree above leaves this folder alone because of this repository\n"
@@ -227,7 +227,7 @@ def _lacking(place: Path) -> Iterator[Lack]:
         if tree.strange and shelter:
             yield Lack(Part.SHELTER, place, place / ".git")
         # Nothing that runs git there: an agent may have made it.
-        raise GitFault("broken_tree", tree.broken, f"ls -l {tree.top / '.git'}")
+        raise GitFault("broken_tree", tree.broken, f"ls -l {quoted(tree.top / '.git')}")
     if lies_inside_git(place, tree):
         return
     line = _line(tree.top, place)
@@ -265,7 +265,7 @@ def _append(disk: Disk, exclude: Path, line: bytes) -> None:
         disk.make_directory(exclude.parent)
         disk.system.chmod(exclude.parent, 0o755)
     if not made and not stat.S_ISREG(exclude.lstat().st_mode):
-        raise GitFault("exclude_no_file", f"{exclude} is not a regular file", f"ls -ld {exclude}")
+        raise GitFault("exclude_no_file", f"{exclude} is not a regular file", f"ls -ld {quoted(exclude)}")
     disk.append_line(exclude, line, sync=Sync.NONE)
     if made:
         disk.system.chmod(exclude, 0o644)
@@ -273,7 +273,7 @@ def _append(disk: Disk, exclude: Path, line: bytes) -> None:
 
 def _shelter(disk: Disk, git: Path) -> None:
     if git.is_symlink() or (os.path.lexists(git) and not git.is_dir()):
-        raise GitFault("no_shelter", f"{git} is in the place of what keeps git out", f"rm {git}")
+        raise GitFault("no_shelter", f"{git} is in the place of what keeps git out", f"rm {quoted(git)}")
     for folder in (git, git / "objects", git / "refs"):
         disk.make_directory(folder)
     # HEAD is the last: without it git sees no repository.

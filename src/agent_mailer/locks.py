@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from agent_mailer.beneath import open_file
-from agent_mailer.errors import ConfigFault
+from agent_mailer.errors import ConfigFault, put_aside
 
 _AGAIN = 0.02
 _TRIES = 8
@@ -75,7 +75,7 @@ class FileLock:
             if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
                 return fd
             os.close(fd)
-        raise ConfigFault("no_lock_file", f"{self.path} is not a file of ours alone", f"mv {self.path} {self.path}.old")
+        raise ConfigFault("no_lock_file", f"{self.path} is not a file of ours alone", put_aside(self.path))
 
     def _named(self) -> tuple[int, int] | None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,23 @@ def test_a_workdir_that_is_not_there(tmp_path: Path) -> None:
     assert done.status == 78, done
     assert "is not a folder" in done.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [("watch", "--no-interactive"), ("status",), ("mail", "inbox")])
+def test_a_name_reaches_no_terminal_as_it_is_and_a_shell_as_one_word(tmp_path: Path, words: tuple[str, ...]) -> None:
+    done = type_in(tmp_path, *words, "-C", tmp_path / "my \x1b[31mred\nfolder")
+    assert done.status == 78, done
+    assert "\x1b" not in done.err
+    fix = done.err.partition("fix: ")[2].strip()
+    assert fix == f"mkdir -p $'{tmp_path}/my \\x1b[31mred\\x0afolder'"
+    subprocess.run(["bash", "-c", fix], check=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["my \x1b[31mred\nfolder"]
+
+
+def test_a_file_is_no_folder_and_none_is_made_in_its_place(tmp_path: Path) -> None:
+    (tmp_path / "my file").touch()
+    done = type_in(tmp_path, "status", "-C", tmp_path / "my file")
+    assert (done.status, f"fix: ls -ld '{tmp_path}/my file'" in done.err) == (78, True), done
 
 
 def test_a_file_in_the_state_folders_place(desk: Desk) -> None:

@@ -109,7 +109,7 @@ def test_init_without_a_terminal_names_every_missing_key_and_leaves_nothing(work
         (("--runtime", "gpt"), 78, "claude, codex, command"),
         (("--command", "cat 'x"), 2, "No closing quotation"),
         (("--max-retries", "many"), 2, "max-retries"),
-        (("--max-retries", "-1"), 78, "max_retries"),
+        (("--max-retries", "-1"), 78, "--max-retries: must be"),
     ],
 )
 def test_init_refuses_bad_values_before_it_writes(
@@ -118,6 +118,7 @@ def test_init_refuses_bad_values_before_it_writes(
     done = type_in(workdir, "init", *FLAGS, *flags)
     assert done.status == status, done
     assert word in done.err
+    assert "\n  fix: " in done.err
     assert list(workdir.iterdir()) == []
 
 

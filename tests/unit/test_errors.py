@@ -1,14 +1,28 @@
-"""A command that mends something, said for a folder."""
+"""A command that mends something, said for a folder, and as it can be typed."""
 
 from __future__ import annotations
 
+import ast
 import errno
 import os
+import re
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from agent_mailer.errors import mend, said_of, words_of
+from agent_mailer.errors import mend, put_aside, quoted, said_of, words_of
+
+SOURCE = Path(__file__).resolve().parents[2] / "src" / "agent_mailer"
+TAKES_A_PATH = re.compile(
+    r"(?:^|[ ;:(])(?:mkdir|mv|chmod|chown|rm|cp|ls|cat|df|cd|fuser|findmnt|\$EDITOR|git -C|-C"
+    r"|--workdir|--dir|--data|--maildir-root|--root)(?: -[a-zA-Z]+| [ugoa]+[-+][rwxX]+| [0-7]{4}| @)* $"
+)
+QUOTING = {"quoted", "quote", "prompt_word", "typed", "at", "put_aside"}
+NO_PATH = {"os.geteuid()", "us", "wanted"}
 
 
 @pytest.mark.parametrize(
@@ -109,3 +123,59 @@ def test_only_what_lies_in_an_own_folder_is_to_be_taken_over(tmp_path: Path) -> 
 )
 def test_what_the_system_refuses_is_told_without_its_number(error: Exception, said: str) -> None:
     assert words_of(error, Path("/known")) == said
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(
+    "name", ["plain", "two words", "it's", "a\nb\x1b[31m", "'\\\n", "caf\u00e9 \u00a0x", "\udcff\udcfe x"]
+)
+def test_what_is_quoted_is_one_word_for_a_shell_and_hides_nothing(name: str) -> None:
+    typed = quoted(Path("/a", name))
+    said = subprocess.run(["bash", "-c", f"printf %s {typed}"], capture_output=True, check=True).stdout
+    assert said == os.fsencode(f"/a/{name}")
+    assert typed.isprintable()
+    assert put_aside(Path("/a", name)) == f"mv {typed} {typed}.old"
+
+
+def test_each_path_in_a_command_that_mends_is_quoted() -> None:
+    """In a folder `My agents` a command that was copied would be about another folder, or remove one."""
+    found = [f"{path.relative_to(SOURCE)}:{at}: {said}" for path in SOURCE.rglob("*.py") for at, said in _bare(path)]
+    assert not found, "\n".join(found)
+
+
+def _bare(path: Path) -> Iterator[tuple[int, str]]:
+    tree = ast.parse(path.read_text("utf-8"))
+    named = {
+        target.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and _quotes(node.value)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.JoinedStr):
+            continue
+        before = ""
+        for part in node.values:
+            if isinstance(part, ast.Constant):
+                before += str(part.value)
+            elif isinstance(part, ast.FormattedValue):
+                said = ast.unparse(part.value)
+                if TAKES_A_PATH.search(before) and said not in NO_PATH | named and not _quotes(part.value):
+                    yield node.lineno, ast.unparse(node)
+                before += "@"
+
+
+def _quotes(node: ast.AST) -> bool:
+    called = node.func if isinstance(node, ast.Call) else None
+    name = called.attr if isinstance(called, ast.Attribute) else called.id if isinstance(called, ast.Name) else ""
+    return name in QUOTING
+
+
+def test_what_is_no_text_or_nested_without_end_is_said_in_plain_words() -> None:
+    with pytest.raises(UnicodeDecodeError) as caught:
+        b"a = 1\nb = \xe9\n".decode()
+    assert words_of(caught.value) == "line 2: the byte 0xe9 is no UTF-8 text"
+    with pytest.raises(RecursionError) as deep:
+        tomllib.loads("a = " + "[" * 9000)
+    assert words_of(deep.value) == "it is nested too deeply"

@@ -47,7 +47,7 @@ BOMB = "a: &a [x]\n" + "".join(
 
 
 def read(folder: Path, text: str) -> Team:
-    (folder / "team.yaml").write_text(text)
+    (folder / "team.yaml").write_text(text, errors="surrogateescape")
     return read_team(folder)
 
 
@@ -172,7 +172,11 @@ def test_nothing_in_the_file_is_by_reference(tmp_path: Path) -> None:
         ("team: !!python/object/apply:os.system [true]\nagents: []\n", "line 1"),
         (BOMB, "no key"),
         ("x" * (1024 * 1024 + 1), "larger than"),
-        ("team: \x00\n", "no YAML"),
+        ("team: t\n# \x00\n", "line 2: the character U[+]0000"),
+        ("team: t\n# \udce9\n", "line 2: the byte 0xe9, no UTF-8 text"),
+        ("team: " + "[" * 9000, "nested too deeply"),
+        ("team: t\nruntime: codex\nagents: [{role: a}]\n", "line 2: .*did you mean agent_runtime: codex"),
+        ("team: t\nagents: [{role: a, limits: 5}]\n", "line 2: limits: it is a table"),
     ],
     ids=lambda text: text[:40] if isinstance(text, str) else None,
 )
@@ -210,7 +214,10 @@ def test_a_file_that_is_no_text_or_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigFault, match="is no team"):
         read_team(tmp_path)
     (tmp_path / "team.yaml").write_bytes(b"team: \xff\xfe\n")
-    with pytest.raises(ConfigFault, match="no YAML"):
+    with pytest.raises(ConfigFault, match="line 1: the byte 0xff, no UTF-8"):
+        read_team(tmp_path)
+    (tmp_path / "team.yaml").write_bytes("team: t\n# \x07\n".encode("utf-16"))
+    with pytest.raises(ConfigFault, match=r"line 2: the character U\+0007"):
         read_team(tmp_path)
 
 

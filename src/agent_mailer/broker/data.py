@@ -15,7 +15,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from agent_mailer import __version__
-from agent_mailer.errors import BusyFault, ConfigFault
+from agent_mailer.errors import BusyFault, ConfigFault, put_aside, quoted
 from agent_mailer.installed import command_for
 
 SHORTEST_SECRET = 32
@@ -216,7 +216,9 @@ def held(data: Data, url: str) -> Iterator[None]:
         raise _busy(data.file) from None
     except (NotImplementedError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in _NO_FLOCK:
-            raise ConfigFault("no_lock", f"{path} cannot be locked: {error.strerror}", f"ls -l {path}") from None
+            raise ConfigFault(
+                "no_lock", f"{path} cannot be locked: {error.strerror}", f"ls -l {quoted(path)}"
+            ) from None
         raise ConfigFault(
             "no_flock", f"{path}: this file system cannot lock files", "put the data on a local file system"
         ) from None
@@ -351,7 +353,7 @@ def _kept_secret(path: Path) -> str:
         raise ConfigFault(
             "weak_secret",
             f"{path} is damaged",
-            f"put a backup of it in its place; without one all must log in anew: mv {path} {path}.damaged",
+            f"put a backup of it in its place; without one all must log in anew: {put_aside(path)}",
         )
     return kept
 

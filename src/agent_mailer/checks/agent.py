@@ -13,7 +13,7 @@ import msgspec
 from agent_mailer.checks import CheckResult, Level, failed, guarded, ok, warning
 from agent_mailer.confine.port import TurnPlaces
 from agent_mailer.disk import Disk
-from agent_mailer.errors import ExitCode
+from agent_mailer.errors import ExitCode, quoted
 from agent_mailer.mailbox.port import Contact, Envelope, Message
 from agent_mailer.runtimes.port import LOGIN, Finding, Launch, Probe, Runtime, ToolServer, TurnRequest
 from agent_mailer.turn_tools.folder import OUTBOX, TURN_TMP, Facts, TurnFolder
@@ -167,7 +167,7 @@ def check_tools(
 def no_scratch(folder: str, error: OSError) -> CheckResult:
     """There is no place to try the tools in, and a turn's own programs would find none either."""
     text = f"nothing can be written there: {error.strerror or error}"
-    return failed("mail_commands", folder, text, f"df -h {folder}", ExitCode.UNAVAILABLE)
+    return failed("mail_commands", folder, text, f"df -h {quoted(folder)}", ExitCode.UNAVAILABLE)
 
 
 _Started = Callable[[Sequence[str], Mapping[str, str]], Launch]

@@ -11,6 +11,7 @@ from pathlib import Path
 from agent_mailer.checks import CheckResult, guarded, ok, warning
 from agent_mailer.checks import failed as failure
 from agent_mailer.config import GitCare
+from agent_mailer.errors import quoted
 from agent_mailer.git_tree import (
     GitFault,
     Part,
@@ -74,7 +75,7 @@ def _look(folder: Path, tree: Tree, care: GitCare) -> CheckResult:
         text = f"lies in git's own folder {tree.git}, and goes with it"
         return warning("git", folder, text, "set the agent up in another folder: agent-mailer init")
     if tree.broken:
-        return warning("git", folder, tree.broken, f"ls -l {tree.top / '.git'}")
+        return warning("git", folder, tree.broken, f"ls -l {quoted(tree.top / '.git')}")
     program = find_tool("git", [tree.top])
     if program is not None and (found := _tracked(program, folder, tree)) is not None:
         return found
@@ -115,7 +116,7 @@ def _part_of(tree: Tree) -> str:
 def _old(tree: Tree, line: str) -> CheckResult:
     path = tree.top / ".gitignore"
     text = f"the line {line} of an earlier version hides every folder of that name in the project, whoever's it is"
-    return warning("git", path, text, f"take the line out: $EDITOR {path}")
+    return warning("git", path, text, f"take the line out: $EDITOR {quoted(path)}")
 
 
 def _tracked(program: str, folder: Path, tree: Tree) -> CheckResult | None:

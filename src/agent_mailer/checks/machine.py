@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from agent_mailer.checks import CheckResult, failed, guarded, ok, warning
-from agent_mailer.errors import ExitCode
+from agent_mailer.errors import ExitCode, quoted
 from agent_mailer.state.lock import holder_of
 
 _MEBIBYTE = 1024 * 1024
@@ -39,13 +39,13 @@ def _disk(path: Path) -> CheckResult:
     found = os.statvfs(path)
     free = found.f_bavail * found.f_frsize
     text = f"{free // _MEBIBYTE} MiB free"
-    fix = f"make room: df -h {path}"
+    fix = f"make room: df -h {quoted(path)}"
     if free < TOO_LOW:
         return failed("disk", path, f"only {text}; once it is full nothing is started", fix, ExitCode.UNAVAILABLE)
     # Some file systems count no inodes.
     if found.f_files and found.f_favail < FEW_INODES:
         text = f"only {found.f_favail} file names (inodes) left"
-        return failed("disk", path, text, f"df -i {path}", ExitCode.UNAVAILABLE)
+        return failed("disk", path, text, f"df -i {quoted(path)}", ExitCode.UNAVAILABLE)
     if free < LOW:
         return warning("disk", path, f"only {text}", fix)
     return ok("disk", path, text)

@@ -17,7 +17,7 @@ from agent_mailer.checks.machine import flock_holder
 from agent_mailer.clock import iso
 from agent_mailer.config import MailboxKind
 from agent_mailer.disk import read_regular
-from agent_mailer.errors import ConfigFault
+from agent_mailer.errors import ConfigFault, quoted
 from agent_mailer.mailbox.maildir import layout
 from agent_mailer.mailbox.maildir.format import is_message_name
 from agent_mailer.mailbox.maildir.routes import session_of, siblings
@@ -58,7 +58,7 @@ def own_folder(place: Workplace) -> tuple[Path, layout.Paths]:
     layout.check_handle(handle)
     layout.require_root(root)
     if not layout.known(root, handle):
-        fix = f"agent-mailer init --maildir-root {root} --address {handle}"
+        fix = f"agent-mailer init --maildir-root {quoted(root)} --address {handle}"
         raise ConfigFault("no_mailbox", f"{root} has no mailbox for {handle!r}", fix)
     return root, layout.Paths(root, handle)
 
@@ -89,14 +89,14 @@ def check_folder_mailbox(seen: FolderMailbox) -> CheckResult:
     """Every folder is there, private, and belongs to this user."""
 
     def look() -> CheckResult:
-        fix = f"agent-mailer init --maildir-root {seen.root} --address {seen.handle}"
+        fix = f"agent-mailer init --maildir-root {quoted(seen.root)} --address {seen.handle}"
         if seen.problems:
             more = f" (and {len(seen.problems) - 1} more)" if len(seen.problems) > 1 else ""
             return failed("mailbox", seen.home, f"{seen.problems[0]}{more}", fix)
         owner = seen.home.stat().st_uid
         if owner != os.geteuid():
             text = f"belongs to user {owner}, not to {os.geteuid()}"
-            return failed("mailbox", seen.home, text, f"sudo chown -R {os.geteuid()} {seen.home}")
+            return failed("mailbox", seen.home, text, f"sudo chown -R {os.geteuid()} {quoted(seen.home)}")
         return ok("mailbox", seen.home, f"the mailbox of {seen.handle}: every folder is there and private")
 
     return guarded("mailbox", seen.home, look)
@@ -171,7 +171,7 @@ def check_elsewhere(handle: str, root: Path) -> CheckResult | None:
     session = session_of(root)
     where = f"the session {session}" if session else f"the base root {root}"
     text = f"{waiting} for {handle} in {where}, which nobody watches: it does not come to this agent"
-    fix = f"amq list --root {root} --me {handle}; to join: agent-mailer init --maildir-root {root}"
+    fix = f"amq list --root {quoted(root)} --me {handle}; to join: agent-mailer init --maildir-root {quoted(root)}"
     return warning("elsewhere", paths.new, text, fix)
 
 

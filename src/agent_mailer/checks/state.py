@@ -15,6 +15,7 @@ import msgspec
 from agent_mailer.checks import CheckResult, failed, guarded, ok, warning
 from agent_mailer.clock import from_iso, iso
 from agent_mailer.disk import Sync, read_regular
+from agent_mailer.errors import quoted
 from agent_mailer.names import printable
 from agent_mailer.runtimes.port import Runtime
 from agent_mailer.state import State
@@ -55,10 +56,10 @@ def check_permissions(folder: StateFolder) -> CheckResult:
             looked += 1
             if found.st_uid != us:
                 text = f"{path.name} belongs to user {found.st_uid}, not to {us}"
-                return failed("permissions", path, text, f"sudo chown -R {us} {folder.path}")
+                return failed("permissions", path, text, f"sudo chown -R {us} {quoted(folder.path)}")
             if not stat.S_ISLNK(found.st_mode) and stat.S_IMODE(found.st_mode) & 0o077:
                 text = f"others may read it (mode {stat.S_IMODE(found.st_mode):04o}), once they get into the folder"
-                return warning("permissions", path, text, f"chmod go-rwx {path}")
+                return warning("permissions", path, text, f"chmod go-rwx {quoted(path)}")
         return ok("permissions", folder.path, f"{looked} files and folders, all of this user and private")
 
     return guarded("permissions", folder.path, look)
@@ -78,14 +79,16 @@ def mend_permissions(folder: StateFolder) -> tuple[list[Mended], list[Left]]:
             needed = 0o700 if stat.S_ISDIR(found.st_mode) else 0o600
             wanted = (mode & 0o700) | needed
             if found.st_uid != us:
-                left.append(Left(str(path), f"belongs to user {found.st_uid}", f"sudo chown -R {us} {folder.path}"))
+                left.append(
+                    Left(str(path), f"belongs to user {found.st_uid}", f"sudo chown -R {us} {quoted(folder.path)}")
+                )
             elif wanted != mode:
                 folder.disk.system.chmod(path, wanted)
                 mended.append(Mended(str(path), f"mode {mode:04o} is {wanted:04o} now"))
         except FileNotFoundError:
             continue
         except OSError as error:
-            left.append(Left(str(path), str(error), f"chmod go-rwx {path}"))
+            left.append(Left(str(path), str(error), f"chmod go-rwx {quoted(path)}"))
     return mended, left
 
 
@@ -245,7 +248,7 @@ def _set_aside(folder: StateFolder) -> Iterator[CheckResult]:
         aside = sorted(name for name in os.listdir(folder.path) if ".corrupt-" in name)
         if aside:
             text = f"damaged files were set aside: {', '.join(aside)}"
-            yield warning("state", folder.path, text, f"look at them, then: rm {folder.path}/*.corrupt-*")
+            yield warning("state", folder.path, text, f"look at them, then: rm {quoted(folder.path)}/*.corrupt-*")
 
 
 def _moments(state: State) -> Iterator[tuple[str, float]]:

@@ -11,7 +11,7 @@ from agent_mailer.checks import CheckResult, failed, guarded, ok, warning
 from agent_mailer.config import Config, Loaded, RuntimeKind
 from agent_mailer.config_faults import EDIT, gone_by_mistake, incomplete, mistyped, told
 from agent_mailer.disk import read_regular
-from agent_mailer.errors import mend
+from agent_mailer.errors import mend, quoted
 from agent_mailer.identity import IDENTITY_FILES, MOST_BYTES, parse_identity, read_identity, require_agreement
 from agent_mailer.names import printable
 from agent_mailer.prompts import PromptKind, template_fault
@@ -89,11 +89,14 @@ def check_agent_md(workdir: Path, api_key: str) -> CheckResult:
             return ok("agent_md", path, "not there; nothing needs it")
         if api_key and api_key.encode() in data:
             return warning(
-                "agent_md", path, "holds the broker's key (api_key), and the agent reads this file", f"$EDITOR {path}"
+                "agent_md",
+                path,
+                "holds the broker's key (api_key), and the agent reads this file",
+                f"$EDITOR {quoted(path)}",
             )
         if len(data) > MOST_BYTES:
             text = f"larger than {MOST_BYTES} bytes: what stands behind them is not looked at"
-            return warning("agent_md", path, text, f"$EDITOR {path}")
+            return warning("agent_md", path, text, f"$EDITOR {quoted(path)}")
         found = parse_identity(data.decode("utf-8", "replace"))
         return ok("agent_md", path, f"names {', '.join(found)}" if found else "names no agent")
 
@@ -158,11 +161,11 @@ def _template(path: Path) -> CheckResult | None:
         if path.name.startswith(".") or path.name.endswith("~"):
             return None
         text = f"is no template; there are {', '.join(known)}"
-        return warning("templates", path, text, f"mv {path} to one of these names, or remove it")
+        return warning("templates", path, text, f"mv {quoted(path)} to one of these names, or remove it")
     try:
         fault = template_fault(kind, Template(read_regular(path).decode("utf-8")))
     except OSError as error:
         fault = error.strerror or str(error)
     except UnicodeDecodeError:
         fault = "it is not UTF-8 text"
-    return failed("templates", path, f"cannot be used: {fault}", f"$EDITOR {path}") if fault else None
+    return failed("templates", path, f"cannot be used: {fault}", f"$EDITOR {quoted(path)}") if fault else None

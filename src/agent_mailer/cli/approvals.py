@@ -18,7 +18,7 @@ from agent_mailer.cli.terminal.commands import FastCommand, group, single
 from agent_mailer.cli.terminal.printing import json_out, local_time, note, say
 from agent_mailer.cli.terminal.tables import columns, fields
 from agent_mailer.desk.asking import TURN_DIR, require_person
-from agent_mailer.errors import MailerError, UsageFault
+from agent_mailer.errors import MailerError, UsageFault, quoted
 from agent_mailer.names import pick, printable, running_on
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ def _unknown(code: str) -> MailerError:
         with suppress(MailerError, OSError):
             if workplace(other, damaged=lambda *_: None).state.approvals.by_code(code) is not None:
                 why = f"{shown} is a code of the agent in {other}, not of this one; nothing was changed"
-                return UsageFault("other_agent", why, f"the same with -C {other}")
+                return UsageFault("other_agent", why, f"the same with -C {quoted(other)}")
     return UsageFault("no_code", f"no question of this agent has the code {shown}; nothing was changed", LIST)
 
 

@@ -15,7 +15,7 @@ from agent_mailer.cli.options import Json, Workdir, configured
 from agent_mailer.cli.terminal.commands import FastCommand, group
 from agent_mailer.cli.terminal.printing import json_out, note, say
 from agent_mailer.cli.terminal.tables import columns
-from agent_mailer.errors import ConfigFault, ExitCode, MailerError, UsageFault
+from agent_mailer.errors import ConfigFault, ExitCode, MailerError, UsageFault, quoted
 
 if TYPE_CHECKING:
     from agent_mailer.assemble import Workplace
@@ -200,7 +200,9 @@ def edit(workdir: Workdir = None) -> None:
             break
         except ConfigFault as fault:
             if not (sys.stdin.isatty() and sys.stdout.isatty()):
-                raise ConfigFault(fault.code, f"{fault.message}; {path} was left as it is", f"rm {copy}") from None
+                raise ConfigFault(
+                    fault.code, f"{fault.message}; {path} was left as it is", f"rm {quoted(copy)}"
+                ) from None
             note(f"error: {fault.message}")
             if not typer.confirm("Edit again? (no: the old file stays)", default=True):
                 raise typer.Exit(ExitCode.CONFIG) from None
@@ -256,7 +258,7 @@ def trust(
             say("what is there is trusted")
             return
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
-            again = f"agent-mailer config trust --yes -C {place.workdir}"
+            again = f"agent-mailer config trust --yes -C {quoted(place.workdir)}"
             raise UsageFault("not_asked", "nobody can be asked here; nothing was changed", again)
         if not typer.confirm("Do you trust what is there?", default=False):
             raise typer.Exit(ExitCode.FAILED)

@@ -47,7 +47,7 @@ def status_of(play: Callable[[], object]) -> int:
 
             fault = naming_agents(fault, sys.argv[1:], os.environ)
         fault.fix = said_of(fault.fix, _folder_in(sys.argv[1:]))
-        if not fault.fix and isinstance(fault, UsageFault):
+        if not fault.fix and (isinstance(fault, UsageFault) or fault.code == "bad_value"):
             fault.fix = _help()
         _tell(fault)
         return fault.exit_code

@@ -19,7 +19,7 @@ from agent_mailer.cli.terminal.printing import json_out, local_time, note, say, 
 from agent_mailer.cli.terminal.questions import open_editor
 from agent_mailer.cli.terminal.tables import columns
 from agent_mailer.disk import Sync, read_regular
-from agent_mailer.errors import BusyFault, MailerError
+from agent_mailer.errors import BusyFault, MailerError, quoted
 from agent_mailer.names import printable
 from agent_mailer.process.handle import is_alive
 from agent_mailer.state.lock import holder_of
@@ -255,4 +255,4 @@ def _content(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise MailerError("bad_note", f"{path} cannot be read: {error.strerror}", f"ls -l {path}") from None
+        raise MailerError("bad_note", f"{path} cannot be read: {error.strerror}", f"ls -l {quoted(path)}") from None

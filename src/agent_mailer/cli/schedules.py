@@ -10,7 +10,7 @@ from agent_mailer.cli.options import Json, Workdir, configured
 from agent_mailer.cli.terminal.commands import FastCommand, group
 from agent_mailer.cli.terminal.printing import json_out, local_time, note, say
 from agent_mailer.cli.terminal.tables import columns
-from agent_mailer.errors import MailerError
+from agent_mailer.errors import MailerError, quoted
 from agent_mailer.names import pick, printable
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def run(name: Name, workdir: Workdir = None) -> None:
     place = configured(workdir)
     chosen = _chosen(place, name)
     if isinstance(body := body_of(chosen.body, chosen.digest), Withheld):
-        mend = "agent-mailer config trust" if body.code != "body_unreadable" else f"ls -l {chosen.body}"
+        mend = "agent-mailer config trust" if body.code != "body_unreadable" else f"ls -l {quoted(chosen.body)}"
         raise MailerError(body.code, f"{chosen.name}: {body.why}", mend)
     order_and_tell(place, Order(OrderVerb.RUN, (chosen.name, chosen.line), round(place.clock.now(), 3)))
 

@@ -11,7 +11,7 @@ import msgspec
 
 import agent_mailer
 from agent_mailer.confine.port import Access, Bounds, Network, Rule, TurnPlaces
-from agent_mailer.errors import ConfigFault
+from agent_mailer.errors import ConfigFault, quoted
 from agent_mailer.git_guard import kept_in
 from agent_mailer.git_tree import tree_at
 from agent_mailer.names import printable
@@ -220,7 +220,7 @@ def _require_open(path: Path, ours: Sequence[Path]) -> None:
         text = f"[sandbox] cannot open {path}: {hidden} is hidden from every turn"
         raise ConfigFault("sandbox_opens", text, "agent-mailer config edit")
     if not os.path.lexists(path):
-        raise ConfigFault("sandbox_missing", f"[sandbox] opens {path}, which is not there", f"mkdir -p {path}")
+        raise ConfigFault("sandbox_missing", f"[sandbox] opens {path}, which is not there", f"mkdir -p {quoted(path)}")
 
 
 def _interpreter() -> Iterator[Path]:

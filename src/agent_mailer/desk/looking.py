@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent_mailer.desk.reported import Looked
-from agent_mailer.errors import MailerError, said_of
+from agent_mailer.errors import MailerError, quoted, said_of
 from agent_mailer.remote.port import MOST_LISTED, Ended
 from agent_mailer.views.kept import approval, held, stuck
 from agent_mailer.views.local import look, look_without_asking, place_at
@@ -52,7 +52,7 @@ class Looking:
             problem = ProblemView(Problem.UNREADABLE, fault.message, said_of(fault.fix, str(workdir)))
         except OSError as error:
             text = f"{error.filename or workdir}: {error.strerror or error}"
-            problem = ProblemView(Problem.UNREADABLE, text, f"ls -la {workdir}")
+            problem = ProblemView(Problem.UNREADABLE, text, f"ls -la {quoted(workdir)}")
         return FaultView(str(workdir), (problem,))
 
     def places(self) -> Iterable[Workplace]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from agent_mailer.errors import ConfigFault, UnavailableFault
+from agent_mailer.errors import ConfigFault, UnavailableFault, put_aside
 from agent_mailer.outside.event import Event
 from agent_mailer.outside.items import Item, Outcome
 
@@ -102,7 +102,7 @@ class Book:
             raise _unavailable(path, error) from None
         except sqlite3.DatabaseError as error:
             self._db.close()
-            raise ConfigFault("bad_book", f"{path}: {error}", f"mv {path} {path}.old") from None
+            raise ConfigFault("bad_book", f"{path}: {error}", put_aside(path)) from None
         if version > VERSION:
             self._db.close()
             raise ConfigFault("newer_book", f"{path} was written by a newer agent-mailer", "install that one")

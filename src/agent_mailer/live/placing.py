@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from agent_mailer.disk import Disk, Sync, read_regular
-from agent_mailer.errors import UsageFault
+from agent_mailer.errors import UsageFault, put_aside, quoted
 from agent_mailer.names import stays_inside
 
 LIST = "installed.json"
@@ -57,9 +57,7 @@ class Place:
         self._require_no_links(files)
         before = self.installed()
         if before is None and os.path.lexists(self.folder) and not self._is_empty():
-            raise UsageFault(
-                "not_ours", f"{self.folder} is there, and not from this command", f"mv {self.folder} {self.folder}.old"
-            )
+            raise UsageFault("not_ours", f"{self.folder} is there, and not from this command", put_aside(self.folder))
         names = sorted({*files, *(before.files if before else ())})
         self._require_no_links(names)
         # The list first: what a crash leaves is on it.
@@ -110,7 +108,7 @@ class Place:
         ways = [self.folder / LIST, *(self.folder / name for name in names)]
         for path in dict.fromkeys(step for way in ways for step in (*reversed(way.parents), way)):
             if path.is_relative_to(self._base) and path != self._base and _is_link(path):
-                raise UsageFault("a_link", f"{path} is a link, and nothing is put through one", f"rm {path}")
+                raise UsageFault("a_link", f"{path} is a link, and nothing is put through one", f"rm {quoted(path)}")
 
 
 def _is_link(path: Path) -> bool:

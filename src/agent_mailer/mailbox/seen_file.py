@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from agent_mailer.disk import Disk, Sync, read_regular
-from agent_mailer.errors import ConfigFault
+from agent_mailer.errors import ConfigFault, put_aside
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -31,7 +31,7 @@ class SeenFile(Generic[T]):
                 self._read = self._kind()
             except (OSError, msgspec.DecodeError, RecursionError) as error:
                 # Without it all is listed once more; what the watcher has settled it knows itself.
-                raise ConfigFault("bad_seen", f"{self.path}: {error}", f"mv {self.path} {self.path}.old") from None
+                raise ConfigFault("bad_seen", f"{self.path}: {error}", put_aside(self.path)) from None
         return self._read
 
     def write(self, content: T) -> None:

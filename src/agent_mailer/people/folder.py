@@ -14,7 +14,7 @@ import msgspec
 from agent_mailer.arriving import Writer, writer_of
 from agent_mailer.clock import SystemClock
 from agent_mailer.disk import Disk, read_regular
-from agent_mailer.errors import BusyFault, MailerError, UsageFault
+from agent_mailer.errors import BusyFault, MailerError, UsageFault, quoted
 from agent_mailer.lying import lies
 from agent_mailer.mailbox.maildir import amq, layout
 from agent_mailer.mailbox.maildir.consume import disk_faults
@@ -215,7 +215,7 @@ class FolderMail:
                 "watched",
                 f"{self.mailbox.address} is an agent, and its mail is its watcher's to take",
                 f"agent-mailer mail inbox --as {self.mailbox.address}; where none will watch it again: "
-                f"rm {self._paths.lock}",
+                f"rm {quoted(self._paths.lock)}",
             )
 
     async def drained(self, limit: int) -> AsyncIterator[Message | Unreadable]:

@@ -10,6 +10,7 @@ import msgspec
 
 from agent_mailer.clock import Clock
 from agent_mailer.disk import Disk, Sync, read_regular
+from agent_mailer.errors import quoted
 from agent_mailer.locks import FileLock
 from agent_mailer.mailbox.port import MailboxUnavailable
 from agent_mailer.meanwhile import meanwhile
@@ -114,4 +115,4 @@ class Leases:
 
 
 def _unavailable(path: Path, error: OSError) -> MailboxUnavailable:
-    return MailboxUnavailable("reservations", f"{path}: {error.strerror or error}", f"ls -l {path.parent}")
+    return MailboxUnavailable("reservations", f"{path}: {error.strerror or error}", f"ls -l {quoted(path.parent)}")

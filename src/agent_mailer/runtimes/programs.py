@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from agent_mailer.errors import ConfigFault
+from agent_mailer.errors import ConfigFault, quoted
 from agent_mailer.names import printable, shown_path
 from agent_mailer.outcomes import Exit
 from agent_mailer.process.output import tail_text
@@ -49,7 +49,7 @@ def find_program(name: str, workdir: Path, env: Mapping[str, str], key: str) -> 
         raise RuntimeMissing("runtime_is_directory", f"the command {program} {what}", fix)
     if not os.access(program, os.X_OK):
         raise RuntimeMissing(
-            "runtime_not_executable", f"the command {program} is not executable", f"chmod +x {program}"
+            "runtime_not_executable", f"the command {program} is not executable", f"chmod +x {quoted(program)}"
         )
     return program
 

@@ -18,7 +18,7 @@ from agent_mailer.checks.agent import named_program, program_of
 from agent_mailer.checks.verify import Report, examined
 from agent_mailer.config import RuntimeKind
 from agent_mailer.disk import Disk, read_regular
-from agent_mailer.errors import BusyFault, ConfigFault, MailerError, UsageFault
+from agent_mailer.errors import BusyFault, ConfigFault, MailerError, UsageFault, quoted
 from agent_mailer.names import printable
 from agent_mailer.service.folder import Units, units_folder
 from agent_mailer.service.manager import UserManager, problems_of
@@ -183,7 +183,7 @@ def examined_as_service(place: Workplace) -> Report:
     units = Units(units_folder(os.environ), Disk())
     instance = units.of(place.workdir)
     if instance is None:
-        fix = f"agent-mailer service install -C {place.workdir}"
+        fix = f"agent-mailer service install -C {quoted(place.workdir)}"
         raise ConfigFault("not_installed", f"{place.workdir} is not installed as a service", fix)
     manager = UserManager(os.environ)
     problems = problems_of(instance, manager.state(instance.unit))

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer.disk import Disk, Sync, read_regular
-from agent_mailer.errors import ExitCode, MailerError, UnavailableFault
+from agent_mailer.errors import ExitCode, MailerError, UnavailableFault, quoted
 from agent_mailer.process.commands import Brief, run_briefly
 from agent_mailer.process.environment import find_tool
 from agent_mailer.service.unit import ONESHOT_SECONDS, Instance, oneshot_of
@@ -188,7 +188,7 @@ def problems_of(instance: Instance, state: UnitState) -> tuple[Problem, ...]:
     found = []
     if not instance.workdir.is_dir():
         found.append(Problem(f"{instance.workdir} has vanished", f"agent-mailer service uninstall {instance.name}"))
-    again = f"agent-mailer service install -C {instance.workdir}"
+    again = f"agent-mailer service install -C {quoted(instance.workdir)}"
     found += [Problem(f"{path} has vanished", again) for path in vanished((instance.program, *instance.needs))]
     begin = f"agent-mailer service start {instance.name}"
     if state.sub.startswith("auto-restart"):
@@ -196,7 +196,7 @@ def problems_of(instance: Instance, state: UnitState) -> tuple[Problem, ...]:
         found.append(Problem(text, f"agent-mailer service logs {instance.name}"))
     elif state.active == "failed" and (meaning := _HOPELESS.get(state.exit_status)) is not None:
         text = f"not running: exit status {state.exit_status}: {meaning}"
-        found.append(Problem(text, f"agent-mailer verify -C {instance.workdir}, then {begin}"))
+        found.append(Problem(text, f"agent-mailer verify -C {quoted(instance.workdir)}, then {begin}"))
     elif state.active not in ("active", "activating", "reloading"):
         found.append(Problem(f"not running: {state.active}{f', {state.result}' if _odd(state) else ''}", begin))
     return tuple(found)

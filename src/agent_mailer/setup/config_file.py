@@ -14,7 +14,7 @@ from tomlkit.items import Item
 from agent_mailer.config import DOCS, SECRET_KEYS
 from agent_mailer.config_values import check_value, load, read_file
 from agent_mailer.disk import Disk, Sync
-from agent_mailer.errors import ConfigFault, UsageFault
+from agent_mailer.errors import ConfigFault, UsageFault, quoted
 from agent_mailer.names import printable
 
 _HEAD = (
@@ -121,7 +121,7 @@ def publish(path: Path, data: bytes, expected: bytes, disk: Disk) -> None:
             raise
         # A container's volume that is this one file: to write into it would not be whole or nothing.
         why = f"{path} is a mount of its own, which cannot be replaced"
-        raise ConfigFault("config_mounted", why, f"change the file where it comes from: findmnt -T {path}") from None
+        raise ConfigFault("config_mounted", why, f"change it where it comes from: findmnt -T {quoted(path)}") from None
 
 
 def check_file(path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent_mailer.disk import Disk, Sync, read_regular
-from agent_mailer.errors import ConfigFault
+from agent_mailer.errors import ConfigFault, quoted
 from agent_mailer.identity import IDENTITY_FILES, MOST_BYTES, parse_identity
 from agent_mailer.names import printable
 
@@ -337,7 +337,7 @@ def _read(path: Path) -> str | None:
     except FileNotFoundError:
         return None
     if len(data) > MOST_BYTES:
-        raise ConfigFault("too_large", f"{path} is larger than {MOST_BYTES} bytes", f"ls -l {path}")
+        raise ConfigFault("too_large", f"{path} is larger than {MOST_BYTES} bytes", f"ls -l {quoted(path)}")
     return data.decode("utf-8", "surrogateescape")
 
 

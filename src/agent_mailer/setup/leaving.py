@@ -16,7 +16,7 @@ import msgspec
 
 from agent_mailer.assemble import Workplace
 from agent_mailer.disk import Disk, Sync
-from agent_mailer.errors import BusyFault, ConfigFault, UsageFault
+from agent_mailer.errors import BusyFault, ConfigFault, UsageFault, quoted
 from agent_mailer.mailbox.maildir.leaving import rename_mailbox, take_mailbox_out
 from agent_mailer.names import path_name
 from agent_mailer.process.handle import is_alive
@@ -66,14 +66,14 @@ def move(place: Workplace, target: Path, environ: Mapping[str, str]) -> list[str
     if os.path.lexists(target):
         raise UsageFault("exists", f"{target} is there already", "name a folder that is not there yet")
     if not target.parent.is_dir():
-        raise UsageFault("no_folder", f"{target.parent} is not there", f"mkdir -p {target.parent}")
+        raise UsageFault("no_folder", f"{target.parent} is not there", f"mkdir -p {quoted(target.parent)}")
     if target.is_relative_to(source):
         raise UsageFault("inside", f"{target} lies in {source} itself", "name a folder outside of it")
     if target.parent.stat().st_dev != source.stat().st_dev:
         raise UsageFault(
             "other_disk",
             f"{target} is on another file system than {source}",
-            f"mv {source} {target}, then: agent-mailer config trust -C {target}",
+            f"mv {quoted(source)} {quoted(target)}, then: agent-mailer config trust -C {quoted(target)}",
         )
     inside = {key: path for key in _PATHS if (path := _below(getattr(place.config, key, ""), source)) is not None}
     with _nobody_there(place, environ):
@@ -150,7 +150,8 @@ def _require_no_turn(place: Workplace) -> None:
             raise BusyFault(
                 "turn_runs",
                 f"the turn {turn.turn_id} still runs",
-                f"agent-mailer turns stop {turn.turn_id} -C {place.workdir}, or wait for it: agent-mailer watch --once",
+                f"agent-mailer turns stop {turn.turn_id} -C {quoted(place.workdir)}, or wait for it: "
+                "agent-mailer watch --once",
             )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer.disk import Disk, Sync, read_regular
-from agent_mailer.errors import ConfigFault
+from agent_mailer.errors import ConfigFault, quoted, words_of
 from agent_mailer.names import printable
 
 LARGEST_LOGINS = 1024 * 1024
@@ -117,10 +117,12 @@ def _read(path: Path, fix: str) -> _File | None:
         return None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigFault(
-            "bad_login", f"{path} holds no logins: {error}", f"mv {path} {path}.damaged, then {fix}"
+            "bad_login",
+            f"{path} holds no logins: {words_of(error)}",
+            f"mv {quoted(path)} {quoted(path)}.damaged, then {fix}",
         ) from None
     except OSError as error:
-        raise ConfigFault("bad_login", f"{path} cannot be read: {error.strerror}", f"ls -l {path}") from None
+        raise ConfigFault("bad_login", f"{path} cannot be read: {error.strerror}", f"ls -l {quoted(path)}") from None
 
 
 def _shape(path: Path) -> dict[str, msgspec.Raw]:

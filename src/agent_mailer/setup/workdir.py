@@ -13,7 +13,7 @@ from agent_mailer.assemble import Workplace
 from agent_mailer.checks.git import in_a_submodule, taken_back, tracked
 from agent_mailer.config import GitCare, MailboxKind, expand
 from agent_mailer.disk import Disk, Sync
-from agent_mailer.errors import BusyFault, ConfigFault, UsageFault
+from agent_mailer.errors import BusyFault, ConfigFault, UsageFault, quoted
 from agent_mailer.git_tree import Part, keep_out
 from agent_mailer.mailbox.maildir.layout import FOLDER, add_handle, find_root, is_handle, mailboxes, make_root
 from agent_mailer.mailbox.maildir.routes import base_of, siblings
@@ -153,7 +153,9 @@ def _make_mailbox(place: Workplace, root: Path, lines: list[str], *, anew: bool)
         lines.append(f"joined    the session {root.name} of {base}")
     elif others:
         named = ", ".join(others)
-        lines.append(f"joined    no session: mail in {named} does not come here (--maildir-root {root / others[0]})")
+        lines.append(
+            f"joined    no session: mail in {named} does not come here (--maildir-root {quoted(root / others[0])})"
+        )
 
 
 def _root(place: Workplace) -> Path:

@@ -16,7 +16,7 @@ import msgspec
 from agent_mailer.beneath import anchor, is_file, is_folder, is_there, names_in, status
 from agent_mailer.clock import Clock, iso
 from agent_mailer.disk import TEMPORARY_PREFIX, Disk, Sync, read_regular
-from agent_mailer.errors import ConfigFault
+from agent_mailer.errors import ConfigFault, put_aside, quoted
 
 STATE_DIRECTORY = ".agent-mailer"
 FORMAT = 1
@@ -121,10 +121,10 @@ class StateFolder:
             mode = status(self.path)
         except FileNotFoundError:
             raise ConfigFault(
-                "not_configured", f"{self.path} does not exist", f"agent-mailer init --workdir {self.workdir}"
+                "not_configured", f"{self.path} does not exist", f"agent-mailer init --workdir {quoted(self.workdir)}"
             ) from None
         if not stat.S_ISDIR(mode.st_mode):
-            raise ConfigFault("no_state_folder", f"{self.path} is not a folder", f"mv {self.path} {self.path}.old")
+            raise ConfigFault("no_state_folder", f"{self.path} is not a folder", put_aside(self.path))
         _require_private(self.path, mode, 0o700)
         with suppress(FileNotFoundError):
             _require_private(self.config, self.config.stat(), 0o600)
@@ -330,5 +330,5 @@ def _require_private(path: Path, found: os.stat_result, wanted: int) -> None:
         raise ConfigFault(
             "permissions",
             f"{path} can be read by others (mode {mode:04o}, must be {wanted:04o})",
-            f"chmod {wanted:o} {path}",
+            f"chmod {wanted:o} {quoted(path)}",
         )

@@ -12,7 +12,7 @@ import msgspec
 
 from agent_mailer.beneath import is_there
 from agent_mailer.disk import Sync
-from agent_mailer.errors import mend, words_of
+from agent_mailer.errors import mend, quoted, words_of
 from agent_mailer.names import running_on
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state.folder import StateFolder
@@ -276,11 +276,11 @@ def seen_from_outside(folder: Path, now: float) -> Trouble | None:
     except OSError as error:
         return Trouble(TroubleWith.DISK, words_of(error), now, mend(error, folder))
     if found.f_flag & os.ST_RDONLY:
-        return Trouble(TroubleWith.DISK, f"{folder} is on a read-only file system", now, f"findmnt -T {folder}")
+        return Trouble(TroubleWith.DISK, f"{folder} is on a read-only file system", now, f"findmnt -T {quoted(folder)}")
     if not os.access(folder, os.W_OK | os.X_OK):
         return Trouble(TroubleWith.DISK, f"{folder} cannot be written", now, mend(OSError(EACCES, ""), folder))
     if found.f_bavail == 0 and found.f_blocks:
-        return Trouble(TroubleWith.DISK, f"the disk of {folder} is full", now, f"df -h {folder}")
+        return Trouble(TroubleWith.DISK, f"the disk of {folder} is full", now, f"df -h {quoted(folder)}")
     return None
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer.disk import Disk, Sync, read_regular
-from agent_mailer.errors import ConfigFault, MailerError, UnavailableFault
+from agent_mailer.errors import ConfigFault, MailerError, UnavailableFault, quoted
 from agent_mailer.names import printable
 from agent_mailer.process.commands import CommandApart, run_command, start_apart
 from agent_mailer.process.handle import identify, send, wait_gone
@@ -130,7 +130,7 @@ def _until_it_serves(directory: Path, command: CommandApart, errors: Path, look:
             fix = f"end what has its port; or rm {shlex.quote(str(folder_of(directory) / _PORT))}, and: amp up"
             raise MailerError("no_broker", f"the team's broker ended: {words}", fix)
         if time.monotonic() > until:
-            raise UnavailableFault("no_broker", "the team's broker does not answer", f"cat {errors}")
+            raise UnavailableFault("no_broker", "the team's broker does not answer", f"cat {quoted(errors)}")
         time.sleep(LOOK_EVERY)
 
 

@@ -15,7 +15,7 @@ import msgspec
 from agent_mailer.assemble import Workplace
 from agent_mailer.config import RuntimeKind
 from agent_mailer.disk import Disk, Sync, read_regular
-from agent_mailer.errors import ConfigFault, MailerError
+from agent_mailer.errors import ConfigFault, MailerError, put_aside
 from agent_mailer.mailbox.amp.account import AccountClient
 from agent_mailer.mailbox.amp.client import at_broker
 from agent_mailer.mailbox.maildir.layout import FOLDER
@@ -224,7 +224,7 @@ def _link_project(team: Team, workdir: Path, disk: Disk) -> None:
             return
         disk.remove(link)
     elif link.exists():
-        raise ConfigFault("in_the_way", f"{link} is there, and is no link to {team.project}", f"mv {link} {link}.old")
+        raise ConfigFault("in_the_way", f"{link} is there, and is no link to {team.project}", put_aside(link))
     link.symlink_to(team.project)
 
 

@@ -20,7 +20,7 @@ import msgspec
 from agent_mailer.config import RuntimeKind, keys
 from agent_mailer.config_values import check_value
 from agent_mailer.disk import read_regular
-from agent_mailer.errors import ConfigFault, MailerError
+from agent_mailer.errors import ConfigFault, MailerError, quoted
 from agent_mailer.names import did_you_mean, one_of, printable
 from agent_mailer.runtimes.port import PermissionMode
 from agent_mailer.teams.embedded import EMBEDDED, url_of
@@ -137,9 +137,9 @@ def _parsed(directory: Path, path: Path) -> tuple[object, yaml.Node | None]:
     except FileNotFoundError:
         raise ConfigFault("no_team", f"{directory} is no team: it has no {FILE}", "amp list, or amp init") from None
     except OSError as error:
-        raise ConfigFault("bad_team", f"{path} cannot be read: {error.strerror}", f"ls -l {path}") from None
+        raise ConfigFault("bad_team", f"{path} cannot be read: {error.strerror}", f"ls -l {quoted(path)}") from None
     if len(data) > LARGEST:
-        raise ConfigFault("bad_team", f"{path} is larger than {LARGEST} bytes", f"ls -l {path}")
+        raise ConfigFault("bad_team", f"{path} is larger than {LARGEST} bytes", f"ls -l {quoted(path)}")
     try:
         loader = yaml.SafeLoader(data)
         root: yaml.Node | None = loader.get_single_node()
@@ -150,7 +150,20 @@ def _parsed(directory: Path, path: Path) -> tuple[object, yaml.Node | None]:
         what = printable(f"{error.context or ''} {error.problem or ''}".strip(), 200)
         hint = "; YAML is indented by blanks, never by tabs" if "'\\t'" in str(error) else ""
         raise ConfigFault("bad_team", f"{path}:{where}: {what}{hint}", f"edit {path}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+    except yaml.reader.ReaderError as error:
+        # In characters it counts what could be decoded, else in bytes.
+        of_text = error.encoding == "unicode"
+        text = (
+            data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8", "replace") if of_text else ""
+        )
+        line = (text[: error.position].count("\n") if of_text else data[: error.position].count(b"\n")) + 1
+        why = (
+            f"the character U+{error.character:04X}" if of_text else f"the byte 0x{error.character:02x}, no UTF-8 text"
+        )
+        raise ConfigFault("bad_team", f"{path}: line {line}: {why}, cannot stand there", f"edit {path}") from None
+    except RecursionError:
+        raise ConfigFault("bad_team", f"{path}: it is nested too deeply", f"edit {path}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         raise ConfigFault("bad_team", f"{path} is no YAML: {printable(str(error), 200)}", f"edit {path}") from None
 
 
@@ -211,6 +224,8 @@ def _team_of(raw: object) -> Team:
     if not _NAME.fullmatch(name):
         can = did_you_mean(filter(None, [_safe_name(name)]))
         raise _Misfit(("team",), f"{printable(name, 60)!r} cannot name a team (a-z, 0-9, - and _){can}")
+    if (watching := _text(raw, "runtime", ())) in {*RuntimeKind} - {raw.get("agent_runtime")}:
+        raise _Misfit(("runtime",), f"runtime is what watches; did you mean agent_runtime: {watching}?")
     agents = raw.get("agents")
     if not isinstance(agents, list):
         raise _Misfit(("agents",), "agents is a list, with '- role: coder' and its like for each of them")

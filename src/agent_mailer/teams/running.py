@@ -20,7 +20,7 @@ import msgspec
 from agent_mailer.assemble import Workplace
 from agent_mailer.clock import duration
 from agent_mailer.disk import Disk, Sync
-from agent_mailer.errors import BusyFault, MailerError, UnavailableFault
+from agent_mailer.errors import BusyFault, MailerError, UnavailableFault, quoted
 from agent_mailer.names import printable
 from agent_mailer.process.commands import CommandApart, start_apart
 from agent_mailer.process.environment import find_tool
@@ -193,14 +193,14 @@ def _until_ready(wanted: Mapping[str, Workplace], ended: Callable[[], list[Ended
         for one in ended():
             if one.name in waiting and one.name not in watchers(waiting):
                 said = _last_words(one.words)
-                fix = f"agent-mailer verify -C {waiting[one.name].workdir}"
+                fix = f"agent-mailer verify -C {quoted(waiting[one.name].workdir)}"
                 raise MailerError("not_started", f"the watcher of {one.name} ended: {said}", fix)
         if waiting and time.monotonic() > until:
             name, place = next(iter(waiting.items()))
             raise UnavailableFault(
                 "not_ready",
                 f"the watcher of {name} does not answer after {READY_SECONDS:.0f} s",
-                f"agent-mailer status -C {place.workdir}",
+                f"agent-mailer status -C {quoted(place.workdir)}",
             )
         if waiting:
             time.sleep(LOOK_EVERY)
@@ -261,7 +261,7 @@ def _until_gone(
     if asyncio.run(wait_gone(list(running.values()), STOP_SECONDS)):
         return
     name = next(iter(watchers(places)), "")
-    look = f"agent-mailer status -C {places[name].workdir}" if name else "amp list"
+    look = f"agent-mailer status -C {quoted(places[name].workdir)}" if name else "amp list"
     raise UnavailableFault("not_stopped", f"the watcher of {name} does not end", look)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from agent_mailer.clock import from_iso, iso
 from agent_mailer.disk import read_regular
-from agent_mailer.errors import MailerError, UsageFault
+from agent_mailer.errors import MailerError, UsageFault, quoted
 from agent_mailer.names import memory_file, one_of, pick, printable
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state.approvals import Approval, shown_code
@@ -359,7 +359,7 @@ def note_text(place: Workplace, thread: str | None) -> NoteTextView:
     except FileNotFoundError:
         raise MailerError("no_note", f"there is no note {path}", NOTES) from None
     except OSError as error:
-        raise MailerError("bad_note", f"{path} cannot be read: {error.strerror}", f"ls -l {path}") from None
+        raise MailerError("bad_note", f"{path} cannot be read: {error.strerror}", f"ls -l {quoted(path)}") from None
     return NoteTextView(thread, str(path), text)
 
 

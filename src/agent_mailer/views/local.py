@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from agent_mailer.errors import MailerError, said_of
+from agent_mailer.errors import MailerError, quoted, said_of
 from agent_mailer.teams.stopped import starts_again
 from agent_mailer.views.configured import configured
 from agent_mailer.views.health import Learned, next_wake, problems_of, urgency
@@ -61,6 +61,9 @@ def _in_folder(place: Workplace, ours: set[str], taken: Count = taken_by_others)
     from agent_mailer.mailbox.maildir.layout import Paths, check_handle, require_root
 
     address = place.handle
+    if not address and "address" in place.trust.verdict.changed:
+        # That is told: whose mailbox it would be is not known before.
+        return MailboxView("maildir", "", waiting=None)
     root = None
     try:
         root = place.maildir_root()
@@ -356,7 +359,7 @@ def _fault(workdir: Path, fault: MailerError | OSError) -> view.FaultView:
         problem = view.ProblemView(view.Problem.UNREADABLE, fault.message, said_of(fault.fix, str(workdir)))
     else:
         text = f"{fault.filename or workdir}: {fault.strerror or fault}"
-        problem = view.ProblemView(view.Problem.UNREADABLE, text, f"ls -la {workdir}")
+        problem = view.ProblemView(view.Problem.UNREADABLE, text, f"ls -la {quoted(workdir)}")
     return view.FaultView(str(workdir), (problem,))
 
 

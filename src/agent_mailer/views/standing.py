@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from agent_mailer.errors import MailerError, said_of
+from agent_mailer.errors import MailerError, quoted, said_of
 from agent_mailer.names import printable, prompt_word
 from agent_mailer.people.port import MessageState, Report, Sent
 from agent_mailer.state.records import ItemState, PauseReason
@@ -73,17 +73,19 @@ def _standing(place: Workplace, message_id: str, thread: str) -> Report | None:
         return _settled(place, message_id)
     stuck = next((entry for entry in state.stuck.all() if entry.message_id == message_id), None)
     if stuck is not None:
-        show = f"agent-mailer stuck show {prompt_word(message_id, 'message')} -C {place.workdir}"
+        show = f"agent-mailer stuck show {prompt_word(message_id, 'message')} -C {quoted(place.workdir)}"
         return Report(MessageState.STUCK, f"cannot work on it: {stuck.kind}: {stuck.why} ({show})", final=True)
     guard = state.held.waiting.get(message_id)
     if guard is not None:
-        show = f"agent-mailer held show {prompt_word(message_id, 'message')} -C {place.workdir}"
+        show = f"agent-mailer held show {prompt_word(message_id, 'message')} -C {quoted(place.workdir)}"
         return Report(MessageState.HELD, f"holds it until a person lets it go: {guard.value} ({show})")
     if obstacle is not None:
         return obstacle
     retry = state.retries.get(message_id)
     if retry is not None and state.approvals.dues(place.clock.now())(retry.asked):
-        return Report(MessageState.ASKS, f"waits for a person's yes: agent-mailer approvals list -C {place.workdir}")
+        return Report(
+            MessageState.ASKS, f"waits for a person's yes: agent-mailer approvals list -C {quoted(place.workdir)}"
+        )
     if retry is not None:
         last = (retry.last_outcome or "interrupted").replace("_", " ")
         return Report(
@@ -126,7 +128,7 @@ def _obstacle(place: Workplace) -> Report | None:
     if not watcher.running and (again := starts_again(place.workdir)):
         return Report(MessageState.STOPPED, f"is stopped with its team: {again}")
     if not watcher.running:
-        return Report(MessageState.STOPPED, f"has no watcher: agent-mailer watch -C {place.workdir}")
+        return Report(MessageState.STOPPED, f"has no watcher: agent-mailer watch -C {quoted(place.workdir)}")
     if watcher.halted:
         return Report(MessageState.STOPPED, f"was stopped by a signal: kill -CONT {watcher.pid}")
     trouble = state.trouble.read()
@@ -145,14 +147,16 @@ def _paused(place: Workplace, pause: Pause) -> str:
         # What mends it is whole, whatever is cut.
         detail = f": {printable(heard.missing)} ({said_of(heard.fix, str(place.workdir))})"
     until = (
-        f"until agent-mailer resume -C {place.workdir}" if pause.until is None else _moment(pause.until, place, "until")
+        f"until agent-mailer resume -C {quoted(place.workdir)}"
+        if pause.until is None
+        else _moment(pause.until, place, "until")
     )
     return f"is paused ({pause.reason.value.replace('_', ' ')}) {until}{detail}"
 
 
 def _settled(place: Workplace, message_id: str) -> Report:
     letter = place.state.dead_letters.find(message_id)
-    show = f"agent-mailer dead-letter show {prompt_word(message_id, 'message')} -C {place.workdir}"
+    show = f"agent-mailer dead-letter show {prompt_word(message_id, 'message')} -C {quoted(place.workdir)}"
     if letter is not None:
         why = printable(letter.last_error) or "no reason kept"
         return Report(MessageState.GIVEN_UP, f"has given it up: {why} ({show})", final=True)
@@ -167,7 +171,7 @@ def _settled(place: Workplace, message_id: str) -> Report:
             MessageState.DONE, f"is done with it, but its answer was refused: {printable(refused.why)}", final=True
         )
     if items:
-        show = f"agent-mailer turns show {record.turn_id} -C {place.workdir}"
+        show = f"agent-mailer turns show {record.turn_id} -C {quoted(place.workdir)}"
         return Report(MessageState.DONE, f"is done with it, and what it sent has left ({show})")
     return Report(MessageState.DONE, "is done with it and has sent no answer", final=True)
 

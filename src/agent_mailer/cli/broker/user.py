@@ -14,7 +14,7 @@ from agent_mailer.cli.options import Json
 from agent_mailer.cli.terminal.commands import FastCommand, group
 from agent_mailer.cli.terminal.printing import json_out, say
 from agent_mailer.cli.terminal.tables import columns
-from agent_mailer.errors import ConfigFault, MailerError, UsageFault
+from agent_mailer.errors import ConfigFault, MailerError, UsageFault, quoted
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -210,7 +210,7 @@ def read_password(file: str | None) -> str:
                 raw = stream.read(LARGEST_FILE)
         text = raw.decode().rstrip("\r\n")
     except OSError as error:
-        raise ConfigFault("no_password", f"{file} cannot be read: {error.strerror}", f"ls -l {file}") from None
+        raise ConfigFault("no_password", f"{file} cannot be read: {error.strerror}", f"ls -l {quoted(file)}") from None
     except UnicodeDecodeError:
         raise ConfigFault("no_password", f"{file} is no UTF-8 text", "write the password as its one line") from None
     if not text or "\n" in text or "\0" in text:

@@ -14,7 +14,7 @@ from agent_mailer.cli.options import ApiKey, Workdir, absolute, read_key, workpl
 from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import note, say, screen_text, told_when_done
 from agent_mailer.cli.terminal.progress import shown
-from agent_mailer.errors import UsageFault
+from agent_mailer.errors import UsageFault, quoted
 from agent_mailer.names import one_of, printable, shown_url, split_words
 
 if TYPE_CHECKING:
@@ -304,7 +304,9 @@ def _read_prompt(path: Path | None) -> str:
         with path.open("rb") as stream:
             data = stream.read(LARGEST_PROMPT + 1)
     except OSError as error:
-        raise UsageFault("bad_prompt", f"--system-prompt-file: {path}: {error.strerror}", f"ls -l {path}") from None
+        raise UsageFault(
+            "bad_prompt", f"--system-prompt-file: {path}: {error.strerror}", f"ls -l {quoted(path)}"
+        ) from None
     if len(data) > LARGEST_PROMPT:
         raise UsageFault("bad_prompt", f"--system-prompt-file: {path} has more than {LARGEST_PROMPT} bytes", "")
     try:

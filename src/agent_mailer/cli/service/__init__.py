@@ -12,7 +12,7 @@ from agent_mailer.cli.options import Json, Quiet, Workdir, workplace
 from agent_mailer.cli.terminal.commands import FastCommand, group
 from agent_mailer.cli.terminal.printing import note, say, tell_error, told_when_done
 from agent_mailer.cli.terminal.progress import shown
-from agent_mailer.errors import ConfigFault, ExitCode, MailerError, UnavailableFault, UsageFault
+from agent_mailer.errors import ConfigFault, ExitCode, MailerError, UnavailableFault, UsageFault, quoted
 
 if TYPE_CHECKING:
     from agent_mailer.service.folder import Units
@@ -147,7 +147,7 @@ def logs(
     journalctl = find_tool("journalctl", [instance.workdir])
     if journalctl is None:
         raise ConfigFault(
-            "no_journal", "this system has no journal", f"agent-mailer logs -C {instance.workdir} --tail {tail}"
+            "no_journal", "this system has no journal", f"agent-mailer logs -C {quoted(instance.workdir)} --tail {tail}"
         )
     words = [journalctl, f"--user-unit={instance.unit}", f"--lines={tail}", *(["--follow"] if follow else [])]
     raise typer.Exit(run_in_terminal(words, [instance.workdir]))
@@ -214,7 +214,9 @@ def _chosen(units: Units, names: list[str] | None, workdir: Path | None, *, ever
         folder = workdir_at(workdir)
         instance = units.of(folder)
         if instance is None:
-            raise ConfigFault("not_installed", f"{folder} is not installed as a service", f"{_INSTALL} -C {folder}")
+            raise ConfigFault(
+                "not_installed", f"{folder} is not installed as a service", f"{_INSTALL} -C {quoted(folder)}"
+            )
         return [instance]
     chosen = []
     for name in names:

@@ -113,10 +113,10 @@ def _json_escape(found: re.Match[str]) -> str:
 def tell_error(message: str, fix: str) -> None:
     """What is wrong, and the command that mends it, on stderr; the command in one line, for whoever copies it."""
     room = width(sys.stderr)
-    lines = [part for line in f"error: {message}".split("\n") for part in wrapped(line, room, whole=True)]
+    lines = [part for line in screen_text(f"error: {message}").split("\n") for part in wrapped(line, room, whole=True)]
     _complain("\n".join(lines).replace("error:", paint("error:", Ink.RED, sys.stderr), 1))
     if fix:
-        _complain(f"  {paint('fix:', Ink.BOLD, sys.stderr)} {fix}")
+        _complain(f"  {paint('fix:', Ink.BOLD, sys.stderr)} {screen_text(fix)}")
 
 
 def screen_text(text: str) -> str:

@@ -30,7 +30,7 @@ import msgspec
 from agent_mailer.arriving import STILL_SECONDS, Arriving
 from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.disk import Disk, Sync, read_regular
-from agent_mailer.errors import BusyFault, ConfigFault
+from agent_mailer.errors import BusyFault, ConfigFault, quoted
 from agent_mailer.file_events import RESCAN_SECONDS, FileEvents
 from agent_mailer.lying import Listed, until_at_rest
 from agent_mailer.mailbox.maildir import amq, compose, delivery, layout, routes, shelf
@@ -144,7 +144,7 @@ class MaildirMailbox:
             raise ConfigFault(
                 "no_mailbox",
                 f"{self._root} has no mailbox for {self._handle!r}",
-                f"agent-mailer init --maildir-root {self._root} --address {self._handle}",
+                f"agent-mailer init --maildir-root {quoted(self._root)} --address {self._handle}",
             )
         with disk_faults(self._paths.home):
             layout.make_mailbox(self._disk, self._root, self._handle, own=True)
@@ -302,7 +302,7 @@ class MaildirMailbox:
             raise MailboxUnavailable(
                 "mailbox_gone",
                 f"{missing[0]} is gone",
-                f"put it back, or: agent-mailer init --maildir-root {self._root} --address {self._handle}",
+                f"put it back, or: agent-mailer init --maildir-root {quoted(self._root)} --address {self._handle}",
             )
         with disk_faults(self._paths.home):
             self._drop_lock()

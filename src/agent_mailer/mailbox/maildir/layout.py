@@ -16,7 +16,7 @@ import msgspec
 from agent_mailer.beneath import anchor
 from agent_mailer.clock import Clock, SystemClock, iso
 from agent_mailer.disk import DIRECTORY_MODE, Disk, Sync, read_regular
-from agent_mailer.errors import ConfigFault, words_of
+from agent_mailer.errors import ConfigFault, put_aside, quoted, words_of
 from agent_mailer.mailbox.maildir.ownership import (
     require_open,
     why_not_ours,
@@ -164,7 +164,7 @@ def require_root(root: Path) -> None:
         raise ConfigFault(
             "no_maildir_root",
             f"{root} is no mailbox root: it has no agents folder",
-            f"put it back if it was there (is it mounted?); a new, empty one: agent-mailer init --maildir-root {root}",
+            f"put it back (is it mounted?), or a new, empty one: agent-mailer init --maildir-root {quoted(root)}",
         )
 
 
@@ -266,14 +266,14 @@ def _make_folder(disk: Disk, folder: Path) -> bool:
             disk.system.chmod(folder, DIRECTORY_MODE)
         except PermissionError:
             raise ConfigFault(
-                "bad_mode", f"{folder} has mode {stat.S_IMODE(mode):04o}, not 0700", f"chmod 0700 {folder}"
+                "bad_mode", f"{folder} has mode {stat.S_IMODE(mode):04o}, not 0700", f"chmod 0700 {quoted(folder)}"
             ) from None
     return made
 
 
 def _in_the_way(path: Path) -> ConfigFault:
     what = "a symbolic link" if path.is_symlink() else "not a folder"
-    return ConfigFault("not_a_folder", f"{path} is {what}; a mailbox is made of real folders", f"mv {path} {path}.old")
+    return ConfigFault("not_a_folder", f"{path} is {what}; a mailbox is made of real folders", put_aside(path))
 
 
 def is_folder(path: Path) -> bool:
@@ -318,7 +318,7 @@ def find_root(explicit: Path | None, environ: Mapping[str, str], cwd: Path) -> P
     raise ConfigFault(
         "no_maildir_root",
         f"no mailbox root: neither $AM_ROOT nor {AMQRC} nor a {FOLDER} folder was found from {cwd} upward{passed_by}",
-        f"give --maildir-root PATH, or run: agent-mailer init --maildir-root {cwd / FOLDER}",
+        f"give --maildir-root PATH, or run: agent-mailer init --maildir-root {quoted(cwd / FOLDER)}",
     )
 
 
@@ -345,9 +345,9 @@ def read_amqrc(path: Path) -> Amqrc:
     if not stat.S_ISREG(found.st_mode):
         raise _distrusted(path, "is not a regular file", f"replace {path} with a file of your own")
     if found.st_uid != os.geteuid():
-        raise _distrusted(path, "belongs to somebody else", f"chown {os.geteuid()} {path}")
+        raise _distrusted(path, "belongs to somebody else", f"chown {os.geteuid()} {quoted(path)}")
     if stat.S_IMODE(found.st_mode) & 0o022:
-        raise _distrusted(path, "can be written by others", f"chmod go-w {path}")
+        raise _distrusted(path, "can be written by others", f"chmod go-w {quoted(path)}")
     if why := why_not_ours_above(path):
         raise _distrusted(path, f"does not count: {why}", f"look at {path.parent}")
     try:

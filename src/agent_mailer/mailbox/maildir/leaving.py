@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from agent_mailer.disk import Disk, Sync
-from agent_mailer.errors import ConfigFault, UsageFault
+from agent_mailer.errors import ConfigFault, UsageFault, quoted
 from agent_mailer.mailbox.maildir.layout import (
     USER,
     check_handle,
@@ -71,5 +71,7 @@ def _relist(disk: Disk, root: Path, before: str, after: str | None) -> None:
         disk.replace(path, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode(), sync=Sync.FULL)
     except OSError as error:
         raise ConfigFault(
-            "bad_roster", f"{path} cannot be written ({error.strerror}): it names {before} still", f"ls -l {path}"
+            "bad_roster",
+            f"{path} cannot be written ({error.strerror}): it names {before} still",
+            f"ls -l {quoted(path)}",
         ) from error

@@ -13,7 +13,7 @@ import msgspec
 
 from agent_mailer.clock import Clock
 from agent_mailer.disk import Disk, Sync, read_regular
-from agent_mailer.errors import ConfigFault
+from agent_mailer.errors import ConfigFault, quoted
 from agent_mailer.mailbox.mcp_agent_mail.rpc import WRITE_SECONDS, Argument, Forgotten, Server, ToolRefused
 from agent_mailer.names import printable, whole_digest
 
@@ -96,7 +96,7 @@ class Tokens:
             return None
         except (OSError, msgspec.DecodeError, RecursionError) as error:
             raise ConfigFault(
-                "bad_identity", f"{path}: {error}", f"mv {path} {path}.old, and take another name"
+                "bad_identity", f"{path}: {error}", f"mv {quoted(path)} {quoted(path)}.old, and take another name"
             ) from None
 
     def keep(self, identity: Identity) -> None:

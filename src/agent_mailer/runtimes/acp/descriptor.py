@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
-from agent_mailer.errors import ConfigFault
+from agent_mailer.errors import ConfigFault, quoted, words_of
 from agent_mailer.names import printable, stays_inside
 from agent_mailer.outcomes import Outcome
 
@@ -182,13 +182,13 @@ def read(data: bytes, where: str) -> Descriptor:
     # The bridge of each turn loads this module for its types.
     import tomllib
 
-    fix = f"$EDITOR {where}"
+    fix = f"$EDITOR {quoted(where)}"
     if len(data) > LARGEST:
         raise ConfigFault("bad_descriptor", f"{where} has more than {LARGEST} bytes", fix)
     try:
         found = msgspec.convert(tomllib.loads(data.decode("utf-8")), Descriptor)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, msgspec.ValidationError) as error:
-        raise ConfigFault("bad_descriptor", f"{where} does not describe an agent: {error}", fix) from error
+        raise ConfigFault("bad_descriptor", f"{where} does not describe an agent: {words_of(error)}", fix) from error
     if why := _fault(found):
         raise ConfigFault("bad_descriptor", f"{where} does not describe an agent: {why}", fix)
     return found

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from agent_mailer.disk import read_regular
-from agent_mailer.errors import ConfigFault
+from agent_mailer.errors import ConfigFault, quoted
 from agent_mailer.names import printable
 from agent_mailer.runtimes.acp.descriptor import LARGEST, NAME, Descriptor, read
 
@@ -59,7 +59,7 @@ class Shelf(msgspec.Struct, frozen=True):
                 continue
             except OSError as error:
                 why = f"{path} cannot be read: {error.strerror}"
-                raise ConfigFault("bad_descriptor", why, f"ls -l {path}") from error
+                raise ConfigFault("bad_descriptor", why, f"ls -l {quoted(path)}") from error
 
 
 def shipped_folder() -> Path:
