@@ -220,6 +220,9 @@ def test_two_workdirs_and_a_moved_one(desk: Desk, tmp_path: Path, home: Path) ->
     result = type_in(tmp_path, *ONCE, copy)
     assert result.status == 78
     assert "config trust" in result.err
+    # Only that is wrong: what comes of it, and would be mended otherwise, is not told beside it.
+    said = json.loads(type_in(copy, "status", "--json").out)
+    assert [one["code"] for one in said["problems"]] == ["no_watcher", "untrusted"], said["problems"]
 
 
 @LONG

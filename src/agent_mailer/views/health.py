@@ -87,7 +87,8 @@ def _problems(
     if untrusted := [name for name in view.untrusted if name not in learned.config.gone]:
         text = f"not as it was trusted, so it does not count: {', '.join(untrusted)}"
         yield ProblemView(Problem.UNTRUSTED, text, f"agent-mailer config trust{here}")
-    if learned.heard.missing and not learned.config.stops and not view.stopped:
+    unchosen = view.runtime is None and "runtime" in view.untrusted
+    if learned.heard.missing and not (learned.config.stops or view.stopped or unchosen):
         text = f"no turn can be started: {learned.heard.missing}"
         yield ProblemView(Problem.PROGRAM, text, said_of(learned.heard.fix, view.workdir))
     resume = f"agent-mailer resume{here}"
