@@ -73,6 +73,8 @@ def test_it_begins_and_ends_with_the_team(team: Path, home: Path) -> None:
     os.kill(broker.pid, signal.SIGKILL)
     until(lambda: standing(team) is None, "its end")
     assert "its broker does not run" in amp(team, "status").out
+    unsent = amp(team, "send", "coder", "once more")
+    assert (unsent.status, unsent.err.splitlines()[-1]) == (69, f"  fix: amp start --dir {team}"), unsent
     again = amp(team, "start")
     assert (again.status, again.out.count("watches already")) == (0, 2), again
     after = standing(team)

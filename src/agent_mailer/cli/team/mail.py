@@ -8,11 +8,13 @@ import typer
 
 from agent_mailer.cli.mail.send import send as send_mail
 from agent_mailer.cli.options import Json
+from agent_mailer.cli.team import own_broker
 from agent_mailer.cli.team.options import Dir, Found, Team_, found
 from agent_mailer.cli.terminal.commands import FastCommand, single
-from agent_mailer.errors import UsageFault
+from agent_mailer.errors import ExitCode, MailerError, UsageFault
 from agent_mailer.teams.making import require_set_up
 from agent_mailer.teams.plan import Member
+from agent_mailer.teams.stopped import at
 
 send_app, ask_app = single(), single()
 
@@ -65,12 +67,17 @@ def _send(
         raise UsageFault("no_text", "there is no text", "amp ask 'what is to be done'")
     require_set_up(one.directory, [member], one.places)
     place = one.places[member.name]
-    send_mail(
-        to=[place.handle],
-        subject=subject or body.strip().splitlines()[0][:LONGEST_SUBJECT],
-        body=body,
-        thread=thread,
-        wait=wait,
-        workdir=place.workdir,
-        as_json=as_json,
-    )
+    try:
+        send_mail(
+            to=[place.handle],
+            subject=subject or body.strip().splitlines()[0][:LONGEST_SUBJECT],
+            body=body,
+            thread=thread,
+            wait=wait,
+            workdir=place.workdir,
+            as_json=as_json,
+        )
+    except MailerError as fault:
+        if fault.exit_code is ExitCode.UNAVAILABLE and one.team.embedded and own_broker.standing(one.directory) is None:
+            fault.fix = f"amp start {at(one.directory)}"
+        raise
