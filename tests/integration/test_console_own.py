@@ -236,6 +236,18 @@ def test_of_two_answers_in_the_same_instant_one_is_sent(console: OwnConsole, des
     ]
 
 
+def test_who_has_no_agent_yet_is_told_what_makes_one() -> None:
+    with own_console() as console:
+        console.enter()
+        for page in ("needs", "agents", "threads", "search", "schedules", "compose"):
+            answer = console.get(f"/console/{page}")
+            assert answer.status_code == 200, page
+            check(answer.text)
+        refused = console.post("/console/send", to="coder", subject="x", body="my text", action="send", key="")
+        assert (refused.status_code, "my text" in refused.text) == (422, True)
+        assert "nobody is called coder; give an agent a mailbox, in its folder: agent-mailer init" in refused.text
+
+
 @LONG
 def test_a_workdir_whose_path_has_signs_goes_through_pages_and_actions(tmp_path: Path) -> None:
     signs = 'o\'n "x" <b>&amp; 50% #1 ?q=+'

@@ -176,7 +176,8 @@ def _meant(typed: Sequence[str], known: dict[str, Address], root: Path | None) -
                 found.append(Address(word, root))
                 continue
             names = ", ".join(printable(one, 100) for one in sorted(known)[:50])
-            raise UsageFault("unknown_recipient", f"nobody is called {printable(word, 100)}", f"known are: {names}")
+            fix = f"known are: {names}" if names else "give an agent a mailbox, in its folder: agent-mailer init"
+            raise UsageFault("unknown_recipient", f"nobody is called {printable(word, 100)}", fix)
         found += here or ([named] if named is not None else [])
     if len({one.root for one in found}) > 1:
         names = ", ".join(printable(word, 100) for word in typed)
