@@ -126,13 +126,14 @@ REST: dict[str, Scope] = {
             "state_stuck",
             "state_turns",
             "state_workdirs",
+            "approval_answers",
         ),
         (*_ENGINE, "bad_state", "forged_records", "guards_held", "approvals", "schedules", "stuck"),
         _CRASH,
     ),
     "disk.py": Scope(("disk", "beneath", "state_folder"), ("half_written", "every_write", *_ENGINE), _CRASH),
     "mailbox/maildir/": Scope(
-        ("maildir_compose", "maildir_format", "maildir_layout", "maildir_routes"),
+        ("maildir_compose", "maildir_format", "maildir_layout", "maildir_routes", "user_state"),
         (
             "maildir_adapter",
             "maildir_consume",
@@ -140,6 +141,7 @@ REST: dict[str, Scope] = {
             "maildir_file_events",
             "maildir_suite",
             "half_written",
+            "thread_index",
         ),
         _CRASH,
     ),

@@ -15,7 +15,18 @@ from agent_mailer.mailbox.maildir.compose import (
     message_id_for,
 )
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, parse_message
-from agent_mailer.mailbox.port import Action, Automatic, Draft, Envelope, Kind, Message, Outgoing, Priority, Refused
+from agent_mailer.mailbox.port import (
+    Action,
+    Automatic,
+    Draft,
+    Envelope,
+    Kind,
+    Message,
+    Outgoing,
+    Priority,
+    Refused,
+    Route,
+)
 from agent_mailer.names import DEDUPE_KEY
 
 NOW = 1787392800.123
@@ -194,7 +205,23 @@ def test_refs_keep_the_first_and_the_newest() -> None:
     long = msgspec.structs.replace(origin(), refs=refs)
     written = sent(draft(), long)
     assert written.refs == (refs[0], *refs[2 - MAX_REFS :], "o1")
-    assert len(written.refs) == MAX_REFS
+    assert len(written.refs) == MAX_REFS == 20
+
+
+def test_a_thread_that_leaves_our_root_names_both_ends_as_they_read_from_afar() -> None:
+    """And one that stays names two handles."""
+    away = Route("zoe@there", "/there", 1, 2, "zoe", back="alice@here")
+    far = draft(Action.SEND, to=("zoe@there",))
+    [item] = composed_by(far, (away,))
+    assert item.thread == "p2p/here:alice__there:zoe"
+    [within] = composed_by(far, (msgspec.structs.replace(away, back=""),))
+    assert within.thread == "p2p/alice__zoe"
+
+
+def composed_by(draft_: Draft, routes: tuple[Route, ...]) -> tuple[Outgoing, ...]:
+    composed = compose("alice", "root", draft_, None, "t1", routes)
+    assert not isinstance(composed, Refused), composed
+    return composed
 
 
 def test_a_large_message_is_passed_on_in_part_and_says_so() -> None:

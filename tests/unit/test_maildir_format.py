@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
+import msgspec
 import pytest
 
 from agent_mailer.mailbox.maildir.compose import Header, write_message
@@ -13,7 +14,9 @@ from agent_mailer.mailbox.maildir.format import (
     Malformed,
     Reason,
     go_json,
+    is_message_name,
     parse_envelope,
+    parse_head,
     parse_message,
     rfc3339,
 )
@@ -51,6 +54,20 @@ def fails(data: bytes, reason: Reason) -> Malformed:
     assert parsed.reason is reason
     assert parse_envelope(data, "x.md") == parsed
     return parsed
+
+
+def test_the_head_of_a_message_is_the_message_without_its_body() -> None:
+    whole = file("a long text\n", subject="Plan", refs=["r1"])
+    known = read(whole)
+    beginning = whole[: whole.index(b"a long text")]
+    for data in (whole, beginning):
+        assert parse_head(data, "x.md") == msgspec.structs.replace(known, body="")
+
+
+@pytest.mark.parametrize("name", ["", ".md", ".a.md", "a.txt", "a/b.md", "a\\b.md", "a\0b.md"])
+def test_a_name_that_is_hidden_or_leads_elsewhere_is_no_messages(name: str) -> None:
+    assert not is_message_name(name)
+    assert is_message_name("a.md")
 
 
 def test_a_message_is_written_as_amq_writes_it() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from agent_mailer.mailbox.port import Priority
 from agent_mailer.mailbox.relay import reader
 from agent_mailer.mailbox.relay.events import LONGEST_LINE, Lines
 
@@ -15,6 +16,49 @@ def test_a_message_is_read_in_camel_and_in_snake_case() -> None:
     one, other = reader.row_in(camel), reader.row_in(snake)
     assert (one.id, one.sender, one.to, one.claimed_by) == (other.id, other.sender, other.to, other.claimed_by)
     assert one.created == 1_790_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("claimed", "ends"), [("claimedAt", "claimExpiresAt"), ("claimed_at", "claim_expires_at"), ("claimedAt", "other")]
+)
+def test_a_claim_lasts_from_when_it_was_made_until_it_ends(claimed: str, ends: str) -> None:
+    span = f'"{claimed}":1790000000000,"{ends}":1790000004000'
+    told = f'{{"id":1,"from":"a","to":"b","body":"x","claimable":true,{span}}}'
+    row = reader.row_in(told.encode())
+    assert row.lease == (4.0 if ends != "other" else None)
+    assert row.is_claimable
+    assert reader.is_claimable(row.locator)
+
+
+@pytest.mark.parametrize(
+    "shape", ["[{}]", *(f'{{"{name}":[{{}}]}}' for name in ("messages", "items", "data", "results"))]
+)
+def test_a_message_that_cannot_be_read_hides_no_other_and_is_told(shape: str) -> None:
+    rows = ('{"id":2,"from":"a","body":"later"}', '{"id":7,"body":"from nobody"}', '{"id":1,"from":"a","body":"first"}')
+    found, odd = reader.rows_in(shape.replace("[{}]", f"[{','.join(rows)}]").encode())
+    assert [row.body for row in found] == ["first", "later"]
+    [one] = odd
+    assert one.locator.startswith("row-7-")
+    assert "no sender" in one.why
+
+
+@pytest.mark.parametrize(
+    ("severity", "said", "counts"),
+    [
+        ("CRITICAL", Priority.NORMAL, Priority.URGENT),
+        ("info", Priority.NORMAL, Priority.LOW),
+        ("", Priority.NORMAL, Priority.NORMAL),
+        ("critical", Priority.LOW, Priority.LOW),
+        ("info", Priority.URGENT, Priority.URGENT),
+    ],
+)
+def test_what_the_sender_says_of_its_priority_comes_before_what_its_task_does(
+    severity: str, said: Priority, counts: Priority
+) -> None:
+    row = reader.row_in(b'{"id":1,"from":"a","to":"b","body":"x"}')
+    marks = msgspec.structs.replace(row.marks, priority=said)
+    row = msgspec.structs.replace(row, severity=severity, marks=marks)
+    assert reader.envelope_of(row, "th").priority is counts
 
 
 @pytest.mark.parametrize(
