@@ -328,6 +328,7 @@ def entry(number: int, guard: Guard = Guard.WHO) -> HeldEntry:
 def test_the_file_is_bounded_and_what_a_loop_stopped_is_never_only_counted(tmp_path: Path) -> None:
     book = files(tmp_path)
     book.add([entry(0, Guard.PAIR), *(entry(n) for n in range(1, 10))])
+    assert len([*book.all()]) == 10
     book.add([entry(10)])
     for one in (book, files(tmp_path)):
         assert one.counts() == {Guard.PAIR: 1, Guard.WHO: 10}

@@ -237,6 +237,28 @@ def test_the_lock_of_a_dead_or_another_process_names_nobody(tmp_path: Path) -> N
     assert holder_of(tmp_path / "fifo") is None
 
 
+def test_whose_folder_went_away_or_is_another_is_told_which(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    folder.mkdir()
+    lock = WorkdirLock(folder / ".lock")
+    lock.acquire()
+    try:
+        lock.guard()
+        (folder / ".lock").rename(tmp_path / "taken")
+        (folder / ".lock").touch()
+        with pytest.raises(BusyFault, match="no longer the file we hold"):
+            lock.guard()
+        folder.rename(tmp_path / "elsewhere")
+        with pytest.raises(ConfigFault, match="has vanished"):
+            lock.guard()
+        folder.mkdir()
+        (folder / ".lock").touch()
+        with pytest.raises(ConfigFault, match="another folder than the one we watch"):
+            lock.guard()
+    finally:
+        lock.release()
+
+
 def test_a_lock_file_that_was_replaced_guards_nothing(tmp_path: Path) -> None:
     path = tmp_path / ".lock"
     lock = WorkdirLock(path)

@@ -1,0 +1,108 @@
+"""A question, its answer, and which turn is told of it, over a real state folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.clocks import FakeClock
+
+from agent_mailer.approvals.calls import Call
+from agent_mailer.approvals.turn import Word
+from agent_mailer.disk import Disk
+from agent_mailer.state.approvals import Answer, Approval, Approvals, ApprovalState, By, Verdict
+from agent_mailer.state.folder import StateFolder
+
+NOW = 2_100_000_000.0
+CALL = Call("Bash", '{"command":"git push"}', "call-7")
+YES = Answer(Verdict.ALLOW, NOW, By.COMMAND)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> StateFolder:
+    found = StateFolder(tmp_path / ".agent-mailer", Disk(), FakeClock(NOW))
+    found.prepare()
+    return found
+
+
+@pytest.fixture
+def approvals(folder: StateFolder) -> Approvals:
+    found = Approvals(folder)
+    found.ask([Approval("q-1", "", CALL, CALL.digest, "t-1", "m", "th", "user", "", NOW, NOW + 3600)])
+    return found
+
+
+def known(approvals: Approvals) -> Approval:
+    found = approvals.get("q-1")
+    assert found is not None
+    return found
+
+
+def test_a_question_is_asked_once_and_keeps_its_code(folder: StateFolder, approvals: Approvals) -> None:
+    first = known(approvals)
+    assert len(first.code) == 8
+    approvals.ask([msgspec.structs.replace(first, code="", token="", asked_at=NOW + 9)])
+    assert known(Approvals(folder)) == first
+    assert approvals.by_code(f" {first.code[:4].lower()}-{first.code[4:]} ") == first
+    assert approvals.by_token(first.token) == first
+    assert approvals.by_token("") is None
+
+
+def test_the_first_answer_counts_whoever_answers_next(approvals: Approvals) -> None:
+    one = known(approvals)
+    no = Answer(Verdict.DENY, NOW, By.MAIL, "not on a Friday", who="ann")
+    assert approvals.answer(one, no) == no
+    assert approvals.answer(one, YES) == no
+    assert approvals.answer_to("q-1") == no
+    assert sorted(path.suffix for path in approvals.folder.iterdir() if path.is_file()) == [".answer", ".json"]
+
+
+def test_a_denial_is_told_with_its_reason_and_whatever_nobody_answered_has_expired(approvals: Approvals) -> None:
+    approvals.answer(known(approvals), Answer(Verdict.DENY, NOW, By.COMMAND, "not on a Friday"))
+    told = approvals.grant("q-1", "t-2")
+    assert told is not None
+    assert (told.word, told.reason, told.call_id, told.digest) == (Word.DENY, "not on a Friday", "call-7", CALL.digest)
+    approvals.ask([msgspec.structs.replace(known(approvals), id="q-2")])
+    late = approvals.grant("q-2", "t-2")
+    assert late is not None
+    assert late.word is Word.EXPIRED
+    assert approvals.grant("q-3", "t-2") is None
+
+
+def test_an_answer_is_for_one_turn_and_for_another_only_where_that_one_left_it_unused(approvals: Approvals) -> None:
+    approvals.answer(known(approvals), msgspec.structs.replace(YES, changed='{"command":"git push --dry-run"}'))
+
+    def word(turn_id: str) -> Word:
+        told = approvals.grant("q-1", turn_id)
+        assert told is not None
+        return told.word
+
+    assert approvals.state_of(known(approvals)) is ApprovalState.ANSWERED
+    assert [word("t-2"), word("t-2"), word("t-3")] == [Word.ALLOW, Word.ALLOW, Word.UNKNOWN]
+    assert approvals.state_of(known(approvals)) is ApprovalState.GRANTED
+    told = approvals.grant("q-1", "t-2")
+    assert told is not None
+    assert told.changed == '{"command":"git push --dry-run"}'
+    # Another turn's end is not this one's.
+    approvals.ended(["q-1"], "t-9", (), over=False)
+    assert word("t-3") is Word.UNKNOWN
+    approvals.ended(["q-1", "gone"], "t-2", (), over=False)
+    assert word("t-3") is Word.ALLOW
+    approvals.ended(["q-1"], "t-3", ["q-1"], over=False)
+    assert approvals.state_of(known(approvals)) is ApprovalState.USED
+    assert known(approvals).used == "t-3"
+    # Done again it changes nothing.
+    approvals.ended(["q-1"], "t-4", ["q-1"], over=False)
+    assert known(approvals).used == "t-3"
+    assert word("t-5") is Word.UNKNOWN
+
+
+def test_of_a_message_that_is_over_nobody_is_asked(approvals: Approvals) -> None:
+    assert [one.id for one in approvals.open()] == ["q-1"]
+    due = approvals.dues(NOW)
+    assert (due(["q-1", "gone"]), due(["gone"])) == (NOW + 3600, 0.0)
+    approvals.ended(["q-1"], "t-1", (), over=True)
+    assert approvals.open() == []
+    assert approvals.state_of(known(approvals)) is ApprovalState.SETTLED
+    assert known(approvals).used == ""
