@@ -340,6 +340,15 @@ class TestPages:
         found = ids(run(paged.pending(shelf.page, 1000, 0.0)))
         assert found[:100] == numbered(1, 100)
 
+    def test_where_mail_never_stops_to_arrive_the_last_walk_counts(self) -> None:
+        shelf, paged = Shelf(300), PagedMailbox(Skipped())
+        shelf.meanwhile = shelf.arrive
+        found = ids(run(paged.pending(shelf.page, 1000, 0.0)))
+        assert len(found) >= 100
+        assert found[:9] == numbered(1, 9)
+        shelf.meanwhile = None
+        assert ids(run(paged.pending(shelf.page, 1000, 1.0)))[:100] == numbered(1, 100)
+
     def test_reading_during_a_walk_hides_nothing_for_long(self) -> None:
         shelf, paged = Shelf(400), PagedMailbox(Skipped())
         numbers = iter(range(400, 300, -1))
