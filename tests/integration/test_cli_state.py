@@ -454,7 +454,9 @@ def test_a_command_that_finds_damaged_retries_loses_none_of_them(desk: Desk) -> 
     (desk.state / "retries.json").write_bytes(b"{")
     assert at(desk, "pause").status == 0
     assert len(at(desk, "status", "--json").json["retries"]) == 1
+    desk.once()
     assert list(desk.state.glob("retries.json.corrupt-*"))
+    assert len(at(desk, "status", "--json").json["retries"]) == 1
 
 
 def test_a_newer_format_is_left_untouched(desk: Desk) -> None:
