@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 THREADS = ("red", "green", "blue")
 MOST_WAITING = 5
-_NO_SMALL_DISK = "A full disk could not be made here: no mount namespaces for this user."
+_NO_SMALL_DISK = "A full disk could not be made here: that takes root."
 
 app = single()
 
@@ -167,7 +167,8 @@ def _on_a_small_disk(beside: Path, seed: int) -> _Filled:
         words = [sys.executable, "-I", "-m", "agent_mailer.cli.app", "drill", "--rounds", "8", "--seed", str(seed)]
         words += ["--dir", mount, "--small-disk", str(witness), "--json"]
         try:
-            if run_command([*namespace, "true"], env=os.environ, cwd=beside).status:
+            # What was root's belongs to nobody in there unless we are root: no folder of ours could be trusted then.
+            if run_command([*namespace, "test", "-O", "/"], env=os.environ, cwd=beside).status:
                 return _Filled(held=True, sentence=_NO_SMALL_DISK)
             done = run_command([*namespace, *words], env=os.environ, cwd=beside)
         except FileNotFoundError:
@@ -177,7 +178,8 @@ def _on_a_small_disk(beside: Path, seed: int) -> _Filled:
     told = json_of(done.output)
     if not isinstance(told, dict):
         return _Filled(held=False, sentence=f"On a small disk that got full: {done.output.strip()}")
-    said = told.get("sentence") or told.get("error")
+    fault = told.get("error")
+    said = f"{fault['message']} ({fault['fix']})" if isinstance(fault, dict) else told.get("sentence")
     return _Filled(told.get("held") is True, f"On a small disk that got full: {said}")
 
 
