@@ -41,7 +41,7 @@ DURABLE = ("fsync", "replace", "rename")
 """The calls that make something durable, or publish it."""
 
 STRIDES = sizes(quick=293, long=61, soak=1)
-STRIDES_DURABLE = sizes(quick=23, long=2, soak=1)
+STRIDES_DURABLE = sizes(quick=23, long=3, soak=1)
 STRIDES_REQUESTS = sizes(quick=23, long=1)
 STRIDES_TWICE = sizes(quick=397, long=127, soak=1)
 Desks = Callable[[Path], Desk]

@@ -16,7 +16,7 @@ from tests.crash.server_storm import storm
 from tests.fake_mcp_mail import in_process
 from tests.sizes import sizes
 
-ROUNDS = sizes(quick=1, long=15, soak=100)
+ROUNDS = sizes(quick=1, long=10, soak=100)
 VICTIMS = (Victim.WATCHER, Victim.AGENT, Victim.RECIPIENT, Victim.BROKER, Victim.WATCHER, Victim.HANDED_OVER)
 
 

@@ -69,7 +69,7 @@ class Recorded:
         return next(marks for number, marks in reversed(self.history) if number <= moment)
 
 
-@pytest.mark.parametrize("most", sizes(quick=5, long=60, soak=2000))
+@pytest.mark.parametrize("most", sizes(quick=5, long=40, soak=2000))
 @pytest.mark.parametrize("scenario", played())
 def test_the_power_fails_at_any_moment(
     tmp_path: Path,

@@ -20,7 +20,7 @@ from tests.sizes import sizes
 
 from agent_mailer.events import EventName
 
-TIMES = sizes(quick=2, long=25, soak=1000)
+TIMES = sizes(quick=2, long=15, soak=1000)
 BUSY = 75
 _WITNESS = "cat >/dev/null; echo $AGENT_MAILER_MESSAGE_ID >>{}/witness"
 
