@@ -12,12 +12,12 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from tests.desk import Desk
+from tests.desk import SOON, Desk, until
 
 from agent_mailer.clock import iso
 from agent_mailer.mailbox.maildir.layout import Paths
@@ -162,6 +162,13 @@ def _instead(text: str, name: str, other: str) -> str:
         return "".join(character if character == "\n" else next(left) for character in found[0])
 
     return re.sub(pattern, put_in, text)
+
+
+def compare_once_drawn(name: str, look: Callable[[], str]) -> None:
+    """For a screen that is drawn by and by, or anew: what it comes to is compared."""
+    with suppress(AssertionError, OSError):
+        until(lambda: look() == (KEPT / f"{name}.txt").read_text("utf-8"), "it is drawn", SOON)
+    compare(name, look())
 
 
 def compare(name: str, shown: str) -> None:
