@@ -173,7 +173,7 @@ def stream(*parts: bytes, end: bool = True) -> Rule:
 
 
 class Raw:
-    def __init__(self, broker: RawBroker, heartbeat: float = 15.0) -> None:
+    def __init__(self, broker: RawBroker, heartbeat: float = 15.0, read: float = 0.5) -> None:
         self.broker = broker
         broker.on("GET /.well-known/agent-mailer", says(200, {**OURS, "heartbeat_seconds": heartbeat}))
         self.listed(0)
@@ -184,7 +184,7 @@ class Raw:
             watcher="w1",
             watcher_name="hal, ünder thé desk\n",
             rhythm=Rhythm(0.2, 0.2, net=600),
-            limits=Limits(connect=2, read=0.5),
+            limits=Limits(connect=2, read=read),
             jitter=lambda: 0.05,
         )
 
@@ -311,7 +311,7 @@ def test_a_watcher_that_takes_the_agent_later_ends_the_waiting() -> None:
 def test_a_broker_that_gains_the_extensions_is_noticed() -> None:
     async def scene() -> None:
         async with raw_broker() as broker:
-            at = Raw(broker)
+            at = Raw(broker, read=10.0)  # an answer that is late would be a connection lost
             broker.on("GET /.well-known/agent-mailer", says(404, {"detail": "Not Found"}))
             broker.on(f"GET /messages/inbox/{ADDRESS}", says(200, {"messages": [], "total": 0}))
             await at.mailbox.open()
