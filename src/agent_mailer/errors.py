@@ -19,8 +19,8 @@ _ABOUT_ONE = (
 # Compiled when something went wrong: at the import it would cost every command as much as a module.
 _COMMAND = rf"agent-mailer (?:{_ABOUT_ONE})\b(?: (?!(?:or|then|and|with|as)\b)(?:'[^']*'|[^\s,;:()])+)*"
 # Elsewhere `--all` is every message, session or question of one folder.
-_DRAFT = r"/\.tmp\.(?P<name>[^/]+)\.[0-9a-f]{12}\Z"
 _NAMES_A_FOLDER = r"(?:^| )(?:-C|--workdir|--maildir-root|--help)\b|agent-mailer (?:status|cost)\b[^,;]* --all\b"
+_DRAFT = r"/\.tmp\.(?P<name>[^/]+)\.[0-9a-f]{12}\Z"
 _MEANT = {ord(mark): f"\\{mark}" for mark in "\\'"}
 
 
@@ -125,17 +125,26 @@ def words_of(error: Exception, known: object = None) -> str:
     return f"{place}: {error.strerror}"
 
 
-def mend(error: OSError, place: object) -> str:
-    """The command with which a person begins. `place`: what it is about where the error names no whole path.
-
-    What is missing cannot be looked at: then it is about the nearest to it that is there. Nothing outside the user's
-    own folders is to be changed.
-    """
+def named_by(error: OSError, place: object) -> Path:
+    """The whole path that the error names, else `place`."""
     from pathlib import Path
 
     named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else Path(str(place))
-    named = named if named.is_absolute() else Path(str(place))
-    path = next((one for one in (named, *named.parents) if os.path.lexists(one)), named)
+    return named if named.is_absolute() else Path(str(place))
+
+
+def nearest(error: OSError, place: object) -> Path:
+    """The same, or the nearest to it that is there: what is missing cannot be looked at."""
+    named = named_by(error, place)
+    return next((one for one in (named, *named.parents) if os.path.lexists(one)), named)
+
+
+def mend(error: OSError, place: object) -> str:
+    """The command with which a person begins; nothing outside the user's own folders is to be changed.
+
+    `place`: what it is about where the error names no whole path.
+    """
+    path = nearest(error, place)
     where = quoted(path)
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import errno
-import os
-import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from agent_mailer.clock import Clock
-from agent_mailer.errors import ConfigFault, MailerError, mend
+from agent_mailer.errors import ConfigFault, MailerError, mend, named_by, nearest, put_aside, quoted
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import MailboxRefused, MailboxUnavailable
 from agent_mailer.state import State
@@ -87,15 +85,8 @@ def _words_of(fault: MailboxUnavailable | OSError, state: State) -> tuple[Troubl
         return TroubleWith.CREDENTIALS, fault.message, fault.fix
     if isinstance(fault, MailboxUnavailable):
         return TroubleWith.MAILBOX, fault.message, fault.fix
-    named, where = _place_of(fault, state.folder.path)
-    return TroubleWith.DISK, f"{named}: {fault.strerror or fault}", _mend(fault, where)
-
-
-def _place_of(error: OSError, folder: Path) -> tuple[Path, Path]:
-    """What the error names, and the nearest to it that is there: what is missing cannot be looked at."""
-    named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else folder
-    named = named if named.is_absolute() else folder
-    return named, next((path for path in (named, *named.parents) if os.path.lexists(path)), folder)
+    folder = state.folder.path
+    return TroubleWith.DISK, f"{named_by(fault, folder)}: {fault.strerror or fault}", _mend(fault, folder)
 
 
 @contextmanager
@@ -107,10 +98,9 @@ def at_the_start(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        named, where = _place_of(error, folder)
         kind = MailerError if error.errno in _OF_THE_DISK else ConfigFault
-        text = f"the watcher cannot start: {named}: {error.strerror or error}"
-        raise kind("state_unusable", text, _mend(error, where)) from error
+        text = f"the watcher cannot start: {named_by(error, folder)}: {error.strerror or error}"
+        raise kind("state_unusable", text, _mend(error, folder)) from error
 
 
 _OF_THE_DISK = frozenset(
@@ -118,12 +108,12 @@ _OF_THE_DISK = frozenset(
 )
 
 
-def _mend(fault: OSError, where: Path) -> str:
-    """The command with which a person begins; `where` lies in the state folder or above it."""
+def _mend(fault: OSError, folder: Path) -> str:
+    """The command with which a person begins; what is in the way lies in the state folder or above it."""
     if fault.errno in _NOT_WHAT_IT_WAS:
-        path = shlex.quote(str(where))
-        return f"something else is in its place: ls -ld {path}, then mv {path} {path}.old"
-    return mend(fault, where)
+        where = nearest(fault, folder)
+        return f"something else is in its place: ls -ld {quoted(where)}, then {put_aside(where)}"
+    return mend(fault, folder)
 
 
 _NOT_WHAT_IT_WAS = frozenset((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.EMLINK))
