@@ -111,6 +111,13 @@ class Scene:
             self.call("POST", f"/messages/{message['id']}/receipts", {**base, **step}, as_agent=True)
 
 
+def two_people(desk: BrokerDesk) -> Scene:
+    """Alice, with all that a page can show, and bob. To be made before the browser: it needs a loop of its own."""
+    scene = filled(desk, desk.person("alice"))
+    desk.person("bob")
+    return scene
+
+
 def filled(desk: BrokerDesk, person: Person) -> Scene:
     """A team of agents in the middle of their work."""
     scene = Scene(desk, person)

@@ -18,11 +18,11 @@ from tests.console_stage import (
     NARROW,
     WIDE,
     Scene,
-    filled,
     pages_of,
     running_browser,
     running_console,
     tab,
+    two_people,
 )
 from tests.desk import until
 
@@ -45,10 +45,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerDesk]:
 
 @pytest.fixture(scope="module")
 def scene(desk: BrokerDesk) -> Scene:
-    # Before the browser: what makes the first user has an event loop of its own.
-    scene = filled(desk, desk.person("alice"))
-    desk.person("bob")
-    return scene
+    return two_people(desk)
 
 
 @pytest.fixture(scope="module")

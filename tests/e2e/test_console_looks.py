@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.broker_desk import BrokerDesk
-from tests.console_stage import NARROW, WIDE, Scene, filled, pages_of, running_browser, running_console, tab
+from tests.console_stage import NARROW, WIDE, Scene, pages_of, running_browser, running_console, tab, two_people
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -26,10 +26,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerDesk]:
 
 @pytest.fixture(scope="module")
 def scene(desk: BrokerDesk) -> Scene:
-    # Before the browser: what makes the first user has an event loop of its own.
-    scene = filled(desk, desk.person("alice"))
-    desk.person("bob")
-    return scene
+    return two_people(desk)
 
 
 @pytest.fixture(scope="module")
