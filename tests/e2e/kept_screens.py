@@ -145,6 +145,7 @@ def vague(screen: str, desk: Desk | None = None) -> str:
     text = re.sub(r"(?<![\w.])(\d+(\.\d+)? s|\d+ min)\b", "8 s", text)
     # The columns behind them moved, where one had more digits.
     text = re.sub(r"8 s( ago)? {2,}", r"8 s\1  ", text)
+    text = re.sub(r"WAITING {2,}", "WAITING  ", text)
     text = re.sub(r"\b(?!PLAN)[0-9A-Z]{4}-[0-9A-Z]{4}\b", "ABCD-EFGH", text)
     text = re.sub(r"\b(pid|kill) \d+", r"\1 4711", text)
     text = re.sub(r"agent-mailer \d[\w.]*", "agent-mailer 1.0", text)

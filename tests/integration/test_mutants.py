@@ -64,3 +64,22 @@ def test_a_test_that_cannot_be_imported_is_no_test_that_passes(bench: Bench) -> 
             bench.prepare("watch/rules.py", ["tests/unit/test_watch_retry.py", "tests/unit/test_broken.py"])
     finally:
         broken.unlink()
+
+
+def test_a_test_that_is_only_named_otherwise_has_not_failed(bench: Bench) -> None:
+    module, test = "watch/rules.py", "tests/unit/test_named_by_it.py"
+    (bench.tree / test).write_text(
+        "import pytest\nfrom agent_mailer.watch import rules\n\n\n"
+        "@pytest.mark.parametrize('name', [rules.__doc__.split()[0]])\n"
+        "def test_it(name: str) -> None:\n    assert name != 'Broken'\n"
+    )
+    source = (PROJECT / SOURCE / module).read_text()
+    bench.write(module, source)
+    try:
+        [named] = bench.prepare(module, [test]).to(source, 1)
+        for word, code in (("Other", 0), ("Broken", 1)):
+            bench.write(module, source.replace('"""', f'"""{word} ', 1))
+            assert bench.run([named], 1.0).code == code
+    finally:
+        bench.write(module, source)
+        (bench.tree / test).unlink()
