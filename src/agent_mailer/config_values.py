@@ -95,7 +95,7 @@ def read_file(path: Path) -> dict[str, object]:
         if len(data) > LARGEST:
             # An agent may write it while the watcher that reads it runs.
             raise ConfigFault("too_large", f"{path} has more than {LARGEST} bytes", "agent-mailer config edit")
-        return _in_our_words(tomllib.loads(data.decode("utf-8")))
+        return _in_our_words(tomllib.loads(data.decode("utf-8-sig")))
     except FileNotFoundError:
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:

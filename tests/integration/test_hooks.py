@@ -24,7 +24,7 @@ from agent_mailer.clock import SystemClock
 from agent_mailer.disk import Disk
 from agent_mailer.errors import ConfigFault, UnavailableFault
 from agent_mailer.hooks.book import Book
-from agent_mailer.hooks.listening import MOST, Hook, Listener
+from agent_mailer.hooks.listening import MOST, QUIET, Answer, Hook, Listener
 from agent_mailer.hooks.taking import Taking
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.outside.calls import read_call
@@ -121,6 +121,26 @@ def test_bad_input_is_told_and_leaves_nothing(hook: HookDesk) -> None:
     with socket.create_connection(("127.0.0.1", hook.port)) as cut:
         cut.sendall(b"POST /hooks/generic HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")
     assert hook.type("deliveries", "--json").out == before
+    for status in (400, 401, 411, 413, 415):
+        assert f"refused, from 127.0.0.1: {status} " in hook.said()
+
+
+def test_who_calls_without_the_secret_fills_no_screen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    book, clock = Book(tmp_path / "deliveries.db"), SystemClock()
+    hook = Hook("ci", Source.GENERIC, Rules(), lambda: "secret")
+    mailbox = MaildirMailbox(Disk(), tmp_path, "hook--ci")
+    taking = Taking("ci", mailbox, ("coder",), book, clock, told.append, lambda _: None)
+    listener = Listener(("127.0.0.1", 0), hook, taking, clock, told.append)
+    try:
+        for quiet in (QUIET, QUIET, 0.0):
+            monkeypatch.setattr("agent_mailer.hooks.listening.QUIET", quiet)
+            listener.refuses(Answer(401, None, "wrong"), "::1")
+            listener.refuses(Answer(400, None, "no\nJSON"), "::1")
+    finally:
+        listener.server_close()
+        book.close()
+    assert told == ["refused, from ::1: 401 wrong", "refused, from ::1: 400 no\\nJSON"] * 2
 
 
 def test_another_secret_counts_at_once(hook: HookDesk) -> None:
@@ -141,6 +161,10 @@ def test_a_listener_says_what_is_wrong_before_it_listens(hook: HookDesk, tmp_pat
     assert (said.status, "--port" in said.err) == (69, True)
     said = type_in(workdir, "hook", "github", "--to", "coder", "--name", "../x", env=hook.env)
     assert (said.status, "A hook's name" in said.err) == (2, True)
+    first = hook.type("secret", "other")
+    assert "other is a new hook" in first.err
+    assert (again := hook.type("secret", "other")).out == first.out
+    assert again.err == ""
     said = type_in(tmp_path, "hook", "deliveries", env=hook.env)
     assert "no mailbox root" in said.err
 
@@ -185,7 +209,7 @@ def test_callers_that_send_byte_after_byte_keep_nobody_out_and_hold_up_no_stop(
     found = Hook("ci", Source.GENERIC, Rules(), lambda: "secret")
     mailbox = MaildirMailbox(Disk(), tmp_path, "hook--ci")
     taking = Taking("ci", mailbox, ("coder",), book, SystemClock(), lambda _: None, lambda _: None)
-    listener = Listener(("::1", 0), found, taking, SystemClock())
+    listener = Listener(("::1", 0), found, taking, SystemClock(), lambda _: None)
     port = int(listener.server_address[1])
     thread = threading.Thread(target=listener.run)
     thread.start()

@@ -18,6 +18,9 @@ from tests.desk import Desk, until
 from tests.sizes import LONG
 from tests.typed import type_in
 
+from agent_mailer.checks import Level
+from agent_mailer.checks.verify import doctor_checks
+from agent_mailer.checks.workdir import check_notify
 from agent_mailer.events import EventName, LogRecord
 from agent_mailer.mailbox.port import Automatic
 from agent_mailer.process.commands import run_briefly_async
@@ -56,6 +59,35 @@ def mailed(desk: Desk) -> list[str]:
 
 def waiting(desk: Desk) -> int:
     return len(desk.place().state.notices.told.waiting)
+
+
+@pytest.mark.parametrize(
+    ("command", "found"),
+    [
+        (["./tell"], "ok"),
+        (["cat", "-"], "ok"),
+        (["no-such-program"], "the command no-such-program is not in PATH"),
+        (["./gone"], "/gone does not exist"),
+        (["./"], "is a directory"),
+        (["./plain"], "/plain is not executable"),
+        (["./other"], "/other needs /no/such/shell, which is not there"),
+    ],
+)
+def test_doctor_says_whether_the_command_is_there(desk: Desk, command: list[str], found: str) -> None:
+    for name, shell, mode in (
+        ("tell", "/bin/sh", 0o755),
+        ("plain", "/bin/sh", 0o644),
+        ("other", "/no/such/shell", 0o755),
+    ):
+        (desk.workdir / name).write_text(f"#!{shell}\n")
+        (desk.workdir / name).chmod(mode)
+    desk.configure(notify={"command": command})
+    [told] = check_notify(desk.place().policy().notify, desk.workdir)
+    assert (told.looked_at, told.result is Level.OK) == ("notify.command", found == "ok")
+    assert found in (told.text if found != "ok" else told.result.value)
+    assert bool(told.fix) is (found != "ok")
+    if command == ["./gone"]:
+        assert told in doctor_checks(desk.place())
 
 
 # What is told.

@@ -23,6 +23,7 @@ from agent_mailer.checks.workdir import check_notify
 from agent_mailer.events import EventName
 from agent_mailer.state.notices import Apprised
 from agent_mailer.watch.apprising import harmless
+from agent_mailer.watch.rules import NotifyPolicy
 
 SECRET = "s3cr3t-t0ken"
 ASKS = 'cat >/dev/null; echo \'{"type":"result","outcome":"blocked","text":"what now?"}\''
@@ -201,7 +202,7 @@ def test_an_old_notice_without_this_way_is_read(tmp_path: Path) -> None:
 
 
 def test_doctor_says_whether_it_can_be_told(tmp_path: Path, receiver: Receiver) -> None:
-    assert check_notify(()) == []
-    [found] = check_notify([receiver.url("json", "/x")])
+    assert check_notify(NotifyPolicy(), tmp_path) == []
+    [found] = check_notify(NotifyPolicy(urls=(receiver.url("json", "/x"),)), tmp_path)
     assert (found.result, found.looked_at) == (Level.OK, "notify.apprise")
     assert SECRET not in str(found)

@@ -10,7 +10,9 @@ import pytest
 
 from agent_mailer.config import DOCS, ENV_PREFIX, Config, MailboxKind, Source, expand, keys
 from agent_mailer.config_values import check_value, load, parse_value
+from agent_mailer.disk import Disk
 from agent_mailer.errors import ConfigFault, UsageFault
+from agent_mailer.setup.config_file import ConfigFile
 
 KEY = "amk_0123456789abcdef"
 TEXTS = ["agent_id", "agent_name", "address", "broker_url", "api_key", "maildir_root", "project_dir", "claude_command"]
@@ -140,6 +142,15 @@ def test_what_is_no_toml_is_refused_and_never_quoted(path: Path, name: str) -> N
     assert str(path) in caught.value.message
     assert KEY not in caught.value.message + caught.value.fix
     assert path.read_bytes() == BROKEN[name]
+
+
+def test_an_editor_may_have_put_a_byte_order_mark_before_it(path: Path) -> None:
+    path.write_bytes("\ufeffmax_retries = 7\n".encode())
+    assert load(path, {}, {}).config.max_retries == 7
+    file = ConfigFile(path, Disk())
+    file.set("max_starts", 9)
+    file.save()
+    assert load(path, {}, {}).config.max_retries == 7
 
 
 def test_what_is_no_file_is_refused_and_never_waited_for(path: Path) -> None:

@@ -18,6 +18,7 @@ from agent_mailer.prompts import PromptKind, template_fault
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.trust.standing import AGENTS
 from agent_mailer.trust.workdir import Trust
+from agent_mailer.watch.rules import NotifyPolicy
 
 
 def check_folder(folder: StateFolder) -> CheckResult:
@@ -109,18 +110,34 @@ def _identity_file(workdir: Path) -> Path:
     return next(there, workdir / IDENTITY_FILES[0])
 
 
-def check_notify(urls: Sequence[str]) -> list[CheckResult]:
-    """What would tell by Apprise is there. What a URL is worth `test-notify` finds out."""
+def check_notify(notify: NotifyPolicy, workdir: Path) -> list[CheckResult]:
+    """What would tell the operator is there. Whether it does `test-notify` finds out."""
+    return [
+        *([_notify_command(notify, workdir)] if notify.command else []),
+        *([_apprise(notify.urls)] if notify.urls else []),
+    ]
+
+
+def _notify_command(notify: NotifyPolicy, workdir: Path) -> CheckResult:
+    from agent_mailer.runtimes.programs import find_program, with_interpreter
+
+    key = "notify.command"
+
+    def look() -> CheckResult:
+        program = with_interpreter(find_program(notify.command[0], workdir, notify.env, key), workdir, notify.env)
+        return ok("notify", key, f"{program} is there, not tried (agent-mailer test-notify)")
+
+    return guarded("notify", key, look)
+
+
+def _apprise(urls: Sequence[str]) -> CheckResult:
     from agent_mailer.installed import command_for
     from agent_mailer.watch.apprising import is_installed
 
-    if not urls:
-        return []
     if not is_installed():
-        return [
-            failed("notify", "notify.apprise", "apprise is not installed: nobody is told by it", command_for("apprise"))
-        ]
-    return [ok("notify", "notify.apprise", f"{len(urls)} of them, not tried (agent-mailer test-notify)")]
+        why = "apprise is not installed: nobody is told by it"
+        return failed("notify", "notify.apprise", why, command_for("apprise"))
+    return ok("notify", "notify.apprise", f"{len(urls)} of them, not tried (agent-mailer test-notify)")
 
 
 def check_approve(config: Config) -> list[CheckResult]:

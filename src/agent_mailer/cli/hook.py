@@ -111,6 +111,8 @@ def secret(
 
     require_person()
     found = _hook(_place(workdir, maildir_root), hook)
+    if not found.exists:
+        note(f"{found.name} is a new hook; its listener has not begun yet (agent-mailer hook list)")
     found.make()
     if roll:
         found.roll()
@@ -266,7 +268,7 @@ def _listen(
         taking = Taking(name, mailbox, tuple(dict.fromkeys(to)), book, place.clock, note, forget)
         hook = Hook(name, Source(kind), rules, found.secret)
         try:
-            listener = Listener(address, hook, taking, place.clock)
+            listener = Listener(address, hook, taking, place.clock, note)
         except OSError as error:
             why = f"{address[0]}:{address[1]} cannot be had: {error.strerror or error}"
             raise UnavailableFault("no_address", why, "give another --port") from None

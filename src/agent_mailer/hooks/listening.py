@@ -21,7 +21,8 @@ import msgspec
 from agent_mailer import __version__
 from agent_mailer.clock import Clock
 from agent_mailer.errors import MailerError
-from agent_mailer.hooks.taking import OtherBody, Taking
+from agent_mailer.hooks.taking import OtherBody, Taking, Tell
+from agent_mailer.names import printable
 from agent_mailer.outside.calls import KEY_HEADER, NOT_JSON, OTHER_BODY, STALE, WRONG, is_id, read_call, verdict_of
 from agent_mailer.outside.event import BadEvent, Source
 from agent_mailer.outside.items import LOOK_EVERY
@@ -35,13 +36,16 @@ MOST = 32
 """Callers at once."""
 FORGET_EVERY = 120
 """Looks between two times that what is over is forgotten."""
+QUIET = 60.0
+"""Seconds in which refusals of one status are told once: who calls without the secret fills no screen."""
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """`value` is JSON's."""
+    """`value` is JSON's; `detail` why it is refused."""
 
     status: int
     value: object
+    detail: str = ""
 
 
 class Hook(msgspec.Struct, frozen=True):
@@ -84,10 +88,13 @@ class Listener(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, address: tuple[str, int], hook: Hook, taking: Taking, clock: Clock) -> None:
+    def __init__(self, address: tuple[str, int], hook: Hook, taking: Taking, clock: Clock, tell: Tell) -> None:
         self.hook, self.taking, self.clock = hook, taking, clock
         self._callers = threading.BoundedSemaphore(MOST)
         self._stopping = threading.Event()
+        self._tell = tell
+        self._refused: dict[int, float] = {}
+        """When each status was told last."""
         self._reading: dict[socket.socket, float] = {}
         """Until when each caller has sent what it sends."""
         if ":" in address[0]:
@@ -108,6 +115,14 @@ class Listener(ThreadingHTTPServer):
 
     def has_read(self, connection: socket.socket) -> None:
         self._reading.pop(connection, None)
+
+    def refuses(self, told: Answer, caller: str) -> None:
+        """Tell whoever reads along; each status for the first time in a while."""
+        now = self.clock.monotonic()
+        if now - self._refused.get(told.status, -QUIET) >= QUIET:
+            self._refused[told.status] = now
+            with suppress(OSError):
+                self._tell(printable(f"refused, from {caller}: {told.status} {told.detail}", 400))
 
     def _has_place(self, end: float) -> bool:
         """Once one of the callers has gone; False where none has by then."""
@@ -204,25 +219,30 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
         if not (length.isascii() and length.isdecimal() and len(length) < 20):
-            self._say(_told(411, "Content-Length is missing"))
+            self._refuse(_told(411, "Content-Length is missing"))
         elif int(length) > LARGEST:
-            self._say(_told(413, f"The request is larger than {LARGEST} bytes"))
+            self._refuse(_told(413, f"The request is larger than {LARGEST} bytes"))
         else:
             body = self.rfile.read(int(length))
             self.server.has_read(self.connection)
             if len(body) < int(length):
                 return
             if self.path != self.server.hook.path:
-                self._say(_told(401, WRONG))
+                self._refuse(_told(401, WRONG))
                 return
             server = self.server
-            self._say(answer(server.hook, server.taking, server.clock, self._header, body))
+            told = answer(server.hook, server.taking, server.clock, self._header, body)
+            (self._refuse if told.detail else self._say)(told)
 
     def log_message(self, format: str, *args: object) -> None:
         """What was taken is told by whoever takes it."""
 
     def _header(self, name: str) -> str:
         return self.headers.get(name, "")
+
+    def _refuse(self, told: Answer) -> None:
+        self.server.refuses(told, self.client_address[0])
+        self._say(told)
 
     def _say(self, told: Answer) -> None:
         data = msgspec.json.encode(told.value)
@@ -237,4 +257,4 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _told(status: int, detail: str) -> Answer:
-    return Answer(status, {"detail": detail})
+    return Answer(status, {"detail": detail}, detail)

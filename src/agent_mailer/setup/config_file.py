@@ -35,7 +35,7 @@ class ConfigFile:
         except FileNotFoundError:
             self._before = b""
         try:
-            self._document = tomlkit.parse(self._before.decode("utf-8"))
+            self._document = tomlkit.parse(self._before.decode("utf-8-sig"))
         except TOMLKitError as error:
             raise ConfigFault("bad_toml", f"{path} is not valid TOML: {error}", "agent-mailer config edit") from error
         if not self._before.strip():

@@ -186,7 +186,7 @@ def read(data: bytes, where: str) -> Descriptor:
     if len(data) > LARGEST:
         raise ConfigFault("bad_descriptor", f"{where} has more than {LARGEST} bytes", fix)
     try:
-        found = msgspec.convert(tomllib.loads(data.decode("utf-8")), Descriptor)
+        found = msgspec.convert(tomllib.loads(data.decode("utf-8-sig")), Descriptor)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, msgspec.ValidationError) as error:
         raise ConfigFault("bad_descriptor", f"{where} does not describe an agent: {words_of(error)}", fix) from error
     if why := _fault(found):
