@@ -593,6 +593,23 @@ def test_looking_at_our_broker() -> None:
     play(scene, ours=True)
 
 
+def test_reading_at_our_broker() -> None:
+    async def scene(at: Place) -> None:
+        at.broker.on(INBOX, says(200, {"messages": [message(1, cursor=1)], "cursor": 1, "more": False}))
+        (envelope,) = (await at.mailbox.pending(10)).envelopes
+        path = "GET /messages/m1"
+        for rule in (html(404), says(404, {"detail": "Not Found"}), says(500, {}), says(429, {"detail": "later"})):
+            at.broker.on(path, rule)
+            with pytest.raises(MailboxUnavailable):
+                await at.mailbox.read(envelope)
+        at.broker.on(path, says(200, message(1)))
+        assert isinstance(await at.mailbox.read(envelope), Message)
+        at.broker.on(path, says(404, {"detail": "Message not found"}))
+        assert isinstance(await at.mailbox.read(envelope), Gone)
+
+    play(scene, ours=True)
+
+
 def test_how_a_turn_went_is_told_in_order_and_marks_the_message_read() -> None:
     async def scene(at: Place) -> None:
         at.broker.on(INBOX, says(200, {"messages": [message(1, cursor=1)], "cursor": 1, "more": False}))

@@ -122,11 +122,11 @@ class AmpMailbox:
         self._news = True
         """Something may have arrived since the last look."""
         self._known: tuple[str, float, tuple[Contact, ...]] = ("", 0.0, ())
+        """Whose contacts, until when (monotonic), and who they are."""
         self._remembered: tuple[str, float, str] = ("", 0.0, "")
         """What the team of the agent of that id remembers, and until when that is believed."""
         self._team = ""
         """The team's id, as it was when the contacts were read last."""
-        """Whose contacts, until when (monotonic), and who they are."""
         self._connection = 0
 
     @property

@@ -73,13 +73,12 @@ class AmpRemote:
                 answer = await self._link.ask(
                     lambda transport, agent_id: transport.ask("GET", path_of("agents", agent_id, "requests"))
                 )
+            if not answer.ok:
+                raise unavailable(answer)
+            return _known(answer)
         except BaseException:
             self._asked.set()
             raise
-        if not answer.ok:
-            self._asked.set()
-            raise unavailable(answer)
-        return _known(answer)
 
     async def answer(self, answered: Answered) -> None:
         body = msgspec.json.encode(_Told(answered.became, answered.lines))
