@@ -28,6 +28,7 @@ from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
 from agent_mailer.live.taking import Taking
 from agent_mailer.process.handle import identify, is_alive
+from agent_mailer.process.holder import STARTED_FILE
 from agent_mailer.state.presence import Presence
 from agent_mailer.state.records import Sitter, TurnRecord
 from agent_mailer.state.requests import Request, Verb
@@ -172,6 +173,9 @@ def test_what_a_session_does_not_finish_the_agent_does_and_is_told_so(desk: Desk
                 mine.kill()
             case "stand-in":
                 assert live.process is not None
+                started = desk.state / "turns" / live.turn_id / STARTED_FILE
+                # Before that nothing runs, and there is nobody who could have done a part.
+                until(lambda: started.stat().st_size > 0, "its gate is open")
                 os.kill(live.process.pid, 9)
             case _:
                 pass
