@@ -277,9 +277,10 @@ class KillLoop:
         return True
 
     def _settle(self) -> None:
+        # Also the other: what a killed one had reserved it gives back when it watches again.
         self.coder.watch()
-        until(lambda: len(self.coder.settled()) >= len(self.load.sent) and self.coder.at_rest(), "the messages settled")
         self.recipient.watch()
+        until(lambda: len(self.coder.settled()) >= len(self.load.sent) and self.coder.at_rest(), "the messages settled")
         letters = self.desk.state / "dead_letter.jsonl"
         dead = letters.read_bytes().count(b"\n") if letters.exists() else 0
         count = dead + len(PARTS) * (len(self.load.sent) - dead)

@@ -12,7 +12,7 @@ from tests.crash.loop import MANY, SEED, Victim
 from tests.crash.server_storm import storm
 from tests.sizes import sizes
 
-ROUNDS = sizes(quick=2, long=25, soak=200)
+ROUNDS = sizes(quick=2, long=15, soak=200)
 
 WATCHERS = (Victim.WATCHER, Victim.WATCHER, Victim.HANDED_OVER, Victim.RECIPIENT, Victim.BROKER)
 EVERYBODY = (Victim.WATCHER, Victim.AGENT, Victim.HOLDER, Victim.TOOL, Victim.RECIPIENT, Victim.BROKER)

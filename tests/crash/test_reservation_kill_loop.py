@@ -8,20 +8,20 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 from tests.broker_process import BrokerProcess
 from tests.crash.broker_mail import BrokerMailDesk
 from tests.crash.children import nursery
 from tests.crash.loop import SEED, KillLoop, Victim
 from tests.desk import Desk
-from tests.sizes import LONG
+from tests.sizes import LONG, SOAK
 
-pytestmark = LONG
-
-ROUNDS = 10
+ROUNDS = [pytest.param(5, id="long", marks=LONG), pytest.param(50, id="soak", marks=SOAK)]
 VICTIMS = (Victim.WATCHER, Victim.AGENT, Victim.HOLDER, Victim.TOOL, Victim.RECIPIENT, Victim.HANDED_OVER)
 
 
-def test_both_are_killed_and_what_they_had_is_given_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_both_are_killed_and_what_they_had_is_given_back(tmp_path: Path, rounds: int) -> None:
     desk = Desk(tmp_path)
     (tmp_path / "project").mkdir()
     desk.configure(project_dir=str(tmp_path / "project"), reserve=["src/**"])
@@ -35,7 +35,7 @@ def test_both_are_killed_and_what_they_had_is_given_back(tmp_path: Path) -> None
             recipient={"address": "planner"},
         )
         try:
-            loop.run(ROUNDS, VICTIMS)
+            loop.run(rounds, VICTIMS)
             loop.check()
         finally:
             print(f"\n{loop.report()}")
@@ -43,7 +43,8 @@ def test_both_are_killed_and_what_they_had_is_given_back(tmp_path: Path) -> None
     assert json.loads((desk.root / "meta" / "reservations.json").read_text()) == []
 
 
-def test_the_broker_that_keeps_them_is_killed_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_the_broker_that_keeps_them_is_killed_too(tmp_path: Path, rounds: int) -> None:
     (tmp_path / "project").mkdir()
     project = str((tmp_path / "project").resolve())
     chance = random.Random(SEED + 10)
@@ -70,7 +71,7 @@ def test_the_broker_that_keeps_them_is_killed_too(tmp_path: Path) -> None:
                 kill_broker=kill_broker,
             )
             try:
-                loop.run(ROUNDS, (*VICTIMS, Victim.BROKER))
+                loop.run(rounds, (*VICTIMS, Victim.BROKER))
                 loop.check()
             finally:
                 print(f"\n{loop.report()}")

@@ -10,7 +10,7 @@ from tests.proved import Harness, proved
 from tests.sizes import sizes
 
 
-@pytest.mark.parametrize("minutes", sizes(quick=0.04, long=1.0, soak=60.0))
+@pytest.mark.parametrize("minutes", sizes(quick=0.04, long=0.5, soak=60.0))
 def test_nothing_grows(tmp_path: Path, minutes: float) -> None:
     report = soak(tmp_path, minutes)
     print(f"\n{table(report)}")

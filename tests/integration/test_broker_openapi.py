@@ -15,6 +15,7 @@ from typing import NamedTuple
 import httpx
 import pytest
 from tests.broker_process import Account, BrokerProcess, broker, join, register
+from tests.databases import database_of
 from tests.sizes import sizes
 
 pytestmark = pytest.mark.usefixtures("each_database")
@@ -62,6 +63,8 @@ def paths(place: Place, one_in: int, *, end_access: bool = False) -> str:
     """The option that chooses them."""
     spec = httpx.get(f"{place.process.url}/openapi.json", trust_env=False, timeout=60).raise_for_status().json()
     ours = [path for path in sorted(spec["paths"]) if bool(re.match(ENDS_ACCESS, path)) == end_access]
+    # What a value does to the program is seen at either; PostgreSQL takes fewer of them.
+    one_in *= 3 if database_of(Path()).startswith("sqlite") else 1
     chosen = random.Random(SEED).sample(ours, max(1, len(ours) // one_in))
     return f"--include-path-regex=^({'|'.join(map(re.escape, chosen))})$"
 
