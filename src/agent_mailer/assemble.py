@@ -243,6 +243,14 @@ class Workplace:
     def project_dir(self) -> Path | None:
         return expand(self.config.project_dir, self.workdir) if self.config.project_dir else None
 
+    def notify_program(self) -> Path:
+        """What tells the operator, as it would be started. Raises RuntimeMissing."""
+        from agent_mailer.runtimes.programs import find_program, with_interpreter
+
+        notify = self.policy().notify
+        program = find_program(notify.command[0] if notify.command else "", self.workdir, notify.env, "notify.command")
+        return with_interpreter(program, self.workdir, notify.env)
+
     def policy(self) -> WatchPolicy:
         from agent_mailer.policies import Where, policy_of
         from agent_mailer.process.first import stopped_in_a_hurry

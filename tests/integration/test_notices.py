@@ -82,12 +82,13 @@ def test_doctor_says_whether_the_command_is_there(desk: Desk, command: list[str]
         (desk.workdir / name).write_text(f"#!{shell}\n")
         (desk.workdir / name).chmod(mode)
     desk.configure(notify={"command": command})
-    [told] = check_notify(desk.place().policy().notify, desk.workdir)
+    place = desk.place()
+    [told] = check_notify(place.config.notify, place.notify_program)
     assert (told.looked_at, told.result is Level.OK) == ("notify.command", found == "ok")
     assert found in (told.text if found != "ok" else told.result.value)
     assert bool(told.fix) is (found != "ok")
     if command == ["./gone"]:
-        assert told in doctor_checks(desk.place())
+        assert told in doctor_checks(place)
 
 
 # What is told.

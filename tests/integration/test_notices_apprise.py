@@ -20,10 +20,10 @@ from tests.typed import type_in
 from agent_mailer.assemble import Workplace
 from agent_mailer.checks import Level
 from agent_mailer.checks.workdir import check_notify
+from agent_mailer.config_tables import Notify
 from agent_mailer.events import EventName
 from agent_mailer.state.notices import Apprised
 from agent_mailer.watch.apprising import harmless
-from agent_mailer.watch.rules import NotifyPolicy
 
 SECRET = "s3cr3t-t0ken"
 ASKS = 'cat >/dev/null; echo \'{"type":"result","outcome":"blocked","text":"what now?"}\''
@@ -201,8 +201,11 @@ def test_an_old_notice_without_this_way_is_read(tmp_path: Path) -> None:
     assert b"apprise" not in msgspec.json.encode(notice)
 
 
-def test_doctor_says_whether_it_can_be_told(tmp_path: Path, receiver: Receiver) -> None:
-    assert check_notify(NotifyPolicy(), tmp_path) == []
-    [found] = check_notify(NotifyPolicy(urls=(receiver.url("json", "/x"),)), tmp_path)
+def test_doctor_says_whether_it_can_be_told(receiver: Receiver) -> None:
+    def nothing() -> Path:
+        raise AssertionError("there is no command")
+
+    assert check_notify(Notify(), nothing) == []
+    [found] = check_notify(Notify(apprise=(receiver.url("json", "/x"),)), nothing)
     assert (found.result, found.looked_at) == (Level.OK, "notify.apprise")
     assert SECRET not in str(found)

@@ -147,7 +147,7 @@ def _place_checks(place: Workplace) -> list[CheckResult]:
         check_turn_end(place.config.turn_memory),
         *check_templates(place.folder.templates),
         check_agent_md(place.workdir, place.config.api_key),
-        *check_notify(place.policy().notify, place.workdir),
+        *check_notify(place.config.notify, place.notify_program),
         *check_git(place.workdir, place.folders_in_git(), place.config.git),
     ]
 

@@ -10,6 +10,7 @@ from string import Template
 from agent_mailer.checks import CheckResult, failed, guarded, ok, warning
 from agent_mailer.config import Config, Loaded, RuntimeKind
 from agent_mailer.config_faults import EDIT, gone_by_mistake, incomplete, mistyped, told
+from agent_mailer.config_tables import Notify
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import mend, quoted
 from agent_mailer.identity import IDENTITY_FILES, MOST_BYTES, parse_identity, read_identity, require_agreement
@@ -18,7 +19,6 @@ from agent_mailer.prompts import PromptKind, template_fault
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.trust.standing import AGENTS
 from agent_mailer.trust.workdir import Trust
-from agent_mailer.watch.rules import NotifyPolicy
 
 
 def check_folder(folder: StateFolder) -> CheckResult:
@@ -110,24 +110,17 @@ def _identity_file(workdir: Path) -> Path:
     return next(there, workdir / IDENTITY_FILES[0])
 
 
-def check_notify(notify: NotifyPolicy, workdir: Path) -> list[CheckResult]:
+def check_notify(notify: Notify, program: Callable[[], Path]) -> list[CheckResult]:
     """What would tell the operator is there. Whether it does `test-notify` finds out."""
     return [
-        *([_notify_command(notify, workdir)] if notify.command else []),
-        *([_apprise(notify.urls)] if notify.urls else []),
+        *([_notify_command(program)] if notify.command else []),
+        *([_apprise(notify.apprise)] if notify.apprise else []),
     ]
 
 
-def _notify_command(notify: NotifyPolicy, workdir: Path) -> CheckResult:
-    from agent_mailer.runtimes.programs import find_program, with_interpreter
-
+def _notify_command(program: Callable[[], Path]) -> CheckResult:
     key = "notify.command"
-
-    def look() -> CheckResult:
-        program = with_interpreter(find_program(notify.command[0], workdir, notify.env, key), workdir, notify.env)
-        return ok("notify", key, f"{program} is there, not tried (agent-mailer test-notify)")
-
-    return guarded("notify", key, look)
+    return guarded("notify", key, lambda: ok("notify", key, f"{program()}, not tried (agent-mailer test-notify)"))
 
 
 def _apprise(urls: Sequence[str]) -> CheckResult:
