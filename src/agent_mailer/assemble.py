@@ -75,16 +75,17 @@ class Workplace:
         clock: Clock | None = None,
         damaged: Damaged | None = None,
         loaded: Loaded | None = None,
+        anew: bool = False,
     ) -> None:
         """`damaged` is told of state files that cannot be read; by default the log is, by who holds the lock.
 
-        `loaded` stands in for what the files say.
+        `loaded` stands in for what the files say; `anew` as of `Trust`.
         """
         self.workdir = workdir
         self.clock = clock or SystemClock()
         self.disk = Disk()
         self.folder = StateFolder(workdir, self.disk, self.clock, self._log_damage if damaged is None else damaged)
-        self.trust = Trust(self.folder, os.environ, flags or {})
+        self.trust = Trust(self.folder, os.environ, flags or {}, anew=anew)
         if loaded is not None:
             self.loaded = loaded
 

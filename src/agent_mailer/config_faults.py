@@ -22,6 +22,7 @@ EDIT = "agent-mailer config edit"
 
 
 _PLACEHOLDERS = {
+    "mailbox": "KIND",
     "address": "NAME",
     "runtime": "RUNTIME",
     "command": "'PROGRAM ARGUMENTS'",
@@ -66,8 +67,13 @@ def incomplete(path: Path, loaded: Loaded, lacking: Sequence[tuple[str, str]]) -
     named = ", ".join(f"{key} ({flag}{_among(key)})" for key, flag in lacking)
     if wrong:
         return ConfigFault("incomplete", f"{told(path, wrong)}; so it is missing {named}", EDIT)
-    given = [key for key in _PLACEHOLDERS if loaded.source(key) is Source.FLAG and key != "api_key"]
-    return ConfigFault("incomplete", f"{path}: missing {named}", mend_missing(loaded.config, lacking, given))
+    config = loaded.config
+    given = [
+        key
+        for key in _PLACEHOLDERS
+        if loaded.source(key) is Source.FLAG and key != "api_key" and getattr(config, key) not in ("", MailboxKind.AMP)
+    ]
+    return ConfigFault("incomplete", f"{path}: missing {named}", mend_missing(config, lacking, given))
 
 
 def mend_missing(config: Config, lacking: Sequence[tuple[str, str]], given: Sequence[str] = ()) -> str:

@@ -89,7 +89,19 @@ def test_what_is_allowed_for_good_is_not_in_a_turn_that_only_plans(desk: AskingD
 
 def test_an_agent_that_is_set_up_anew_in_the_folder_of_another_inherits_no_yes(desk: AskingDesk) -> None:
     desk.say("approve", put(desk, Call("Bash", as_input({"command": PUSH}))), "--always")
-    init = ("init", "--runtime", "command", "--command", "cat", "--permission-mode", "plan", "--sandbox", "off")
+    init = (
+        "init",
+        "--address",
+        "coder",
+        "--runtime",
+        "command",
+        "--command",
+        "cat",
+        "--permission-mode",
+        "plan",
+        "--sandbox",
+        "off",
+    )
     assert "forgot" not in desk.say(*init).out
     assert desk.say("approvals", "list", "--json").json["always"]
     shutil.rmtree(desk.state)

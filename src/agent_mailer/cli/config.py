@@ -295,8 +295,9 @@ def _typed(key: str, words: list[str]) -> object:
 
 
 def _check_handle(place: Workplace, address: str) -> None:
-    from agent_mailer.setup.workdir import require_handle
+    from agent_mailer.setup.workdir import require_handle, require_nobodys
 
+    require_nobodys(place, address)
     if place.in_folder:
         require_handle(address)
 

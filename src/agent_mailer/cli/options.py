@@ -84,12 +84,16 @@ def _typed_key() -> str:
 
 
 def workplace(
-    workdir: Path | None, flags: Mapping[str, object] | None = None, *, damaged: Damaged | None = None
+    workdir: Path | None,
+    flags: Mapping[str, object] | None = None,
+    *,
+    damaged: Damaged | None = None,
+    anew: bool = False,
 ) -> Workplace:
     """The workplace in `workdir` or the current folder. Raises ConfigFault where that folder does not exist."""
     from agent_mailer.assemble import Workplace, workdir_at
 
-    return Workplace(workdir_at(workdir), flags, damaged=damaged)
+    return Workplace(workdir_at(workdir), flags, damaged=damaged, anew=anew)
 
 
 def configured(workdir: Path | None, flags: Mapping[str, object] | None = None) -> Workplace:

@@ -136,9 +136,8 @@ class Peer:
     def lost(self, error: Exception) -> Lost:
         """A failed connection as the error it is."""
         failure = failure_of(error)
-        fault = Lost(
-            "mailbox_unreachable", f"{self.shown}: {failure.why}", "is the server running? agent-mailer verify"
-        )
+        fix = "is the server running? agent-mailer config show broker_url"
+        fault = Lost("mailbox_unreachable", f"{self.shown}: {failure.why}", fix)
         fault.in_doubt = failure.in_doubt
         return fault
 

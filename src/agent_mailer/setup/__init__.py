@@ -5,11 +5,13 @@ Nothing here prints or asks: a command does, with what these functions return.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from agent_mailer.config_faults import flag_of
 from agent_mailer.confine.port import Kind
 from agent_mailer.errors import UsageFault
 
@@ -56,6 +58,15 @@ def mailbox_meant(place: Workplace, values: Mapping[str, object], wishes: Wishes
 
         found["broker_url"] = find_login(Path.home()).broker_url
     return found
+
+
+def before_it_is_there(fix: str) -> str:
+    """What mends something while the folder is no workdir yet: what `config` and `verify` would do, `init` does."""
+    again = "the same command again"
+    fix = re.sub(
+        r"agent-mailer config set ([a-z_]+) (\S+)", lambda found: f"{again}, with {flag_of(found[1])} {found[2]}", fix
+    )
+    return re.sub(r"agent-mailer (?:verify|config show [a-z_]+)", f"then {again}", fix)
 
 
 def missing(place: Workplace, wishes: Wishes) -> list[tuple[str, str]]:

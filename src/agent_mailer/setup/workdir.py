@@ -15,8 +15,9 @@ from agent_mailer.config import GitCare, MailboxKind, expand
 from agent_mailer.disk import Disk, Sync
 from agent_mailer.errors import BusyFault, ConfigFault, UsageFault, quoted
 from agent_mailer.git_tree import Part, keep_out
-from agent_mailer.mailbox.maildir.layout import FOLDER, add_handle, find_root, is_handle, mailboxes, make_root
+from agent_mailer.mailbox.maildir.layout import FOLDER, USER, add_handle, find_root, is_handle, mailboxes, make_root
 from agent_mailer.mailbox.maildir.routes import base_of, siblings
+from agent_mailer.mailbox.mcp_agent_mail.identity import USER as AT_SERVER
 from agent_mailer.names import printable
 from agent_mailer.setup.config_file import ConfigFile, shown
 from agent_mailer.setup.documents import Change, Documents, write_documents
@@ -41,6 +42,7 @@ def set_up(place: Workplace, values: Mapping[str, object], documents: Documents,
     what was done. Raises ConfigFault, UsageFault or OSError; the config file is written last and whole.
     """
     place.require_complete()
+    require_nobodys(place, place.handle)
     if place.in_folder:
         require_handle(place.handle)
     elif not place.at_broker:
@@ -107,6 +109,17 @@ def require_handle(address: str) -> None:
             f"{printable(address)!r} cannot name a folder mailbox: use a-z, 0-9, _ and -, not beginning with -",
             "give --address HANDLE",
         )
+
+
+def require_nobodys(place: Workplace, address: str) -> None:
+    """Raises UsageFault for the name of a person there: such an agent would take his mail, and answer itself."""
+    if place.at_broker:
+        return
+    person = USER if place.in_folder else AT_SERVER
+    if address.lower() == person:
+        why = f"{person} is who writes here at the terminal: an agent of that name would answer itself"
+        other = "coder" if place.in_folder else "coder-1"
+        raise UsageFault("persons_name", why, f"agent-mailer config set address {other}")
 
 
 def _require_no_deaf_mailbox(root: Path, before: object, address: str) -> None:

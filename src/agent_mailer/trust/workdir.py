@@ -28,7 +28,7 @@ from agent_mailer.trust.standing import (
     standing_in,
     templates_in,
 )
-from agent_mailer.trust.verdict import COMMAND, UNRECORDED, VARIABLE, Basis, Life, Verdict, judge
+from agent_mailer.trust.verdict import COMMAND, UNRECORDED, VARIABLE, Basis, Known, Life, Verdict, judge
 
 IN_A_TURN = ("AGENT_MAILER_TURN_ID", "AGENT_MAILER_TURN_DIR")
 _NO_WAITING_HELPS = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ELOOP)
@@ -46,12 +46,18 @@ def refuse_in_a_turn(what: str, environ: Mapping[str, str]) -> None:
 
 
 class Trust:
-    """`verdict` is of the last `load`, which reads all anew."""
+    """`verdict` is of the last `load`, which reads all anew.
 
-    def __init__(self, folder: StateFolder, environ: Mapping[str, str], flags: Mapping[str, object]) -> None:
+    `anew`: a person sets the folder up, so where nothing is here what was trusted in it before does not count.
+    """
+
+    def __init__(
+        self, folder: StateFolder, environ: Mapping[str, str], flags: Mapping[str, object], *, anew: bool = False
+    ) -> None:
         self._folder = folder
         self._environ = environ
         self._flags = flags
+        self._anew = anew and not in_a_turn(environ)
         self.keeper = Keeper(user_state() / "trust", folder.disk)
         self._verdict: Verdict | None = None
 
@@ -178,7 +184,7 @@ class Trust:
         return counted, identity, frozenset(replaced)
 
     def _judge(self, there: Standing) -> Verdict:
-        known = self.keeper.known(self._folder.workdir)
+        known = Known() if self._anew and self.begins_anew() else self.keeper.known(self._folder.workdir)
         begun = self._folder.has_begun()
         older = begun and not self._folder.knows_trust.exists() and self.keeper.was_there(self._folder.workdir)
         return judge(there, known, Life(begun, older, self._owner()), self._environ.get(VARIABLE, "").strip().lower())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,11 +15,11 @@ from agent_mailer.cli.options import ApiKey, Workdir, absolute, read_key, workpl
 from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import note, say, screen_text, told_when_done
 from agent_mailer.cli.terminal.progress import shown
-from agent_mailer.errors import UsageFault, quoted
+from agent_mailer.errors import MailerError, UsageFault, quoted
 from agent_mailer.names import one_of, printable, shown_url, split_words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from agent_mailer.assemble import Workplace
     from agent_mailer.setup import Wishes
@@ -202,15 +203,15 @@ def init(
     )
     asking = on_terminal() and not no_interactive
     values = {key: value for key, value in given.items() if value is not None}
-    place = workplace(workdir, values)
+    place = workplace(workdir, values, anew=True)
     if chosen is not None:
         values |= settings_of(chosen, place)
-        place = workplace(workdir, values)
+        place = workplace(workdir, values, anew=True)
     values |= mailbox_meant(place, values, wishes)
-    place = workplace(place.workdir, values)
+    place = workplace(place.workdir, values, anew=True)
     if asking and missing(place, wishes):
         values |= ask_what_is_missing(place)
-        place = workplace(place.workdir, values)
+        place = workplace(place.workdir, values, anew=True)
     _set_up(place, values, wishes, {}, asking=asking)
 
 
@@ -242,7 +243,7 @@ def _set_up(
     from agent_mailer.setup.sandbox import settle_sandbox
     from agent_mailer.setup.workdir import set_up
 
-    with told_when_done() as done:
+    with _in_words_of_init(place), told_when_done() as done:
         identity = ""
         if place.at_broker:
             from agent_mailer.setup.registering import is_due, register
@@ -251,13 +252,15 @@ def _set_up(
                 made = register(place, wishes, by_login=wishes.from_login or (asking and not place.config.api_key))
                 values |= made.values
                 identity = made.identity
-                place = workplace(place.workdir, {**flags, **values})
+                place = workplace(place.workdir, {**flags, **values}, anew=True)
                 where = printable(shown_url(place.config.broker_url), 100)
                 done.append(f"{'registered' if made.is_new else 'found     '} {printable(made.me.address)} at {where}")
         place.require_complete()
         if not place.at_broker and not place.in_folder:
             from agent_mailer.setup.registering import register_name
+            from agent_mailer.setup.workdir import require_nobodys
 
+            require_nobodys(place, place.config.address)
             named = register_name(place, place.config.address)
             done.append(f"{'registered' if named.new else 'found     '} {named.name} at {named.where}")
         documents = plan_documents(place, identity, wishes)
@@ -284,6 +287,19 @@ def _set_up(
     if wishes.first_mail:
         words = ["agent-mailer", "send", *here, place.handle, wishes.first_mail]
     say("  " + shlex.join([*words, "--wait", "60"]) + ("\n" if then_watch else ""))
+
+
+@contextmanager
+def _in_words_of_init(place: Workplace) -> Iterator[None]:
+    """What is wrong before the folder is a workdir."""
+    try:
+        yield
+    except MailerError as fault:
+        if not place.configured:
+            from agent_mailer.setup import before_it_is_there
+
+            fault.fix = before_it_is_there(fault.fix)
+        raise
 
 
 def _wanted(change: Change, said: bool | None, show: Callable[[str], None], *, asking: bool) -> bool:

@@ -150,7 +150,8 @@ class Server:
             raise self.unavailable(f"answers in another shape than we know: {printable(str(error), 100)}") from None
 
     def unavailable(self, what: str) -> MailboxUnavailable:
-        return MailboxUnavailable("mailbox_answer", f"{self.peer.shown} {what}", "agent-mailer verify")
+        fix = "is it the right server? agent-mailer config set broker_url URL"
+        return MailboxUnavailable("mailbox_answer", f"{self.peer.shown} {what}", fix)
 
     def _http_refusal(self, answer: Answer) -> MailboxUnavailable:
         said = f"{self.peer.shown} answers {answer.status}: {answer.glimpse()}"

@@ -112,7 +112,8 @@ class Server:
             raise self.unavailable(f"gives no answer of an Agent Relay server: {glimpse}") from None
 
     def unavailable(self, what: str) -> MailboxUnavailable:
-        return MailboxUnavailable("mailbox_answer", f"{self.peer.shown} {what}", "agent-mailer verify")
+        fix = "is it the right server? agent-mailer config set broker_url URL"
+        return MailboxUnavailable("mailbox_answer", f"{self.peer.shown} {what}", fix)
 
     def _refusal(self, answer: Answer, path: str) -> MailboxUnavailable:
         glimpse = answer.glimpse()
