@@ -250,6 +250,64 @@ def test_a_command_that_fails_is_tried_a_few_times_and_no_mail_waits_for_it(desk
     assert waiting(desk) == 0
 
 
+def test_what_reaches_nobody_is_a_problem_until_it_does(desk: Desk) -> None:
+    broken = desk.base / "broken"
+    broken.touch()
+    notify(desk, f"test ! -e '{broken}' || exit 127", address="")
+    desk.shell(ASKS)
+    desk.send()
+    for _ in range(4):
+        desk.once()
+    untold = [one for one in status(desk)["problems"] if one["code"] == "untold"]
+    assert [one["text"] for one in untold] == ["what it tells you does not reach you: command: it ended with 127"]
+    assert untold[0]["fix"].startswith("agent-mailer test-notify -C ")
+    assert "does not reach you" in type_in(desk.workdir, "status").out
+    assert type_in(desk.workdir, "test-notify").status == 1
+    assert "untold" in codes(desk)
+    with desk.watching():
+        until(lambda: "no_watcher" not in codes(desk), "it watches")
+        broken.unlink()
+        assert "untold" in codes(desk), "nobody knows yet"
+        assert type_in(desk.workdir, "test-notify").status == 0
+        assert "untold" not in codes(desk)
+    assert "untold" not in codes(desk)
+
+
+def test_the_next_that_is_told_is_enough(desk: Desk) -> None:
+    told = desk.base / "fails"
+    told.touch()
+    notify(desk, f"test ! -e '{told}'", address="")
+    desk.shell(ASKS)
+    desk.send()
+    for _ in range(4):
+        desk.once()
+    assert "untold" in codes(desk)
+    told.unlink()
+    desk.send(thread="another")
+    desk.once()
+    assert "untold" not in codes(desk)
+
+
+def test_a_way_that_is_no_longer_wanted_is_no_problem(desk: Desk) -> None:
+    notify(desk, "exit 1")
+    desk.shell(ASKS)
+    desk.send()
+    for _ in range(4):
+        desk.once()
+    assert "untold" in codes(desk)
+    desk.configure(notify={"address": "planner"})
+    assert "untold" not in codes(desk)
+
+
+def status(desk: Desk) -> dict[str, Any]:
+    found: dict[str, Any] = type_in(desk.workdir, "status", "--json").json
+    return found
+
+
+def codes(desk: Desk) -> list[str]:
+    return [one["code"] for one in status(desk)["problems"]]
+
+
 def test_tries_are_counted_over_restarts(desk: Desk) -> None:
     notify(desk, 'cat >>"$0"; exit 1', address="")
     desk.shell(ASKS)

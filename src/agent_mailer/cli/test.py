@@ -122,6 +122,7 @@ def notify(workdir: Workdir = None, as_json: Json = False) -> None:
             "agent-mailer config set notify.command …",
         )
     results = asyncio.run(_notify(place))
+    _remember(place, [by for by, delivery in results.items() if isinstance(delivery, Delivered)])
     told = all(isinstance(delivery, Delivered) for delivery in results.values())
     rows = [
         {
@@ -137,6 +138,15 @@ def notify(workdir: Workdir = None, as_json: Json = False) -> None:
         for row in rows:
             say(f"{row['by']}: {'told' if row['told'] else row['why']}")
     raise typer.Exit(ExitCode.OK if told else ExitCode.FAILED)
+
+
+def _remember(place: Workplace, heard: list[str]) -> None:
+    """What did not reach the operator before is a problem no longer."""
+    if {one.by.value for one in place.state.notices.told.untold} & set(heard):
+        from agent_mailer.desk.asking import ask
+        from agent_mailer.state.requests import Request, Verb
+
+        ask(place, Request(Verb.HEARD, tuple(heard)))
 
 
 async def _notify(place: Workplace) -> dict[str, Delivery]:

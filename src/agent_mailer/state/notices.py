@@ -102,10 +102,17 @@ class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.id if self.kind in _ONCE_BY_ID else self.turn_id
 
 
+class Untold(msgspec.Struct, frozen=True):
+    """A way by which the last that was to be told was given up, and why."""
+
+    by: Channel
+    why: str
+
+
 class Told(msgspec.Struct, frozen=True, omit_defaults=True):
     """`turns`: those that were told of, what is stuck and what is held, the newest last; `pause`, `trouble`: what was
     told to last, empty = nothing; `held`: when senders of held mail were told of, `asked`: when questions were told one
-    by one, the newest last; `silent`: which silence was told to last.
+    by one, the newest last; `silent`: which silence was told to last; `untold`: the operator's ways that do not work.
     """
 
     turns: tuple[str, ...] = ()
@@ -116,6 +123,7 @@ class Told(msgspec.Struct, frozen=True, omit_defaults=True):
     held: tuple[float, ...] = ()
     silent: tuple[str, ...] = ()
     asked: tuple[float, ...] = ()
+    untold: tuple[Untold, ...] = ()
 
 
 class _Guards(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -174,9 +182,25 @@ class NoticeBook:
 
     def put(self, notice: Notice) -> None:
         """The new state of one that waits; it is told where nothing is left. A disk that refuses changes nothing."""
+        self._write(self._with(notice), even_if_refused=True)
+
+    def done(self, notice: Notice, channel: Channel, why: str = "") -> None:
+        """It was told by this channel; with `why` it was given up there. A disk that refuses changes nothing."""
+        lost = (Untold(channel, why),) if why and channel is not Channel.SENDER else ()
+        told = self._with(notice.without(channel))
+        self._write(msgspec.structs.replace(told, untold=(*self._without(channel), *lost)), even_if_refused=True)
+
+    def works(self, channel: Channel) -> None:
+        """The operator was told by it, by hand. Raises OSError."""
+        if len(left := self._without(channel)) < len(self.told.untold):
+            self._write(msgspec.structs.replace(self.told, untold=left), even_if_refused=False)
+
+    def _with(self, notice: Notice) -> Told:
         waiting = tuple(notice if known.id == notice.id else known for known in self.told.waiting)
-        kept = tuple(one for one in waiting if one.left)
-        self._write(msgspec.structs.replace(self.told, waiting=kept), even_if_refused=True)
+        return msgspec.structs.replace(self.told, waiting=tuple(one for one in waiting if one.left))
+
+    def _without(self, channel: Channel) -> tuple[Untold, ...]:
+        return tuple(one for one in self.told.untold if one.by is not channel)
 
     def _write(self, told: Told, *, even_if_refused: bool) -> None:
         """Durable when it returns."""

@@ -34,6 +34,8 @@ class Verb(StrEnum):
     """Names a question that a person has answered, in the user's state folder."""
     TAKE = "take"
     """A live session, `by`, wants to work on a message that waits."""
+    HEARD = "heard"
+    """The operator was told by these channels, by hand."""
     PING = "ping"
     """Asks whether the loop turns and could start a turn. Nothing relies on it: no write of it is synced."""
 

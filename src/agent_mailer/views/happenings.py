@@ -290,7 +290,7 @@ def _of_watcher(record: LogRecord) -> Happening | None:
             return _of(record, "the mailbox is back", Tone.GOOD)
         case EventName.REQUEST_APPLIED:
             request = _text(fields, "request")
-            said = request in ("pause", "resume")
+            said = request in ("pause", "resume", "heard")
             return _NOTHING if said else _of(record, "asked for", Tone.ASIDE, f"{request} {_text(fields, 'targets')}")
         case EventName.STATE_DAMAGED:
             return Happening(

@@ -33,13 +33,15 @@ LOGINS = {RuntimeKind.CLAUDE: "claude auth login", RuntimeKind.CODEX: "codex log
 class Learned(msgspec.Struct, frozen=True):
     """What is known beside the state's files: what the watcher said, and what it last learned of the login.
 
-    `outage_after`: so many seconds a pause without a known end may last before somebody has to look.
+    `outage_after`: so many seconds a pause without a known end may last before somebody has to look. `untold`: the ways
+    by which an operator was not told of the last, each with the reason.
     """
 
     heard: Heard = Heard()
     config: Configured = Configured()
     signed_out: SignedOut | None = None
     outage_after: float = 300.0
+    untold: tuple[str, ...] = ()
 
 
 def problems_of(
@@ -113,6 +115,9 @@ def _problems(
         more = f" and {len(late) - 1} more" if len(late) > 1 else ""
         text = f"{what} has waited to leave for {duration(now - first.since)}{more}: {first.why}"
         yield ProblemView(Problem.ANSWER_WAITS, text, f"agent-mailer turns show {first.turn_id}{here}")
+    if learned.untold:
+        text = f"what it tells you does not reach you: {'; '.join(learned.untold)}"
+        yield ProblemView(Problem.UNTOLD, text, f"agent-mailer test-notify{here}")
     if view.dead_letters:
         text = f"{view.dead_letters} given up"
         yield ProblemView(Problem.DEAD_LETTERS, text, f"agent-mailer dead-letter list{here}")

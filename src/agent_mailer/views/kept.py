@@ -16,6 +16,7 @@ from agent_mailer.names import memory_file, one_of, pick, printable
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state.approvals import Approval, shown_code
 from agent_mailer.state.held import Guard
+from agent_mailer.state.notices import Channel
 from agent_mailer.state.stuck import StuckEntry, StuckKind, split_key
 from agent_mailer.views.values.history import (
     ApprovalView,
@@ -131,6 +132,13 @@ def offered_in(place: Workplace, busy: Collection[str], now: float) -> tuple[Off
         if there and now < offer.until and offer.message not in busy:
             found.append(OfferedView(offer.message, there, offer.since, offer.until))
     return tuple(found)
+
+
+def untold(place: Workplace) -> tuple[str, ...]:
+    """The operator's ways by which the last was not told, and why; of what is no way of his any more nothing."""
+    notify = place.config.notify
+    ways = {Channel.COMMAND: notify.command, Channel.MAIL: notify.address, Channel.APPRISE: notify.apprise}
+    return tuple(f"{one.by.value}: {one.why}" for one in place.state.notices.told.untold if ways.get(one.by))
 
 
 def held_counts(state: State) -> tuple[HeldCountView, ...]:

@@ -14,7 +14,7 @@ from agent_mailer.errors import MailerError, quoted, said_of
 from agent_mailer.teams.stopped import starts_again
 from agent_mailer.views.configured import configured
 from agent_mailer.views.health import Learned, next_wake, problems_of, urgency
-from agent_mailer.views.kept import asked_of, held_counts, offered_in, stuck_counts, tried_again, without_asked
+from agent_mailer.views.kept import asked_of, held_counts, offered_in, stuck_counts, tried_again, untold, without_asked
 from agent_mailer.views.log import tail
 from agent_mailer.views.pulse import Listen, Pulses, ask_all, could_answer, listen
 from agent_mailer.views.reserved import in_the_way
@@ -197,6 +197,7 @@ def look(
             config=configured(place, watched=found.watcher.running),
             signed_out=place.state.login.read(),
             outage_after=float(place.config.notify.trouble_after),
+            untold=untold(place),
         )
         if learned.heard.turns is False:
             # Who left meanwhile does not stand still.

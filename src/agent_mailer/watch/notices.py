@@ -310,7 +310,7 @@ class Notices:
 
     def _take(self, notice: Notice, channel: Channel, delivery: Delivery) -> None:
         """What came of telling it once."""
-        key = (notice.id, channel)
+        key, why = (notice.id, channel), ""
         if isinstance(delivery, Delivered):
             self._log.emit(
                 EventName.NOTICE_SENT,
@@ -326,6 +326,7 @@ class Notices:
             if not isinstance(delivery, Refused) and not self._is_hopeless(notice, channel, failures):
                 self._again(notice, channel, failures, delivery.why)
                 return
+            why = delivery.why
             self._log.emit(
                 EventName.NOTICE_GIVEN_UP,
                 kind=notice.kind.value,
@@ -333,11 +334,11 @@ class Notices:
                 reason=notice.reason,
                 turn_id=notice.turn_id or None,
                 thread=notice.thread or None,
-                why=delivery.why,
+                why=why,
             )
         self._due.pop(key, None)
         self._failures.pop(key, None)
-        self._book.put(self._as_it_is(notice).without(channel))
+        self._book.done(self._as_it_is(notice), channel, why)
 
     def _is_hopeless(self, notice: Notice, channel: Channel, failures: int) -> bool:
         if channel in (Channel.COMMAND, Channel.APPRISE):

@@ -11,6 +11,7 @@ from agent_mailer.names import is_turn_id, meant, printable, prompt_word, runnin
 from agent_mailer.schedules.sending import run_now, skip_once
 from agent_mailer.state import State
 from agent_mailer.state.lifts import OrderVerb
+from agent_mailer.state.notices import Channel
 from agent_mailer.state.records import AfterStop, Pause, PauseReason, Phase, StopAsked
 from agent_mailer.state.requests import Answer, Request, Verb
 from agent_mailer.state.stuck import StuckKind, split_key
@@ -211,6 +212,13 @@ def _take(state: State, request: Request) -> Answer:
     return Answer(ok=False, lines=(why, "agent-mailer config set delivery live-first, then agent-mailer watch"))
 
 
+def _heard(state: State, request: Request) -> Answer:
+    for channel in Channel:
+        if channel.value in request.targets:
+            state.notices.works(channel)
+    return Answer(ok=True, lines=())
+
+
 _VERBS = {
     Verb.TAKE: _take,
     Verb.SESSIONS_INVALIDATE: _invalidate_sessions,
@@ -220,5 +228,6 @@ _VERBS = {
     Verb.RESUME: _resume,
     Verb.ORDER: _order,
     Verb.ANSWERED: _answered,
+    Verb.HEARD: _heard,
     Verb.PING: _ping,
 }

@@ -30,6 +30,7 @@ _SHORT = {
     Problem.OUTAGE: "outage",
     Problem.PAUSED: "paused",
     Problem.ANSWER_WAITS: "answer waits",
+    Problem.UNTOLD: "tells nobody",
     Problem.DEAD_LETTERS: "dead letters",
     Problem.STUCK: "stuck",
     Problem.STATE_DAMAGED: "damaged",

@@ -38,7 +38,7 @@ _WAITS = {
 }
 
 
-_SHOWN_HERE = (Problem.WATCHER_SILENT, Problem.PROGRAM, Problem.OUTAGE)
+_SHOWN_HERE = (Problem.WATCHER_SILENT, Problem.PROGRAM, Problem.OUTAGE, Problem.UNTOLD)
 
 
 def screen(view: StatusView, now: float, room: int | None) -> list[str]:

@@ -23,6 +23,7 @@ class Problem(StrEnum):
     OUTAGE = "outage"
     PAUSED = "paused"
     ANSWER_WAITS = "answer_waits"
+    UNTOLD = "untold"
     DEAD_LETTERS = "dead_letters"
     STUCK = "stuck"
     STATE_DAMAGED = "state_damaged"
