@@ -109,6 +109,16 @@ def test_an_agent_that_is_set_up_anew_in_the_folder_of_another_inherits_no_yes(d
     assert desk.say("approvals", "list", "--json", "--all").json == {"approvals": [], "always": []}
 
 
+def test_where_none_waits_nobody_is_told_how_to_answer(desk: AskingDesk) -> None:
+    code = put(desk, Call("Bash", as_input({"command": PUSH})))
+    assert "yes: agent-mailer approve CODE" in desk.say("approvals", "list", "--all").err
+    desk.say("deny", code)
+    listed = desk.say("approvals", "list", "--all")
+    assert "deny" in listed.out
+    assert "nothing waits for you" in listed.err
+    assert "approve CODE" not in listed.err
+
+
 @pytest.mark.parametrize("words", [("Bash(git push",), ("WebFetch", "B sh"), ("Bäsh",), ("Bash(git", "push)")])
 def test_a_rule_that_names_no_tool_is_not_written_down(desk: AskingDesk, words: tuple[str, ...]) -> None:
     refused = desk.say("config", "set", "approve.tools", *words, code=2)

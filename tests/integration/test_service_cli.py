@@ -47,6 +47,13 @@ def test_without_systemd_every_command_says_the_way_out(desk: Desk, home: Path, 
     )
 
 
+@pytest.mark.parametrize("words", [("service", "logs"), ("doctor", "--as-service")])
+def test_where_nothing_can_be_installed_nobody_is_told_to_install_it(desk: Desk, words: tuple[str, ...]) -> None:
+    done = type_in(desk.workdir, *words, env={"PATH": "/nowhere"})
+    assert (done.status, "service install" in done.err) == (69, False)
+    assert "  fix: run agent-mailer watch --no-interactive" in done.err
+
+
 def test_a_manager_that_cannot_be_reached_is_named_with_the_way_out(desk: Desk) -> None:
     silent = with_systemctl(desk.base / "bin", "echo 'Failed to connect to bus: No medium found' >&2; exit 1")
     done = type_in(desk.workdir, "service", "install", env=silent)

@@ -11,6 +11,7 @@ from agent_mailer.checks import CheckResult, failed, guarded, ok, warning
 from agent_mailer.config import Config, Loaded, RuntimeKind
 from agent_mailer.config_faults import EDIT, gone_by_mistake, incomplete, mistyped, told
 from agent_mailer.config_tables import Notify
+from agent_mailer.confine.port import Kind
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import mend, quoted
 from agent_mailer.identity import IDENTITY_FILES, MOST_BYTES, parse_identity, read_identity, require_agreement
@@ -60,7 +61,12 @@ def check_trust(path: Path, trust: Trust, load: Callable[[], Loaded]) -> CheckRe
         # That a key of them was mistyped is told by the configuration's own check.
         if changed := [name for name in verdict.changed if name not in gone_by_mistake(load(), verdict.gone)]:
             return warning("trust", path, f"not as it was trusted: {', '.join(changed)}", trust.command)
-        return ok("trust", path, "as trusted; without a proved sandbox the agent may trust for itself")
+        alone = (
+            "; without a proved sandbox the agent may trust for itself"
+            if load().config.sandbox.kind is Kind.OFF
+            else ""
+        )
+        return ok("trust", path, f"as trusted{alone}")
 
     return guarded("trust", path, look)
 

@@ -100,7 +100,12 @@ def list_approvals(
         ]
         head = ("code", "answer", "it wants to run", "asked", "until", "thread")
         say(columns(rows, head, ids=("thread",), whole=("code", "answer", "asked", "until")))
-        note("\nyes: agent-mailer approve CODE; no: agent-mailer deny CODE REASON")
+        waits = any(v.code for v in views)
+        note(
+            "\nyes: agent-mailer approve CODE; no: agent-mailer deny CODE REASON"
+            if waits
+            else "\nnothing waits for you"
+        )
         note("the whole of one: agent-mailer approvals show CODE")
     else:
         note("nothing waits for you")

@@ -181,11 +181,10 @@ def examined_as_service(place: Workplace) -> Report:
     Raises MailerError where the workdir is not installed, or nothing could be started.
     """
     units = Units(units_folder(os.environ), Disk())
-    instance = units.of(place.workdir)
+    instance, manager = units.of(place.workdir), UserManager(os.environ)
     if instance is None:
         fix = f"agent-mailer service install -C {quoted(place.workdir)}"
         raise ConfigFault("not_installed", f"{place.workdir} is not installed as a service", fix)
-    manager = UserManager(os.environ)
     problems = problems_of(instance, manager.state(instance.unit))
     own = [failed("service", instance.unit, problem.text, problem.fix) for problem in problems]
     own = own or [ok("service", instance.unit, f"runs; PATH {':'.join(instance.path)}")]

@@ -48,7 +48,7 @@ MOST_READ = 1024 * 1024
 MOST_NAMED = 10
 
 NO_RECORD = "its turns left no record of their end"
-VANISHED = "the message's file has vanished from the mailbox"
+VANISHED = "the message is no longer in the mailbox"
 
 
 async def run_turn(

@@ -142,8 +142,13 @@ def logs(
     """What the service has written to the journal: starts and ends, and the watcher's events as JSON lines."""
     from agent_mailer.process.commands import run_in_terminal
     from agent_mailer.process.environment import find_tool
+    from agent_mailer.service.manager import UserManager
 
-    [instance] = _chosen(_units(), [name] if name else None, workdir, every=False)
+    try:
+        [instance] = _chosen(_units(), [name] if name else None, workdir, every=False)
+    except ConfigFault:
+        UserManager(os.environ)  # where nothing can be installed that comes first
+        raise
     journalctl = find_tool("journalctl", [instance.workdir])
     if journalctl is None:
         raise ConfigFault(
