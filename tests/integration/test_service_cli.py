@@ -70,7 +70,8 @@ def test_a_service_that_is_not_there_is_named_with_those_that_are(desk: Desk, ho
         2,
         "error: there is no service planner (there are: coder)\n  fix: agent-mailer service install\n",
     )
-    here = type_in(desk.workdir, "doctor", "--as-service", "-C", desk.base, "--json")
+    reached = with_systemctl(desk.base / "bin", "echo Version=252")
+    here = type_in(desk.workdir, "doctor", "--as-service", "-C", desk.base, "--json", env=reached)
     assert here.status == 78
     assert here.json["error"]["code"] == "not_installed"
 
