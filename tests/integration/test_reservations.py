@@ -432,3 +432,15 @@ def test_at_a_server_what_it_grants_in_spite_of_others_is_given_back(tmp_path: P
 
         asyncio.run(scenario())
         assert fake.asked("select count(*) from reservations where released_ts is null")[0][0] == 1
+
+
+@pytest.mark.parametrize("pattern", ["../shop", "/etc/passwd", "", "x" * 300])
+def test_what_no_watcher_would_start_with_is_not_written_down(tmp_path: Path, pattern: str) -> None:
+    desk = Desk(tmp_path)
+    before = (desk.state / "config.toml").read_bytes()
+    refused = type_in(desk.workdir, "config", "set", "reserve", json.dumps(["src/**", pattern]))
+    assert refused.status == 2, refused
+    assert refused.err.startswith("error: reserve: ")
+    assert "fix: agent-mailer config set reserve 'src/**'" in refused.err
+    assert (desk.state / "config.toml").read_bytes() == before
+    assert type_in(desk.workdir, "config", "set", "reserve", "[]").status == 0

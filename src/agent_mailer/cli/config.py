@@ -83,8 +83,7 @@ def set_key(
     if key in widening():
         refuse_in_a_turn(f"a key that widens what the agent may do ({key})", os.environ)
     trusted = place.trust.verdict
-    if key == "address":
-        _check_handle(place, str(typed))
+    _check(place, key, typed)
     file = ConfigFile(place.folder.config, place.disk)
     before = file.get(key)
     file.set(key, typed)
@@ -294,12 +293,23 @@ def _typed(key: str, words: list[str]) -> object:
     return typed
 
 
-def _check_handle(place: Workplace, address: str) -> None:
-    from agent_mailer.setup.workdir import require_handle, require_nobodys
+def _check(place: Workplace, key: str, typed: object) -> None:
+    """Raises UsageFault for what no watcher would start with here."""
+    if key == "address":
+        from agent_mailer.setup.workdir import require_handle, require_nobodys
 
-    require_nobodys(place, address)
-    if place.in_folder:
-        require_handle(address)
+        require_nobodys(place, str(typed))
+        if place.in_folder:
+            require_handle(str(typed))
+    elif key == "reserve" and isinstance(typed, (list, tuple)) and typed:
+        from agent_mailer.at_server import project_of
+        from agent_mailer.reservations.patterns import checked
+
+        try:
+            checked(typed, os.path.realpath(project_of(place)))
+        except UsageFault as fault:
+            fix = "agent-mailer config set reserve 'src/**'"
+            raise UsageFault(fault.code, f"reserve: {fault.message}", fix) from None
 
 
 def _tell_left(place: Workplace, address: str) -> None:
