@@ -199,13 +199,13 @@ def _sets(line: str, key: str) -> bool:
 def in_plain_words(error: msgspec.ValidationError, hint: Hint, value: object) -> str:
     """Why `value` will not do for a key of the type `hint`."""
     text, shown, kind = str(error).replace("`", ""), as_toml(value), hint.__origin__
-    if choices := list(_choices(kind)):
+    bounds = next((part for part in hint.__metadata__ if isinstance(part, Meta)), None)
+    if choices := list(_choices(kind)) or _alternatives(bounds):
         return f"{shown} is none of: {', '.join(choices)}{did_you_mean(_looks_like(value, choices))}"
     if isinstance(kind, type) and issubclass(kind, Struct):
         return "it is a table, with keys of its own"
     if kind is bool:
         return f"must be true or false, not {shown}"
-    bounds = next((part for part in hint.__metadata__ if isinstance(part, Meta)), None)
     if bounds is not None and kind in (int, float):
         what = "a whole number" if kind is int else "a number"
         return f"must be {what} from {bounds.ge} to {bounds.le}, not {shown}"
@@ -220,6 +220,12 @@ def _choices(kind: object) -> Iterator[str]:
     for member in (kind, *getattr(kind, "__args__", ())):
         if isinstance(member, type) and issubclass(member, StrEnum):
             yield from (one.value for one in member)
+
+
+def _alternatives(bounds: Meta | None) -> list[str]:
+    """Those of a pattern that has nothing else."""
+    found = match(r"\^\(([a-z|-]+)\)\?\\Z\Z", (bounds.pattern if bounds is not None else None) or "")
+    return found[1].split("|") if found else []
 
 
 def _looks_like(value: object, choices: Sequence[str]) -> tuple[str, ...]:

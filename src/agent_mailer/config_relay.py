@@ -34,11 +34,16 @@ class _Profile(msgspec.Struct):
 
 
 def in_our_words(raw: Mapping[str, object]) -> dict[str, object]:
-    """The file's `[relay] url, token`, read as the keys that say the same where those are not set."""
+    """The file's `[relay] url, token`, read as the keys that say the same. Raises ConfigFault for two values."""
     table = raw.get("relay")
     if not isinstance(table, dict):
         return dict(raw)
     said = {"broker_url": table.get("url"), "api_key": table.get("token")}
+    for key, name in (("broker_url", "url"), ("api_key", "token")):
+        if raw.get("mailbox") == "relay" and said[key] and raw.get(key) and said[key] != raw[key]:
+            # Which of the two is meant nobody can say, and the other would be passed over without a word.
+            why = f"[relay] {name} and {key} say the same, and have two values: only one of them can stand there"
+            raise ConfigFault("two_values", why, "agent-mailer config edit")
     found = {key: value for key, value in said.items() if value is not None and not raw.get(key)}
     rest = {key: value for key, value in table.items() if key not in ("url", "token")}
     return {**raw, "relay": rest, **found}
@@ -69,8 +74,11 @@ def with_defaults(values: Mapping[str, object], environ: Mapping[str, str]) -> d
     table["caps"] = table["caps"] or ("chat",)
     table["channels"] = () if table["channels"] == ("all",) else table["channels"]
     if table["approval"] not in ("", "open", _GUARDED, _READ_ONLY):
-        where = f"{_VARIABLE}APPROVAL" if "approval" in told else f"the profile {printable(name, 60)}"
-        raise ConfigFault("bad_value", f"{where}: approval is open, guarded or read-only", "agent-mailer config edit")
+        variable = f"{_VARIABLE}APPROVAL"
+        where, fix = f"the profile {printable(name, 60)}", f"$EDITOR {quoted(_profiles_in(environ)[1])}"
+        if "approval" in told:
+            where, fix = variable, f"unset {variable}"
+        raise ConfigFault("bad_value", f"{where}: approval is open, guarded or read-only", fix)
     found: dict[str, object] = {"relay": table}
     if not values.get("broker_url"):
         found["broker_url"] = told.get("url", DEFAULT_URL)
@@ -105,9 +113,14 @@ def _mode(approval: str, values: Mapping[str, object]) -> str | None:
     return None
 
 
-def _profile(name: str, environ: Mapping[str, str]) -> _Profile:
+def _profiles_in(environ: Mapping[str, str]) -> tuple[str, Path]:
+    """The relay's file of them, as it was said and as a path."""
     told = environ.get(f"{_VARIABLE}PROFILES_FILE") or "~/.config/agent-relay/profiles.json"
-    path = Path(os.path.expanduser(told))  # noqa: PTH111 - it raises nothing
+    return told, Path(os.path.expanduser(told))  # noqa: PTH111 - it raises nothing
+
+
+def _profile(name: str, environ: Mapping[str, str]) -> _Profile:
+    told, path = _profiles_in(environ)
     try:
         found = msgspec.json.decode(read_regular(path, MOST_BYTES, follow=True), type=dict[str, msgspec.Raw])
         if name not in found:

@@ -692,3 +692,32 @@ def test_a_server_that_is_down_is_told_by_every_command(tmp_path: Path) -> None:
         assert "127.0.0.1:1" in typed.err + typed.out
         assert "Traceback" not in typed.err
     assert type_in(desk.workdir, "status").status in (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("table", "said", "mend"),
+    [
+        ('url = "http://127.0.0.1:5"', "[relay] url and broker_url say the same, and have two values", "config edit"),
+        ('approval = "sometimes"', "relay.approval: 'sometimes' is none of: open, guarded, read-only", "config set"),
+    ],
+)
+def test_what_the_relay_table_cannot_say_is_told_in_words(tmp_path: Path, table: str, said: str, mend: str) -> None:
+    desk = Desk(tmp_path)
+    desk.settings.pop("maildir_root")
+    desk.configure(mailbox="relay", broker_url="http://127.0.0.1:4")
+    with (desk.state / "config.toml").open("a") as file:
+        file.write(f"[relay]\n{table}\n")
+    for command in ("status", "verify"):
+        told = type_in(desk.workdir, command)
+        assert told.status == 78, told
+        assert said in told.out + told.err
+        assert mend in told.out + told.err
+
+
+def test_an_approval_of_the_environment_is_mended_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENT_RELAY_APPROVAL", "sometimes")
+    desk = Desk(tmp_path)
+    desk.configure(mailbox="relay")
+    with pytest.raises(ConfigFault) as caught:
+        _ = desk.place().config
+    assert caught.value.fix == "unset AGENT_RELAY_APPROVAL"
