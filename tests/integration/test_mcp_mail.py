@@ -89,6 +89,23 @@ def test_a_name_is_kept_with_its_token_and_given_to_nobody_else(town: Town) -> N
     asyncio.run(scenario())
 
 
+def test_whose_token_cannot_be_read_now_is_not_told_to_give_up_the_name(town: Town) -> None:
+    asyncio.run(town.box().register())
+    kept = next((town.base / "names").glob("*.json"))
+    kept.rename(kept.with_suffix(".kept"))
+    kept.symlink_to(kept)
+    with pytest.raises(ConfigFault) as caught:
+        asyncio.run(town.box().register())
+    assert caught.value.message.count(str(kept)) == 1
+    assert "Errno" not in caught.value.message
+    assert caught.value.fix == f"ls -ld {kept}"
+    kept.unlink()
+    kept.write_text("no token")
+    with pytest.raises(ConfigFault) as caught:
+        asyncio.run(town.box().register())
+    assert caught.value.fix.endswith("and take another name")
+
+
 @pytest.mark.parametrize("name", ["coder", "my agent", "code-worker", "bob@example.com", "team/bob", "-x", "a" * 200])
 def test_a_name_that_could_get_no_mail_is_refused_before_it_is_registered(town: Town, name: str) -> None:
     with pytest.raises(ConfigFault) as caught:

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from agent_mailer.disk import Disk, Sync, read_regular
-from agent_mailer.errors import ConfigFault, put_aside
+from agent_mailer.errors import ConfigFault, mend, put_aside, words_of
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -29,9 +29,11 @@ class SeenFile(Generic[T]):
                 self._read = msgspec.json.decode(read_regular(self.path), type=self._kind)
             except FileNotFoundError:
                 self._read = self._kind()
-            except (OSError, msgspec.DecodeError, RecursionError) as error:
+            except OSError as error:
+                raise ConfigFault("bad_seen", words_of(error), mend(error, self.path)) from None
+            except (msgspec.DecodeError, RecursionError) as error:
                 # Without it all is listed once more; what the watcher has settled it knows itself.
-                raise ConfigFault("bad_seen", f"{self.path}: {error}", put_aside(self.path)) from None
+                raise ConfigFault("bad_seen", f"{self.path}: {words_of(error)}", put_aside(self.path)) from None
         return self._read
 
     def write(self, content: T) -> None:

@@ -13,7 +13,7 @@ import msgspec
 
 from agent_mailer.clock import Clock
 from agent_mailer.disk import Disk, Sync, read_regular
-from agent_mailer.errors import ConfigFault, quoted
+from agent_mailer.errors import ConfigFault, mend, quoted, words_of
 from agent_mailer.mailbox.mcp_agent_mail.rpc import WRITE_SECONDS, Argument, Forgotten, Server, ToolRefused
 from agent_mailer.names import printable, whole_digest
 
@@ -94,9 +94,14 @@ class Tokens:
             return msgspec.json.decode(read_regular(path, MOST_BYTES), type=Identity)
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.DecodeError, RecursionError) as error:
+        except OSError as error:
+            # The token in it is as good as before: without it the name is lost.
+            raise ConfigFault("bad_identity", words_of(error), mend(error, path)) from None
+        except (msgspec.DecodeError, RecursionError) as error:
             raise ConfigFault(
-                "bad_identity", f"{path}: {error}", f"mv {quoted(path)} {quoted(path)}.old, and take another name"
+                "bad_identity",
+                f"{path}: {words_of(error)}",
+                f"mv {quoted(path)} {quoted(path)}.old, and take another name",
             ) from None
 
     def keep(self, identity: Identity) -> None:
