@@ -10,15 +10,18 @@ import resource
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from tests.clocks import FakeClock
+from tests.crash.world import Died
 from tests.watch_room import Scene
 
 from agent_mailer.approvals.calls import Call
+from agent_mailer.disk import SystemCalls
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Envelope, Outgoing, Progress, Stage
 from agent_mailer.names import new_turn_id
@@ -43,6 +46,7 @@ from agent_mailer.state.records import (
 )
 from agent_mailer.turn_tools.folder import NoteScope, NoteWrite
 from agent_mailer.watch import recovery
+from agent_mailer.watch.given_up import take_up_again
 from agent_mailer.watch.recovery import recover, salvage
 from agent_mailer.watch.room import Stage as At
 from agent_mailer.watch.room import Work
@@ -175,6 +179,36 @@ def test_what_is_given_up_is_a_dead_letter_and_done(scene: Scene, reports: list[
     [(_, progress)] = reports
     assert progress.final
     assert scene.state.notices.told.turns
+
+
+def test_what_was_given_up_and_is_asked_for_again_runs_whoever_dies_at_whichever_write(scene: Scene) -> None:
+    """A request that was cut off is carried out once more by the next watcher."""
+
+    class Dies(SystemCalls):
+        def __init__(self, after: int) -> None:
+            self.left = after
+
+        def replace(self, source: Path, target: Path) -> None:
+            self.left -= 1
+            if self.left < 0:
+                raise Died
+            super().replace(source, target)
+
+    for number in range(20):
+        envelope = scene.mail(body=str(number))
+        letter = DeadLetter(envelope.id, envelope.thread, 4, "no luck", turn_id="t", envelope=envelope)
+        apply(scene, turn(scene, changed(FAILED, finished=True, dead=letter), envelope=envelope))
+        scene.state.folder.disk.system = system = Dies(number)
+        with suppress(Died):
+            take_up_again(scene.state, [envelope.id])
+        scene.state.folder.disk.system = SystemCalls()
+        later = scene.desk.place(scene.place.clock).state
+        take_up_again(later, [envelope.id])
+        assert later.retries.get(envelope.id) is not None, f"died after {number} writes"
+        assert envelope.id not in later.processed, f"died after {number} writes"
+        if system.left >= 0:
+            return
+    raise AssertionError("whoever asked was never let through")
 
 
 def test_a_session_is_bound_or_dropped_once(scene: Scene) -> None:
@@ -500,6 +534,18 @@ def test_what_was_stopped_before_keeps_its_reason_and_a_watcher_that_stops_excus
     assert set(found) == {record.turn_id, other.turn_id}
     assert found[other.turn_id].stopped is None
     assert scene.state.turns.stop_was_cut_off()
+
+
+def test_of_several_stops_the_shortest_counts_and_asking_on_prolongs_none(scene: Scene) -> None:
+    room, now = scene.room, scene.place.clock.monotonic()
+    room.request_stop(60.0)
+    room.request_stop(0.0)
+    first = room.stop_at
+    assert first is not None
+    assert first < now + 30
+    for grace in (0.0, 60.0):
+        room.request_stop(grace)
+        assert room.stop_at == first
 
 
 def test_who_begins_clears_away_answers_that_nobody_fetched(scene: Scene) -> None:

@@ -234,7 +234,8 @@ class Room:
             if self.work:
                 with suppress(OSError):
                     self.state.turns.stop_begins()
-        self.stop_at = self.clock.monotonic() + grace
+        ends = self.clock.monotonic() + grace
+        self.stop_at = ends if self.stop_at is None else min(self.stop_at, ends)
         self.stopping.set()
         self._hurry()
 
