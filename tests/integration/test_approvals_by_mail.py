@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.broker_desk import BrokerDesk, Person, running_broker
+from tests.clocks import FakeClock
 from tests.desk import until
 from tests.integration.test_amp_watch import AmpDesk
 from tests.integration.test_approvals import PUSH, AskingDesk, outcomes_of
@@ -219,13 +220,16 @@ def test_an_answer_is_taken_once_whatever_is_killed_in_between(desk: HiddenDesk)
     assert desk.skipped() == ["answer"]
 
 
-def test_a_late_answer_is_told_and_changes_nothing(desk: HiddenDesk) -> None:
+@pytest.mark.parametrize("over", [True, False])
+def test_a_late_answer_is_told_and_changes_nothing(desk: HiddenDesk, over: bool) -> None:
+    """Its message is done with, or the time alone is over, which nobody was there to write down."""
     desk.send(thread="one")
     desk.look()
     [asked] = desk.asked()
-    place = desk.place()
+    place = desk.place(None if over else FakeClock(asked.expires_at))
     place.folder.hold()
-    place.state.approvals.ended([asked.id], "", (), over=True)
+    if over:
+        place.state.approvals.ended([asked.id], "", (), over=True)
     lock = place.lock()
     lock.acquire()
     try:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
 from tests import procfs
+from tests.clocks import FakeClock
 from tests.desk import Desk, outcomes, until
 from tests.sizes import LONG
 
@@ -81,6 +84,42 @@ def test_hand_over_leaves_at_once_and_the_turn_goes_on(desk: Desk) -> None:
         go.touch()
         assert outcomes(desk.once()) == ["done"]
     assert len(desk.marks()) == 2
+
+
+def test_an_adopted_turn_has_no_more_time_than_it_began_with(desk: Desk) -> None:
+    desk.configure(turn_timeout=3600)
+    go = waiting_agent(desk)
+    desk.send()
+    with desk.watching() as watcher:
+        until(desk.marks, "the agent's start")
+        watcher.kill()
+        watcher.wait()
+        # Else it would be waited for as long as it has time.
+        end = threading.Timer(10, go.touch)
+        end.start()
+        assert outcomes(desk.once(FakeClock(time.time() + 3700))) == ["timed_out"]
+        end.cancel()
+    assert len(desk.marks()) == 1
+
+
+def test_a_second_signal_waits_for_no_grace_and_who_ends_it_is_written_down_first(desk: Desk) -> None:
+    desk.configure(stop_grace=120)
+    go = desk.base / "go"
+    desk.script({"ignore": ["TERM"]}, {"witness": "start"}, {"wait_for": str(go)}, {"print": "finished"})
+    desk.send()
+    with desk.watching() as watcher:
+        until(desk.marks, "the agent's start")
+        watcher.send_signal(signal.SIGTERM)
+        until(lambda: desk.log(EventName.WATCH_STOPPING), "the stop")
+        assert not desk.log(EventName.TURN_STOPPING)
+        watcher.send_signal(signal.SIGTERM)
+        until(lambda: desk.log(EventName.TURN_STOPPING), "the end of the grace")
+        # Should the watcher die now, the next one knows that it was us.
+        [turn] = (desk.state / "turns").iterdir()
+        assert json.loads((turn / "turn.json").read_text())["stopped"] == "shutdown"
+        go.touch()
+        assert watcher.wait(30) == 0
+    assert [ended["outcome"] for ended in desk.log(EventName.TURN_ENDED)] == ["interrupted"]
 
 
 @LONG

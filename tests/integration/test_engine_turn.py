@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.clocks import FakeClock
 from tests.desk import Desk, outcomes, until
@@ -18,7 +19,7 @@ from agent_mailer.disk import SystemCalls
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.mailbox.port import Action, Automatic, Draft, Priority
-from agent_mailer.process.handle import identify, is_alive
+from agent_mailer.process.handle import ProcessIdentity, identify, is_alive
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.watch.backlog import LIST_LIMIT
 from agent_mailer.watch.requests import apply
@@ -454,6 +455,45 @@ def test_what_nobody_takes_for_a_day_holds_up_its_thread_no_longer(desk: Desk) -
     [refused] = [event.fields for event in events if event.event is EventName.ITEM_REFUSED]
     assert "not taken for a day" in str(refused["why"])
     assert (desk.state / "processed.txt").read_text() == f"{sent}\n"
+
+
+def test_a_mailbox_that_is_gone_for_days_has_refused_nothing(desk: Desk) -> None:
+    desk.send("first", sender="planner", thread="stuck")
+    clock, inbox = Ahead(), desk.root / "agents/coder/inbox"
+    away = inbox.with_name("away")
+
+    class Gone(FullForDays):
+        def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
+            try:
+                return super().open(path, flags, mode)
+            except OSError:
+                if inbox.exists():
+                    inbox.rename(away)
+                raise
+
+    events = desk.once(clock, Gone(desk.root / "agents/planner", clock))
+    assert not [event for event in events if event.event is EventName.ITEM_REFUSED]
+    away.rename(inbox)
+    desk.once(clock)
+    assert len(desk.inbox("planner")) == 1
+
+
+def test_a_process_whose_record_the_disk_refuses_runs_nothing(desk: Desk) -> None:
+    """Without it the next watcher would give the message back, and the agent would work beside its own rerun."""
+    held: list[ProcessIdentity] = []
+
+    class Refuses(SystemCalls):
+        def replace(self, source: Path, target: Path) -> None:
+            if target.name == "turn.json" and not held:
+                held.append(msgspec.convert(json.loads(source.read_text())["process"], ProcessIdentity))
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+            super().replace(source, target)
+
+    desk.script({"witness": "start"})
+    desk.send()
+    assert outcomes(desk.once(system=Refuses())) == ["unavailable"]
+    until(lambda: not is_alive(held[0]), "the holder's end")
+    assert desk.marks() == []
 
 
 def test_what_never_ran_has_used_nothing(desk: Desk) -> None:

@@ -122,6 +122,25 @@ def test_wherever_its_consumer_moved_it_it_is_delivered(root: Path, place: str) 
     assert files(alice.new) == []
 
 
+def test_what_its_consumer_takes_between_two_looks_is_not_sent_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    what, alice, look = item(), Paths(root, "alice"), os.lstat
+    deliver(root, what)
+    name = f"{what.id}.md"
+
+    def then_taken(path: Path) -> os.stat_result:
+        try:
+            return look(path)
+        finally:
+            if path.name == name and name in files(alice.new):
+                (alice.new / name).rename(alice.cur / name)
+
+    monkeypatch.setattr(os, "lstat", then_taken)
+    assert deliver(root, what) == Delivered()
+    assert (files(alice.new), files(alice.cur)) == ([], [name])
+
+
 def test_what_lies_in_the_dead_letters_of_others_is_not_mistaken(root: Path) -> None:
     alice = Paths(root, "alice")
     (alice.dlq_new / "dlq_1.md").write_text('---\n{"original_id": "other"}\n---\n' + item().id)

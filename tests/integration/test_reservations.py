@@ -26,11 +26,15 @@ from agent_mailer.at_server import reservations_of
 from agent_mailer.disk import Disk
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.mcp_agent_mail.adapter import Account, McpAgentMailbox
+from agent_mailer.names import new_turn_id
 from agent_mailer.path_patterns import overlap
 from agent_mailer.reservations.leases import Leases
 from agent_mailer.reservations.port import Owner, Reservation
 from agent_mailer.reservations.turn import HELD, put_held
 from agent_mailer.views.reserved import in_the_way
+from agent_mailer.watch.guards.gate import Admitted
+from agent_mailer.watch.rules import Candidate
+from agent_mailer.watch.turn import run_turn
 
 WORKS = """cat >/dev/null
 printf '{"mark":"begin","who":"%s"}\\n' "$AGENT_MAILER_WORKDIR" >>BASE/witness.jsonl
@@ -192,6 +196,35 @@ def test_with_fail_it_is_an_attempt_that_says_who(tmp_path: Path) -> None:
     assert outcomes(desks.first.once()) == ["failed"]
     assert "src/a.py is held by user" in desks.first.log(EventName.TURN_ENDED)[0]["detail"]
     assert desks.marks() == []
+
+
+def test_who_waits_for_files_takes_nothing_of_the_day(tmp_path: Path) -> None:
+    desks = TwoDesks(tmp_path, limits={"turns_per_day": 1})
+    root, project = desks.first.root / "meta", os.path.realpath(desks.project)
+    keeper = Leases(root, Disk(), FakeClock(), project=project, address="user")
+    assert asyncio.run(keeper.take("", ["src/a.py"], 600.0)) == []
+    desks.first.send("x")
+    place = desks.first.place()
+    lock = place.lock()
+    lock.acquire()
+    place.prepare()
+    room, now = place.room(lock), place.clock.now()
+
+    async def waits() -> None:
+        await room.mailbox.open()
+        try:
+            [envelope] = (await room.mailbox.pending(10)).envelopes
+            one = Candidate(envelope)
+            assert room.gate.admit([one], now) == Admitted((one,))
+            assert await run_turn(room, one, new_turn_id(now), lambda: None) is None
+            assert room.gate.admit([one], now) == Admitted((one,))
+        finally:
+            await room.mailbox.close()
+
+    try:
+        asyncio.run(waits())
+    finally:
+        lock.release()
 
 
 def test_a_turn_that_fails_gives_back_what_it_had(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -97,6 +99,22 @@ def test_whoever_dies_at_whichever_call_when_it_is_due_it_leaves_once(tmp_path: 
         known = desk.place("coder").state.schedules.all["nightly"]
         assert (known.due, known.last, len(known.sent)) == (0.0, MORNING_AT_THREE, 1)
     assert begun, "some have died between the two writes"
+
+
+def test_an_instant_that_cannot_be_written_down_sends_nothing_until_it_can(tmp_path: Path) -> None:
+    class Full(SystemCalls):
+        def replace(self, source: Path, target: Path) -> None:
+            if target.name == "schedules.json":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+            super().replace(source, target)
+
+    desk, clock = company(tmp_path), FakeClock(EVENING)
+    once(desk, clock)
+    clock.moment = MORNING
+    once(desk, clock, Full())
+    assert not [*desk.root.glob("agents/coder/inbox/*/*.md")]
+    once(desk, clock)
+    assert len(nights(desk)) == 1
 
 
 def test_what_was_missed_is_one_and_a_clock_that_is_set_back_brings_nothing_again(tmp_path: Path) -> None:

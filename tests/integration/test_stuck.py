@@ -15,6 +15,7 @@ from tests.clocks import FakeClock
 from tests.desk import SOON, Desk, until
 from tests.typed import type_in
 
+from agent_mailer.disk import SystemCalls
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.mailbox.maildir.layout import Paths, make_mailbox
@@ -304,6 +305,21 @@ def test_what_is_unreadable_is_stuck_before_it_is_moved_and_its_sender_is_told(d
     assert len(answer.lines) == 4
     assert ask(desk, Verb.STUCK_DROP).ok
     assert stuck(desk) == []
+
+
+def test_the_sender_of_what_is_unreadable_has_been_told_when_it_is_moved(desk: Desk) -> None:
+    """What was moved is listed no more: whoever is killed after that comes back to nothing."""
+    letters, theirs, told = Paths(desk.root, "coder").dlq_new, Paths(desk.root, "user").new, list[int]()
+
+    class Watched(SystemCalls):
+        def rename_noreplace(self, source: Path, target: Path) -> None:
+            if target.parent == letters:
+                told.append(len([*theirs.iterdir()]))
+            super().rename_noreplace(source, target)
+
+    put(desk, "bad", file("bad", "x", kind="run"))
+    desk.once(system=Watched())
+    assert told == [1]
 
 
 def test_each_file_that_cannot_be_read_is_stuck_by_itself(desk: Desk) -> None:

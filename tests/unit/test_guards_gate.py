@@ -9,8 +9,9 @@ import msgspec
 import pytest
 from tests.clocks import FakeClock
 
-from agent_mailer.disk import Disk
+from agent_mailer.disk import Disk, SystemCalls
 from agent_mailer.events import EventLog
+from agent_mailer.locks import FileLock
 from agent_mailer.mailbox.port import Envelope, Message, Outgoing
 from agent_mailer.names import new_turn_id
 from agent_mailer.outcomes import Outcome
@@ -487,6 +488,23 @@ def test_what_is_admitted_is_taken_from_a_shared_day_at_once(scene: Scene, tmp_p
     shared = [path for path in (tmp_path / "user").rglob("*") if path.is_dir()]
     assert shared
     assert [path for path in shared if path.stat().st_mode & 0o077] == [], "what was spent is nobody else's to read"
+
+
+def test_what_is_taken_of_a_shared_day_is_written_before_another_may_look(scene: Scene) -> None:
+    free: list[bool] = []
+
+    class Beside(SystemCalls):
+        def replace(self, source: Path, target: Path) -> None:
+            if "budgets" in target.parts:
+                lock = FileLock(target.with_name(".lock"))
+                free.append(lock.acquire())
+                lock.release()
+            super().replace(source, target)
+
+    scene.state.folder.disk.system = Beside()
+    scene.budget(turns_per_day=2, share="ours")
+    assert ids(scene.admit(wants(mail("a")))) == (["a"], [])
+    assert free == [False]
 
 
 def test_one_person_is_known_by_his_pattern_alone(scene: Scene) -> None:

@@ -13,18 +13,21 @@ import pytest
 from tests.clocks import FakeClock
 from tests.watch_room import Scene
 
+from agent_mailer.disk import SystemCalls
 from agent_mailer.errors import UsageFault
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.state.held import Guard, HeldEntry
 from agent_mailer.state.lifts import Order, OrderVerb, Raised
 from agent_mailer.state.records import Pause, PauseReason, RetryEntry
+from agent_mailer.state.requests import Request, Verb
 from agent_mailer.state.stuck import StuckKind
 from agent_mailer.watch.guards import holding
 from agent_mailer.watch.guards.budgets import BudgetPolicy
 from agent_mailer.watch.guards.holding import HeldMail, Stop, carry_out, question_of
 from agent_mailer.watch.guards.raising import HOURLY, LARGEST, Limit, limit_of, until_tomorrow
 from agent_mailer.watch.guards.rounds import GuardPolicy
+from agent_mailer.watch.requests import apply
 from agent_mailer.watch.rules import WatchPolicy
 
 NOON = datetime(2036, 6, 10, 12).astimezone().timestamp()
@@ -103,6 +106,20 @@ def test_who_goes_round_is_asked_about_once_while_something_of_it_waits(scene: S
     again = scene.mail(body="six")
     scene.run(later.hold([round_of(again)]))
     assert known(scene)[again.id].question == f"pair\0a\0{again.id}"
+
+
+def test_the_operator_is_to_be_told_before_the_mailbox_hands_it_over(scene: Scene) -> None:
+    """What is in `cur` is listed no more: whoever is killed after that comes back to nothing."""
+    one, moved = scene.mail(), list[int]()
+
+    class Watched(SystemCalls):
+        def rename_noreplace(self, source: Path, target: Path) -> None:
+            moved.append(len(notices(scene)))
+            super().rename_noreplace(source, target)
+
+    scene.state.folder.disk.system = Watched()
+    hold(scene, round_of(one))
+    assert (moved, scene.names("cur")) == ([1], 1)
 
 
 def test_what_an_earlier_watcher_did_not_come_to_is_told_and_taken(scene: Scene) -> None:
@@ -252,6 +269,16 @@ def test_whom_a_person_allows_all_his_mail_is_released_and_nobody_elses(scene: S
         0,
     )
     assert list(scene.state.lifts.standing.allowed) == ["new"]
+
+
+def test_an_order_is_carried_out_once_however_often_a_request_names_it(scene: Scene) -> None:
+    """An agent can read the request, and repeat it when the person has thought better of it."""
+    request = Request(Verb.ORDER, (scene.state.lifts.give(Order(OrderVerb.ALLOW, ("mallory",))),))
+    assert apply(scene.state, request).ok
+    assert "mallory" in scene.state.lifts.standing.allowed
+    order(scene, OrderVerb.DISALLOW, "mallory")
+    assert not apply(scene.state, request).ok
+    assert scene.state.lifts.standing.allowed == ()
 
 
 def test_what_is_raised_counts_until_the_day_ends_and_ends_the_pause_of_a_guard(scene: Scene) -> None:

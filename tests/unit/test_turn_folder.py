@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent_mailer.disk import Disk
+from agent_mailer.disk import Disk, SystemCalls
 from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.mailbox.port import Action, Contact, Draft, Envelope, Message
 from agent_mailer.turn_tools.commands import AgentMail
@@ -112,6 +112,18 @@ def test_sealed_is_over_for_every_tool_and_stays_as_it_was(turn: TurnFolder) -> 
     assert turn.seal() == sealed
     turn.strip()
     assert list(turn.path.iterdir()) == []
+
+
+def test_what_a_tool_stages_at_the_last_moment_before_the_seal_leaves(turn: TurnFolder) -> None:
+    """Its command said that it is staged."""
+
+    class Overtaken(SystemCalls):
+        def rename_noreplace(self, source: Path, target: Path) -> None:
+            assert not turn.stage(draft()).already
+            super().rename_noreplace(source, target)
+
+    sealed = TurnFolder(turn.path, Disk(Overtaken())).seal()
+    assert ([one.body for one in sealed.drafts], sealed.damaged) == (["hello"], 0)
 
 
 @pytest.mark.parametrize(
