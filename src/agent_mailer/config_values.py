@@ -18,7 +18,7 @@ from agent_mailer.config import DOCS, ENV_PREFIX, HINTS, SECRET_KEYS, Config, Lo
 from agent_mailer.config_faults import EDIT, choice_meant, example, in_line, in_plain_words, meant, no_key
 from agent_mailer.config_tables import SCHEDULE_NAME, Approve, Guards, SandboxKeys, ScheduleKeys, size_in_bytes
 from agent_mailer.disk import read_regular
-from agent_mailer.errors import ConfigFault, UsageFault, put_aside, quoted, words_of
+from agent_mailer.errors import ConfigFault, UsageFault, mend, put_aside, words_of
 from agent_mailer.groups import KINDS
 from agent_mailer.names import printable
 
@@ -106,7 +106,7 @@ def read_file(path: Path) -> dict[str, object]:
         why = f"{path} cannot be read: {error.strerror}"
         raise ConfigFault("unreadable", why, put_aside(path.parent)) from error
     except OSError as error:
-        raise ConfigFault("unreadable", f"{path} cannot be read: {error.strerror}", f"ls -l {quoted(path)}") from error
+        raise ConfigFault("unreadable", f"{path} cannot be read: {error.strerror}", mend(error, path)) from error
 
 
 def _in_our_words(raw: dict[str, object]) -> dict[str, object]:

@@ -721,3 +721,16 @@ def test_an_approval_of_the_environment_is_mended_there(tmp_path: Path, monkeypa
     with pytest.raises(ConfigFault) as caught:
         _ = desk.place().config
     assert caught.value.fix == "unset AGENT_RELAY_APPROVAL"
+
+
+@pytest.mark.parametrize("mailbox", ["relay", "mcp_agent_mail", "amp"])
+@pytest.mark.parametrize("where", ["/elsewhere", ":1"])
+def test_verify_advises_something_else_than_verify(town: Town, tmp_path: Path, mailbox: str, where: str) -> None:
+    desk = Desk(tmp_path / "desk")
+    desk.settings.pop("maildir_root")
+    url = f"{town.url}{where}" if where.startswith("/") else "http://127.0.0.1:1"
+    desk.configure(mailbox=mailbox, broker_url=url, address="coder-1", agent_id="id", api_key="key")
+    told = type_in(desk.workdir, "verify")
+    assert told.status == 69, told
+    assert "fix: " in told.out
+    assert "agent-mailer verify" not in told.out

@@ -16,7 +16,7 @@ import msgspec
 from agent_mailer.beneath import anchor, is_file, is_folder, is_there, names_in, status
 from agent_mailer.clock import Clock, iso
 from agent_mailer.disk import TEMPORARY_PREFIX, Disk, Sync, read_regular
-from agent_mailer.errors import ConfigFault, put_aside, quoted
+from agent_mailer.errors import ConfigFault, put_aside, quoted, words_of
 
 STATE_DIRECTORY = ".agent-mailer"
 FORMAT = 1
@@ -255,7 +255,7 @@ class StateFolder:
             except FileExistsError:
                 continue
             except OSError as error:
-                why = f"{why}; could not be set aside: {error}"
+                why = f"{why}; could not be set aside: {words_of(error)}"
             break
         self.damaged(path, why)
 

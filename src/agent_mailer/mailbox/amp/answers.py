@@ -173,7 +173,8 @@ def unavailable(answer: Answer) -> MailboxUnavailable:
             f"{answer.where} answers {answer.status}, not in the words of a broker: {_glimpse(answer)}",
             "is a proxy in between? agent-mailer config show broker_url",
         )
-    return MailboxUnavailable(NO_PROTOCOL, f"{answer.where} answers {answer.status}{said}", "agent-mailer verify")
+    fix = "is it the right broker? agent-mailer config set broker_url URL"
+    return MailboxUnavailable(NO_PROTOCOL, f"{answer.where} answers {answer.status}{said}", fix)
 
 
 def not_the_protocol(answer: Answer) -> MailboxUnavailable:
@@ -201,7 +202,7 @@ def credentials_refused(answer: Answer) -> MailboxRefused | None:
     return MailboxRefused(
         "agent_refused",
         f"{answer.where}: {detail} ({answer.status})",
-        "check agent_id, broker_url and api_key: agent-mailer verify",
+        "check agent_id, broker_url and api_key: agent-mailer config show",
     )
 
 
