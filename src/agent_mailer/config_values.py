@@ -323,6 +323,8 @@ def _wrong_schedule(value: object) -> str:
             return f"{called}: it lacks {', '.join(missing)}"
         if wrong := [name for name, text in one.items() if not isinstance(text, str)]:
             return f"{called}: {wrong[0]} must be a text in quotes"
+        if empty := [name for name in ("subject", "body") if not one[name]]:
+            return f"{called}: {empty[0]} is empty"
         if fullmatch(SCHEDULE_NAME, one["name"]) is None:
             return f"{called}: name is of a-z, 0-9, _ and -, at most 40 of them"
     return ""

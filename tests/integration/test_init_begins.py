@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.integration.test_cli_setup import FLAGS, agent, values_of, workdir
+from tests.integration.test_cli_setup import FLAGS, agent, on_terminal, values_of, workdir
 from tests.typed import type_in
 
 __all__ = ["agent", "workdir"]
@@ -63,3 +63,12 @@ def test_an_agent_does_not_become_who_writes_at_the_terminal(agent: Path) -> Non
     assert refused.status == 2, refused
     assert "user is who writes here at the terminal" in refused.err
     assert values_of(agent)["address"] == "coder"
+
+
+def test_nor_is_it_taken_from_a_folder_or_as_an_answer(tmp_path: Path) -> None:
+    folder = tmp_path / "user"
+    folder.mkdir()
+    status, screen = on_terminal(folder, ["init"], ["", "user", "helper", "\x03"])
+    assert status == 130
+    assert "[user]" not in screen
+    assert "user is who writes here at the terminal" in screen

@@ -52,6 +52,11 @@ def test_what_is_no_limit_is_refused_by_name(tmp_path: Path, table: str, key: st
         ('deny_from = "*"', 'deny_from: must be a list of words, as ["one", "two"]', "config set deny_from"),
         ('[schedule]\nname = "x"', "with two brackets: [[schedule]]", "config edit"),
         ('[[schedule]]\nname = "x"', "schedule: x: it lacks cron, subject, body", "config edit"),
+        (
+            '[[schedule]]\nname = "x"\ncron = "0 3 * * *"\nsubject = ""\nbody = "b"',
+            "schedule: x: subject is empty",
+            "config edit",
+        ),
         ('[[schedule]]\nzome = "x"', "zome: there is no such key; zone was meant?", "config edit"),
         (
             '[[schedule]]\nname = "x\\n"\ncron = "0 3 * * *"\nsubject = "s"\nbody = "b"',

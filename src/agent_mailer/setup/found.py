@@ -80,10 +80,10 @@ def refusal(place: Workplace, values: dict[str, object]) -> ConfigFault | None:
 
 def default_name(workdir: Path) -> str:
     """The folder's name, where an agent can be called so."""
-    from agent_mailer.mailbox.maildir.layout import is_handle
+    from agent_mailer.mailbox.maildir.layout import USER, is_handle
 
     name = workdir.name.lower()
-    return name if is_handle(name) else ""
+    return name if is_handle(name) and name != USER else ""
 
 
 def _look(place: Workplace, kind: RuntimeKind) -> ProgramSeen:

@@ -113,13 +113,17 @@ def require_handle(address: str) -> None:
 
 def require_nobodys(place: Workplace, address: str) -> None:
     """Raises UsageFault for the name of a person there: such an agent would take his mail, and answer itself."""
-    if place.at_broker:
-        return
-    person = USER if place.in_folder else AT_SERVER
+    if not place.at_broker:
+        require_no_person(address, USER if place.in_folder else AT_SERVER)
+
+
+def require_no_person(address: str, person: str) -> None:
+    """The same, where `person` is who writes at the terminal."""
     if address.lower() == person:
         why = f"{person} is who writes here at the terminal: an agent of that name would answer itself"
-        other = "coder" if place.in_folder else "coder-1"
-        raise UsageFault("persons_name", why, f"agent-mailer config set address {other}")
+        raise UsageFault(
+            "persons_name", why, f"agent-mailer config set address {'coder' if person == USER else 'coder-1'}"
+        )
 
 
 def _require_no_deaf_mailbox(root: Path, before: object, address: str) -> None:

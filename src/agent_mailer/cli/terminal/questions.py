@@ -27,9 +27,11 @@ def ask(question: str, default: str | None, check: Callable[[str], object], *, h
 
 
 def a_handle(text: str) -> str:
-    from agent_mailer.setup.workdir import require_handle
+    from agent_mailer.mailbox.maildir.layout import USER
+    from agent_mailer.setup.workdir import require_handle, require_no_person
 
     require_handle(text)
+    require_no_person(text, USER)
     return text
 
 
