@@ -9,11 +9,13 @@ import sys
 import pytest
 
 from agent_mailer.cli.hook import _welcome
+from agent_mailer.cli.status.many import agents
 from agent_mailer.cli.terminal.printing import dollars, json_text
 from agent_mailer.cli.terminal.screen import Ink, cells, fit, paint, plain, prepare_streams, width
 from agent_mailer.cli.terminal.tables import columns, fields
 from agent_mailer.names import pick
 from agent_mailer.outside.event import Source
+from agent_mailer.views.values.status import FaultView
 
 IDS = ["20260101T000000-aaaa1111", "20260101T000000-bbbb2222", "20260203T040506-cccc3333"]
 
@@ -82,6 +84,17 @@ def test_a_table_that_tells_ids_by_their_ends_shows_those(monkeypatch: pytest.Mo
     assert all(name.startswith("…") for name in seen)
     assert [pick(name, ids, "message", "") for name in seen] == ids
     assert max(map(cells, shown.splitlines())) <= 60
+
+
+def test_the_agents_of_a_team_are_told_apart_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    sit_before(monkeypatch)
+    monkeypatch.setenv("COLUMNS", "40")
+    places = [f"/home/ada/amp-teams/shop/agents/claude-code_{role}" for role in ("planner", "reviewer", "runner")]
+    lines = agents([FaultView(workdir=place, problems=()) for place in places])
+    assert max(map(cells, lines)) <= 40
+    for column in (0, -1):
+        seen = [line.split()[column] for line in lines[1:]]
+        assert len(set(seen)) == len(places), lines
 
 
 def test_where_no_table_fits_each_row_is_a_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:

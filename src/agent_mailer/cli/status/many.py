@@ -64,7 +64,8 @@ def resting(views: Sequence[StatusView | FaultView]) -> list[str]:
 
 def agents(views: Sequence[StatusView | FaultView], last: int | None = None) -> list[str]:
     """A line each under a head, of the columns of HEAD up to `last`."""
-    return columns([cells_of(view)[:last] for view in views], HEAD[:last]).split("\n")
+    rows = [cells_of(view)[:last] for view in views]
+    return columns(rows, HEAD[:last], ids=("AGENT",), endings=("WORKDIR",)).split("\n")
 
 
 def _sum(every: AllView, sick: int) -> str:
