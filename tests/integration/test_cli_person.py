@@ -73,6 +73,13 @@ def test_send_refuses_and_delivers_nothing(desk: Desk, words: tuple[str, ...], w
     assert new_of(desk, "coder") == new_of(desk, "planner") == []
 
 
+@pytest.mark.parametrize("words", [("coder", "-"), ("--to", "coder", "--subject", "s", "--body", "-")])
+def test_what_was_piped_beside_a_stroke_does_not_vanish(desk: Desk, words: tuple[str, ...]) -> None:
+    refused = at(desk, "send", *words, stdin="all of the report")
+    assert (refused.status, new_of(desk, "coder")) == (2, [])
+    assert refused.err.endswith("  fix: give --body-file - to send what is piped\n")
+
+
 def test_what_is_too_long_is_told_to_be_shortened(desk: Desk) -> None:
     done = at(desk, "send", "--to", "coder", "--body-file", "-", stdin="x" * (MAX_MESSAGE_BYTES - 10))
     assert done.status != 0

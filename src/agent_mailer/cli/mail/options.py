@@ -210,6 +210,10 @@ def read_body(body: str | None, body_file: str | None, *, optional: bool = False
         raise UsageFault("two_bodies", "give --body or --body-file, not both", "")
     if body is None and body_file is None and not optional:
         raise UsageFault("no_body", "the message has no text", "give --body TEXT, --body-file FILE, or --body-file -")
+    if body is not None and body.strip() == "-":
+        # Elsewhere that is standard input: what was piped would be lost, and the mail be a stroke.
+        fix = "give --body-file - to send what is piped"
+        raise UsageFault("no_body", "the message's text is -, which is no text", fix)
     text = _file(body_file) if body_file is not None else body or ""
     if not text.strip() and not optional:
         raise UsageFault("empty_body", "the message's text is empty", "give --body TEXT or --body-file FILE")
