@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -210,6 +212,22 @@ def test_what_is_released_will_be_worked_on_whatever_was_known_of_it(scene: Scen
     last = (scene.desk.state / "held.jsonl").read_text().splitlines()[-3:]
     assert {json.loads(line)["ended"] for line in last} == {"released"}
     assert order(scene, OrderVerb.RELEASE, "one") == ([(False, "one: it is not held")], 0)
+
+
+def test_what_the_disk_does_not_let_us_release_stays_held(scene: Scene) -> None:
+    """It is in `cur`, and listed by nobody: held no more and pending nowhere, it would be lost."""
+
+    class Refuses(SystemCalls):
+        def replace(self, source: Path, target: Path) -> None:
+            if target.name == "retries.json":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+            super().replace(source, target)
+
+    held_already(scene, "one")
+    scene.state.folder.disk.system = Refuses()
+    with pytest.raises(OSError, match="No space"):
+        order(scene, OrderVerb.RELEASE, "one")
+    assert set(scene.desk.place().state.held.waiting) == {"one"}
 
 
 def test_what_is_dropped_counts_as_settled(scene: Scene) -> None:

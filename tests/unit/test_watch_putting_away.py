@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from tests.amq_tree import write
 from tests.watch_room import Scene
 
+from agent_mailer.disk import SystemCalls
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Automatic, Envelope, Unreadable
 from agent_mailer.outcomes import Outcome
@@ -35,6 +38,7 @@ from agent_mailer.watch.backlog import (
 )
 from agent_mailer.watch.guards.holding import Stop
 from agent_mailer.watch.guards.who import WhoPolicy
+from agent_mailer.watch.stuck import drop_stuck
 
 
 @pytest.fixture
@@ -97,6 +101,23 @@ def test_mail_that_names_no_way_back_leaves_its_thread_and_holds_up_no_other(sce
     assert scene.state.stuck.waiting == {lost, again}
     assert scene.state.stuck.get(StuckKind.NO_WAY_BACK, lost) is not None
     assert scene.look().actions == ()
+
+
+def test_what_the_disk_does_not_let_us_drop_stays_stuck(scene: Scene) -> None:
+    """It is listed still: without its line it would run."""
+
+    class Refuses(SystemCalls):
+        def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
+            if path.name == "processed.txt" and flags & os.O_CREAT:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            return super().open(path, flags, mode)
+
+    one = scene.mail()
+    scene.state.stuck.add(StuckKind.NO_WAY_BACK, one.id, one, "nobody is called so")
+    scene.state.folder.disk.system = Refuses()
+    with pytest.raises(OSError, match="No space"):
+        drop_stuck(scene.state, StuckKind.NO_WAY_BACK, [one.id])
+    assert scene.desk.place().state.stuck.waiting == {one.id}
 
 
 def test_what_waits_for_a_persons_word_goes_on_when_he_has_spoken(scene: Scene) -> None:

@@ -491,7 +491,20 @@ def test_what_was_sent_again_counts_as_delivered_and_its_own_record_goes(scene: 
         new_turn_id(NOW + 1), first.envelope, Phase.SETTLING, "command", NOW, settlement=sent, resends=key
     )
     scene.state.turns.create(again)
+    before = list[ItemState]()
+
+    class Watched(SystemCalls):
+        def rename_noreplace(self, source: Path, target: Path) -> None:
+            if source.name == again.turn_id:
+                there = scene.desk.place().state.turns.load(first.turn_id)
+                assert there is not None
+                assert there.settlement is not None
+                before.extend(one.state for one in there.settlement.items)
+            super().rename_noreplace(source, target)
+
+    scene.state.folder.disk.system = Watched()
     apply(scene, again)
+    assert before == [ItemState.DELIVERED], "whoever is killed once it is gone has the first record alone"
     assert scene.state.unsent.all() == []
     known = scene.state.turns.load(first.turn_id)
     assert known is not None
