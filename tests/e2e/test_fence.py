@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,10 @@ from tests.e2e.throwaway import is_nobody
 from tests.sizes import LONG
 
 from agent_mailer.config import Config
+from agent_mailer.events import EventName
+from agent_mailer.process import leash
 from agent_mailer.process.handle import ProcessIdentity, identify, is_alive, send
-from agent_mailer.processes import HAS_PROC, command_line, listed_pids
+from agent_mailer.processes import HAS_PROC, command_line, listed_pids, read_stat
 
 pytestmark = LONG
 
@@ -233,20 +236,39 @@ def test_doctor_proves_the_profile_of_codex(codex: CodexDesk) -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_nothing_of_codexs_sandbox_outlives_a_watcher_that_tries_it(number: int, codex: CodexDesk) -> None:
     codex.send("x")
-    watcher = codex.start_watch()
-    try:
-        until(lambda: _of(codex.base, SANDBOX), "codex starts its sandbox")
-        tried = _of(codex.base, SANDBOX)
-        for process in tried:
-            # It hangs.
-            send(process, signal.SIGSTOP)
-        watcher.send_signal(number)
-        until(lambda: not any(map(is_alive, tried)), "it ends with the watcher")
-    finally:
-        watcher.kill()
-        watcher.wait()
-        codex.end_turns()
+    tried: list[ProcessIdentity] = []
+
+    def seen(turns: int) -> bool:
+        """It takes some hundredths of a second; then the turn begins, which has a sandbox of its own."""
+        tried[:] = _tried(codex.base)
+        return bool(tried) or len(codex.log(EventName.TURN_STARTED)) > turns
+
+    while not tried:
+        before = len(codex.log(EventName.TURN_STARTED))
+        watcher = codex.start_watch()
+        try:
+            until(partial(seen, before), "codex starts its sandbox")
+            for process in tried:
+                # It hangs.
+                send(process, signal.SIGSTOP)
+            watcher.send_signal(number)
+            until(lambda: not any(map(is_alive, tried)), "it ends with the watcher")
+        finally:
+            watcher.kill()
+            watcher.wait()
+            codex.end_turns()
     assert not _of(codex.base, SANDBOX)
+
+
+def _tried(base: Path) -> list[ProcessIdentity]:
+    """Codex's sandbox as it is tried: that of a turn is below the turn's holder, and outlives the watcher."""
+    return [one for one in _of(base, SANDBOX) if any(leash.__file__ in command_line(pid) for pid in _above(one.pid))]
+
+
+def _above(pid: int) -> Iterator[int]:
+    while (stat := read_stat(pid)) is not None and stat.parent > 1:
+        pid = stat.parent
+        yield pid
 
 
 def _of(base: Path, word: str) -> list[ProcessIdentity]:
