@@ -118,6 +118,12 @@ def test_status_while_a_turn_runs_and_after_it_failed(desk: Desk) -> None:
         assert (resumed.status, resumed.out) == (0, "resumed\n")
         watcher.send_signal(signal.SIGTERM)
         watcher.wait(timeout=60)
+    retries = desk.place().state.retries
+    [entry] = retries.all()
+    assert "failed once, last: failed" in at(desk, "status").out
+    retries.put(msgspec.structs.replace(entry, history=(), attempts=2, revision=entry.revision + 1))
+    # Nothing ran, and so there is no outcome that was the last.
+    assert "failed 2 times\n" in at(desk, "status").out
 
 
 def test_pause_and_resume_without_a_watcher(desk: Desk) -> None:

@@ -14,6 +14,7 @@ from agent_mailer.views.values.status import (
     OfferedView,
     Problem,
     ResultView,
+    RetryView,
     RunningView,
     ScheduleView,
     SettlingView,
@@ -245,17 +246,18 @@ def _urgent(priority: str) -> str:
 def _retries(view: StatusView) -> list[Part]:
     soonest = sorted(view.retries, key=lambda entry: entry.due_in_seconds)
     parts = [
-        Part(
-            f"{printable(entry.thread, 64)} in {duration(entry.due_in_seconds)}, {_failures(entry.attempts)},"
-            f" last: {(entry.last_outcome or 'not started yet').replace('_', ' ')}"
-        )
+        Part(f"{printable(entry.thread, 64)} in {duration(entry.due_in_seconds)}, {_failures(entry)}")
         for entry in soonest[:LISTED]
     ]
     return parts + _more(len(soonest))
 
 
-def _failures(count: int) -> str:
-    return ("not failed", "failed once")[count] if count < 2 else f"failed {count} times"
+def _failures(entry: RetryView) -> str:
+    """Of one that failed before any process ran no outcome is kept."""
+    count = entry.attempts
+    failed = ("not failed", "failed once")[count] if count < 2 else f"failed {count} times"
+    last = (entry.last_outcome or "").replace("_", " ")
+    return failed + (f", last: {last}" if last else "" if count else ", not started yet")
 
 
 def _blocked(view: StatusView, now: float) -> list[Part]:
