@@ -120,8 +120,11 @@ def test_an_odd_id_is_claimed_and_never_becomes_a_path(box: Box, identifier: str
     assert all(name.startswith(identifier) or "~" in name for name in box.names("receipts"))
 
 
-@pytest.mark.parametrize("locator", ["../../../escape.md", "..", "", "a/b.md", "/etc/passwd", ".hidden.md", "bytes:zz"])
-def test_an_odd_locator_reaches_nothing(box: Box, locator: str) -> None:
+@pytest.mark.parametrize("locator", ["../../../escape.md", "..", "", "a/b.md", "ABSOLUTE", ".hidden.md", "bytes:zz"])
+def test_an_odd_locator_reaches_nothing(box: Box, locator: str, tmp_path: Path) -> None:
+    # A file of our own: where the guard is broken on purpose, what is named is moved away.
+    (tmp_path / "elsewhere").write_text("x")
+    locator = str(tmp_path / "elsewhere") if locator == "ABSOLUTE" else locator
     box.put("m1")
     envelope = box.one()
     forged = Envelope(
@@ -133,6 +136,7 @@ def test_an_odd_locator_reaches_nothing(box: Box, locator: str) -> None:
     asyncio.run(box.mailbox.set_aside(forged))
     asyncio.run(box.mailbox.reject(Unreadable(locator, "x")))
     assert sorted(box.root.rglob("*")) == before
+    assert (tmp_path / "elsewhere").read_text() == "x"
 
 
 def make_fifo(path: Path) -> None:
