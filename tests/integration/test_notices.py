@@ -250,14 +250,19 @@ def test_a_command_that_fails_is_tried_a_few_times_and_no_mail_waits_for_it(desk
     assert waiting(desk) == 0
 
 
-def test_what_reaches_nobody_is_a_problem_until_it_does(desk: Desk) -> None:
-    broken = desk.base / "broken"
-    broken.touch()
-    notify(desk, f"test ! -e '{broken}' || exit 127", address="")
+def ask_in_vain(desk: Desk) -> None:
+    """The agent asks, and it is tried to tell that until it is given up."""
     desk.shell(ASKS)
     desk.send()
     for _ in range(4):
         desk.once()
+
+
+def test_what_reaches_nobody_is_a_problem_until_it_does(desk: Desk) -> None:
+    broken = desk.base / "broken"
+    broken.touch()
+    notify(desk, f"test ! -e '{broken}' || exit 127", address="")
+    ask_in_vain(desk)
     untold = [one for one in status(desk)["problems"] if one["code"] == "untold"]
     assert [one["text"] for one in untold] == ["what it tells you does not reach you: command: it ended with 127"]
     assert untold[0]["fix"].startswith("agent-mailer test-notify -C ")
@@ -276,10 +281,7 @@ def test_the_next_that_is_told_is_enough(desk: Desk) -> None:
     told = desk.base / "fails"
     told.touch()
     notify(desk, f"test ! -e '{told}'", address="")
-    desk.shell(ASKS)
-    desk.send()
-    for _ in range(4):
-        desk.once()
+    ask_in_vain(desk)
     assert "untold" in codes(desk)
     told.unlink()
     desk.send(thread="another")
@@ -289,10 +291,7 @@ def test_the_next_that_is_told_is_enough(desk: Desk) -> None:
 
 def test_a_way_that_is_no_longer_wanted_is_no_problem(desk: Desk) -> None:
     notify(desk, "exit 1")
-    desk.shell(ASKS)
-    desk.send()
-    for _ in range(4):
-        desk.once()
+    ask_in_vain(desk)
     assert "untold" in codes(desk)
     desk.configure(notify={"address": "planner"})
     assert "untold" not in codes(desk)
