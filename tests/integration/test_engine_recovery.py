@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -15,9 +16,10 @@ from tests.clocks import FakeClock
 from tests.desk import Desk, outcomes, until
 from tests.sizes import LONG
 
-from agent_mailer.events import EventName
+from agent_mailer.events import EventName, LogRecord
 from agent_mailer.names import new_turn_id
 from agent_mailer.process.handle import ProcessIdentity, is_alive
+from agent_mailer.watch.watcher import Watcher
 
 
 @pytest.fixture
@@ -194,6 +196,87 @@ def test_silence_is_the_providers_fault_and_an_open_tool_is_not_silence(desk: De
     sent = desk.send("silent")
     assert outcomes(desk.once()) == ["unavailable"]
     assert json.loads((desk.state / "retries.json").read_text())[sent].get("attempts", 0) == 0
+
+
+class AheadOfTime(asyncio.SelectorEventLoop):
+    """A loop, and a clock, that are set ahead while nobody waits."""
+
+    ahead = clock_ahead = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead
+
+    def now(self) -> float:
+        return time.time() + self.clock_ahead
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.clock_ahead
+
+
+def test_each_clock_ends_its_turn_and_none_runs_while_the_watcher_is_frozen(desk: Desk) -> None:
+    desk.configure(command_output="jsonl", max_parallel_turns=4)
+    desk.configure(turn_timeout=3600, first_output_timeout=100, silence_timeout=50, tool_timeout=200)
+    tool, ended = '{"type":"tool_start","id":"1","name":"build"}', '{"type":"tool_end","id":"1"}'
+    said = {"tool": tool, "silence": f"{tool}\n{ended}", "finished": '{"type":"result","outcome":"done","text":"ok"}'}
+    cases = "".join(f"{thread}) printf '%s\n' '{lines}';; " for thread, lines in said.items())
+    desk.shell(f'case "$AGENT_MAILER_THREAD_ID" in {cases} esac; exec sleep 60')
+    for thread in ("first", *said):
+        desk.send(thread=thread)
+    loop = AheadOfTime()
+    place = desk.place(loop)
+    stopped: dict[str, str] = {}
+    threads: dict[str, str] = {}
+
+    def note(record: LogRecord) -> None:
+        if record.event is EventName.TURN_STARTED:
+            threads[record.fields["turn_id"]] = record.fields["thread"]
+        if record.event is EventName.TURN_STOPPING:
+            stopped[threads[record.fields["turn_id"]]] = record.fields["reason"]
+
+    async def later(seconds: float = 0.0, expected: int = 0) -> None:
+        """So much later each turn is looked at, which takes no time."""
+        loop.clock_ahead += seconds
+        for _ in range(3):
+            loop.ahead += 1.5
+            for _ in range(20):
+                await asyncio.sleep(0)
+        while len(stopped) < expected:  # noqa: ASYNC110 - the test's own deadline
+            await asyncio.sleep(0.005)
+        assert len(stopped) == expected
+
+    async def story(watcher: Watcher) -> None:
+        running = asyncio.create_task(watcher.run())
+        try:
+            while len([one for one in desk.state.glob("turns/*/stdout") if one.stat().st_size]) < 3:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+            await later()
+            loop.ahead += 500
+            await later(500)
+            for expected, seconds in enumerate((6, 45, 50, 100), 1):
+                await later(seconds, expected)
+        except BaseException:
+            watcher.stop(0.0)
+            raise
+        finally:
+            await running
+
+    place.log.listen(note)
+    lock = place.lock()
+    lock.acquire()
+    try:
+        place.prepare()
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(story(Watcher(place.room(lock), once=True)))
+    finally:
+        lock.release()
+    assert list(stopped.items()) == [
+        ("finished", "finished"),
+        ("silence", "silence_timeout"),
+        ("first", "first_output_timeout"),
+        ("tool", "tool_timeout"),
+    ]
+    ended_as = {row["thread"]: row["outcome"] for row in desk.log(EventName.TURN_ENDED)}
+    assert ended_as == {"finished": "done", "silence": "unavailable", "first": "unavailable", "tool": "timed_out"}
 
 
 @LONG
