@@ -101,6 +101,17 @@ def test_what_a_guard_stops_is_no_part_of_it(desk: Desk) -> None:
     assert sent[2] in desk.place().state.held.waiting
 
 
+def test_what_cannot_be_answered_is_no_part_of_it(desk: Desk) -> None:
+    """It waits for a person, and what comes after it gets a turn of its own."""
+    sent = [*low(desk, 1, sender="critic"), *low(desk, 1, sender="planner"), *low(desk, 1, sender="critic")]
+    (desk.root / "agents/planner").rename(desk.base / "away")
+    (desk.root / "agents/planner").touch()
+    desk.once()
+    by_age = sorted(turns(desk), key=lambda record: record.claimed_at)
+    assert [sorted(ids_of(record)) for record in by_age] == [sent[:1], sent[2:]]
+    assert [(entry.kind, entry.key) for entry in desk.place().state.stuck.all()] == [(StuckKind.NO_WAY_BACK, sent[1])]
+
+
 def test_mail_of_people_and_of_others_share_no_turn(desk: Desk) -> None:
     sent = [*low(desk, 2), *low(desk, 2, sender="planner")]
     desk.once()

@@ -229,9 +229,9 @@ def test_each_clock_ends_its_turn_and_none_runs_while_the_watcher_is_frozen(desk
 
     def note(record: LogRecord) -> None:
         if record.event is EventName.TURN_STARTED:
-            threads[record.fields["turn_id"]] = record.fields["thread"]
+            threads[str(record.fields["turn_id"])] = str(record.fields["thread"])
         if record.event is EventName.TURN_STOPPING:
-            stopped[threads[record.fields["turn_id"]]] = record.fields["reason"]
+            stopped[threads[str(record.fields["turn_id"])]] = str(record.fields["reason"])
 
     async def later(seconds: float = 0.0, expected: int = 0) -> None:
         """So much later each turn is looked at, which takes no time."""

@@ -206,9 +206,8 @@ class Watcher:
             for candidate in admitted.go:
                 batch = batch_of(candidate, others, room.policy) if others and candidate.taker is None else ()
                 batch = room.gate.beside(candidate.envelope, batch, now) if batch else ()
-                ids = {candidate.envelope.id, *(envelope.id for envelope in batch)}
+                turn_id, ids = new_turn_id(now), {candidate.envelope.id, *(envelope.id for envelope in batch)}
                 self._attempted |= ids
-                turn_id = new_turn_id(now)
                 work = Work(candidate.envelope, Stage.CLAIMING, ids, candidate.taker)
                 self._spawn(turn_id, work, self._turn(candidate, turn_id, batch))
         except (MailboxUnavailable, OSError) as fault:
@@ -264,8 +263,7 @@ class Watcher:
             self._hold_off(SPREAD_SECONDS * self._room.jitter())
         before, self._paused = self._paused, pause is not None
         if self._paused != before and not self._once:
-            status = Presence.PAUSED if self._paused else Presence.ACTIVE
-            self._room.mailbox.announce(status, pause.reason.value if pause is not None else "")
+            self._room.mailbox.announce(*((Presence.PAUSED, pause.reason.value) if pause else (Presence.ACTIVE, "")))
         return pause
 
     def _hold_remaining(self) -> float:
@@ -302,6 +300,8 @@ class Watcher:
             self._interrupted(fault)
         else:
             self._note(outcome)
+            # What has left the turn, or its head was not to be had, was not tried.
+            self._attempted -= {one.id for one in batch if self._room.state.retries.get(one.id) is None}
 
     async def _finish(self, work: OpenWork) -> None:
         try:
