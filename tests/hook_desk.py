@@ -106,8 +106,8 @@ class HookDesk:
         return mail_of(self.desk.root)
 
 
-def mail_of(root: Path) -> list[Message]:
-    folder = root / "agents/coder/inbox/new"
+def mail_of(root: Path, agent: str = "coder") -> list[Message]:
+    folder = root / f"agents/{agent}/inbox/new"
     found = [parse_message(path.read_bytes(), path.name) for path in folder.glob("*.md")]
     messages = [one for one in found if isinstance(one, Message)]
     assert len(messages) == len(found)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import httpx
@@ -50,12 +51,21 @@ def call(key: str, **said: str) -> Call:
     return read_call(Source.GENERIC, lambda name: "", body, "ci", Rules(), key)
 
 
-def live(desk: Desk, system: SystemCalls) -> int:
-    """Another process takes the delivery; the signal that it ended by, or 0."""
+def live(desk: Desk, system: SystemCalls, key: str = "first", change: int = 0) -> int:
+    """Another process takes the delivery; the signal that it ended by, or 0. `change`: the one of its book before
+    which it dies.
+    """
     child = os.fork()
     if child == 0:
         with taking(desk, system) as taker:
-            taker.take(call("first"))
+            seen = count(1)
+
+            def before(words: str) -> None:
+                if words.startswith("BEGIN") and next(seen) == change:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            taker._book._db.set_trace_callback(before)
+            taker.take(call(key))
         os._exit(0)
     return os.WTERMSIG(os.waitpid(child, 0)[1])
 
@@ -83,6 +93,27 @@ def test_a_delivery_is_one_mail_wherever_its_listener_is_killed(tmp_path: Path, 
         assert (second.outcome, second.occurrence_count) == (Outcome.COUNTED, 2)
         assert (over.outcome, over.occurrence_count) == (Outcome.RESOLVED, 2)
         assert [mail.subject for mail in mail_of(desk.root)] == ["db is down", "Resolved: db is down"], str(point)
+
+
+@pytest.mark.parametrize("key", ["first", "second"])
+def test_mail_and_book_agree_before_whichever_change_of_it_a_listener_dies(tmp_path: Path, key: str) -> None:
+    for change in count(1):
+        base = tmp_path / str(change)
+        base.mkdir()
+        desk = Desk(base)
+        if key == "second":
+            assert live(desk, SystemCalls()) == 0
+        killed = live(desk, SystemCalls(), key, change)
+        with taking(desk, SystemCalls()) as taker:
+            taker.sweep()
+            first, second = taker.take(call("first")), taker.take(call("second"))
+            over = taker.take(call("third", status="resolved"))
+        assert (first.outcome, second.outcome) == (Outcome.SENT, Outcome.COUNTED), change
+        assert (second.occurrence_count, over.occurrence_count) == (2, 2), change
+        assert [mail.subject for mail in mail_of(desk.root)] == ["db is down", "Resolved: db is down"], change
+        if not killed:
+            break
+    assert change > 1
 
 
 @LONG

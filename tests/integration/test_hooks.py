@@ -159,6 +159,11 @@ def test_a_listener_says_what_is_wrong_before_it_listens(hook: HookDesk, tmp_pat
     assert (said.status, "nobody is called nobody" in said.err) == (2, True)
     said = type_in(workdir, "hook", "github", "--to", "coder", "--port", str(hook.port), env=hook.env)
     assert (said.status, "--port" in said.err) == (69, True)
+    said = type_in(workdir, "hook", "github", "--to", "hook--generic", env=hook.env)
+    assert (said.status, "nobody is called hook--generic" in said.err) == (2, True), "no hook has mail of another's"
+    for words in (("secret", "generic"), ("generic", "--to", "coder", "--port", "0")):
+        said = type_in(workdir, "hook", *words, env={**hook.env, "AGENT_MAILER_TURN_DIR": str(tmp_path)})
+        assert (said.status, said.out, "for a person to decide" in said.err) == (2, "", True), words
     said = type_in(workdir, "hook", "github", "--to", "coder", "--name", "../x", env=hook.env)
     assert (said.status, "A hook's name" in said.err) == (2, True)
     first = hook.type("secret", "other")
@@ -291,6 +296,7 @@ def test_github_is_read_filtered_and_what_fails_is_tried_again(tmp_path: Path) -
 
 def test_what_github_could_not_deliver_is_asked_for_again(tmp_path: Path) -> None:
     asked: list[str] = []
+    got: list[str] = []
     pages = [
         [_attempt(9, "c", 0), _attempt(8, "b", 200), _attempt(7, "a", 502)],
         [_attempt(6, "b", 500), _attempt(5, "a", 404), _attempt(4, "d", 201)],
@@ -299,19 +305,20 @@ def test_what_github_could_not_deliver_is_asked_for_again(tmp_path: Path) -> Non
     class GitHub(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             assert self.headers["Authorization"] == "Bearer t0ken"
+            got.append(self.path.partition("?")[0])
             second = "cursor=2" in self.path
-            self._say(200 if "/hooks/7/" in self.path else 404, pages[second], more=not second)
+            self._say(200 if "/hooks/7/" in self.path else 404, pages[second], "/elsewhere" if second else "")
 
         def do_POST(self) -> None:
             asked.append(self.path)
             self._say(202, {})
 
-        def _say(self, status: int, value: object, *, more: bool = False) -> None:
+        def _say(self, status: int, value: object, more: str | None = None) -> None:
             data = json.dumps(value).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
-            if more:
-                self.send_header("Link", f'<{url}{self.path.partition("?")[0]}?cursor=2>; rel="next"')
+            if more is not None:
+                self.send_header("Link", f'<{url}{more or self.path.partition("?")[0]}?cursor=2>; rel="next"')
             self.end_headers()
             self.wfile.write(data)
 
@@ -331,6 +338,7 @@ def test_what_github_could_not_deliver_is_asked_for_again(tmp_path: Path) -> Non
             thread.join()
     assert said.out.splitlines() == ["asked for again: a push", "asked for again: c push"]
     assert asked == [f"/repos/octo/hello/hooks/7/deliveries/{number}/attempts" for number in (7, 9)]
+    assert {path.rpartition("/hooks/")[0] for path in got} == {"/repos/octo/hello"}, "the token goes nowhere else"
     assert (none.status, "no such webhook" in none.err) == (1, True)
     without = type_in(tmp_path, "hook", "missed", "octo/hello", "7", env={"GITHUB_TOKEN": "", "GH_TOKEN": ""})
     assert (without.status, "GITHUB_TOKEN" in without.err) == (2, True)

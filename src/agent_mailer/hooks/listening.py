@@ -164,7 +164,12 @@ class Listener(ThreadingHTTPServer):
         if not self._has_place(self.clock.monotonic() + SECONDS):
             self.shutdown_request(request)  # type: ignore[arg-type]
             return
-        super().process_request(request, client_address)  # type: ignore[arg-type]
+        try:
+            super().process_request(request, client_address)  # type: ignore[arg-type]
+        except BaseException:
+            # No thread was to be had: whoever would give the place back has not begun.
+            self._callers.release()
+            raise
 
     def process_request_thread(self, request: object, client_address: object) -> None:
         try:
