@@ -87,6 +87,8 @@ class Errands:
         opened = False
         if (begun := self._book.doing) is not None:
             opened = self._do(begun, again=True)
+            # What the disk did not take to its end before, it waits for no longer.
+            self._waiting.pop(begun.number, None)
         for number in sorted(self._waiting):
             asked, ends = self._waiting[number]
             if number <= self._book.seen:

@@ -1,0 +1,261 @@
+"""What is asked of a watcher from afar: taken before it is done, done once, answered once, or refused."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.clocks import FakeClock
+from tests.watch_room import Scene
+
+from agent_mailer.choices import RemoteAccess
+from agent_mailer.disk import SystemCalls
+from agent_mailer.events import EventName
+from agent_mailer.mailbox.port import MailboxUnavailable
+from agent_mailer.remote.access import RemoteVerb
+from agent_mailer.remote.port import Answered, Asked, Became, Report
+from agent_mailer.state.approvals import By, Verdict
+from agent_mailer.state.held import Guard, HeldEntry
+from agent_mailer.state.records import DeadLetter, PauseReason
+from agent_mailer.watch.errands import Errands
+
+
+class Afar:
+    """Whoever operates the agent: hands out all that has no answer, and is away as often as `away` says."""
+
+    def __init__(self) -> None:
+        self.open: list[Asked] = []
+        self.heard: list[Answered] = []
+        self.away = 0
+
+    def tell(self, report: Report) -> None:
+        """Nobody reads it here."""
+
+    async def asked(self) -> Sequence[Asked]:
+        return tuple(self.open)
+
+    async def answer(self, answered: Answered) -> None:
+        if self.away:
+            self.away -= 1
+            raise MailboxUnavailable("away", "nobody answers")
+        self.heard.append(answered)
+
+    async def close(self, seconds: float) -> None:
+        """Nothing is under way."""
+
+
+class Refuses(SystemCalls):
+    """A disk that does not take the file of that name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def replace(self, source: Path, target: Path) -> None:
+        if self.name in str(target):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        super().replace(source, target)
+
+
+class Operated:
+    """A watcher's room, who asks of it from afar, and the part of the watcher that listens to him."""
+
+    def __init__(self, base: Path) -> None:
+        self.clock = FakeClock()
+        self.scene = Scene(base, self.clock)
+        self.scene.room.trouble_wait = lambda tries: 0.0  # type: ignore[method-assign]
+        self.afar = Afar()
+        self.woken = 0
+        self.begin()
+
+    def begin(self) -> None:
+        """Another watcher, over the same folder."""
+        self.state = self.scene.desk.place(self.clock).state
+        self.scene.room.state = self.state
+        self.errands = Errands(self.scene.room, self.afar, self._wake)
+
+    def _wake(self) -> None:
+        self.woken += 1
+
+    def may(self, access: RemoteAccess) -> None:
+        self.scene.room.policy = msgspec.structs.replace(self.scene.room.policy, remote=access)
+
+    def ask(self, verb: RemoteVerb, *targets: str, seconds: float = 60.0, number: int = 0, **more: Any) -> Asked:
+        found = Asked(number or len(self.afar.open) + 1, verb, "ada", seconds, targets, **more)
+        self.afar.open.append(found)
+        return found
+
+    def look(self) -> list[Answered]:
+        """What the loop does once somebody may have asked; what is to be told of it, in all, and was not."""
+
+        async def looked() -> None:
+            await self.errands.hear()
+            self.errands.heed()
+            self.errands.attend()
+
+        asyncio.run(looked())
+        return list(self.state.remote.untold)
+
+    def did(self, *targets: str) -> str:
+        """What came of the last of them, in a word and a line."""
+        last = self.look()[-1]
+        return f"{last.became}: {last.lines[0]}"
+
+
+@pytest.fixture
+def operated(tmp_path: Path) -> Iterator[Operated]:
+    found = Operated(tmp_path)
+    yield found
+    found.scene.close()
+
+
+def test_each_thing_that_may_be_asked_is_done_in_the_name_of_who_asks(operated: Operated) -> None:
+    operated.may(RemoteAccess.ALL)
+    state, scene = operated.state, operated.scene
+    operated.ask(RemoteVerb.PAUSE, reason="I look at it")
+    assert operated.did().startswith("done: paused")
+    known = state.pause.read()
+    assert known is not None
+    assert (known.reason, known.detail) == (PauseReason.BY_HAND, "ada: I look at it")
+    operated.ask(RemoteVerb.RESUME)
+    assert operated.did() == "done: resumed"
+    assert state.pause.read() is None
+
+    mail = scene.mail()
+    state.held.add([HeldEntry(mail.id, 1.0, Guard.PAIR, "too often", "pair", mail)])
+    operated.ask(RemoteVerb.RELEASE, mail.id)
+    assert operated.did().startswith("done: ")
+    released = state.retries.get(mail.id)
+    assert released is not None
+    assert (released.released, dict(state.held.waiting)) == (True, {})
+    operated.ask(RemoteVerb.RELEASE, mail.id)
+    assert operated.did() == "refused: nothing of it is held"
+
+    gone = scene.mail(body="two")
+    state.dead_letters.add(DeadLetter(gone.id, gone.thread, envelope=gone), again=False)
+    operated.ask(RemoteVerb.RETRY, f"given-up {gone.id}")
+    assert operated.did() == f"done: {gone.id}: pending again"
+    operated.ask(RemoteVerb.RETRY, f"given-up {gone.id}")
+    assert operated.did() == "refused: nothing of it is stuck"
+    operated.ask(RemoteVerb.STOP, "20260101T000000-00000000")
+    assert operated.did() == "refused: no such turn runs"
+    operated.ask(RemoteVerb.RAISE, "dollars_per_day=5")
+    assert "is not set" in operated.did()
+
+    asked = scene.asked()
+    operated.ask(RemoteVerb.APPROVE, asked.id)
+    assert operated.did() == "done: allowed, once"
+    answer = operated.state.approvals.answer_to(asked.id)
+    assert answer is not None
+    assert (answer.verdict, answer.by, answer.who) == (Verdict.ALLOW, By.REMOTE, "ada")
+    operated.ask(RemoteVerb.DENY, asked.id)
+    assert operated.did() == "refused: it was answered before: allow"
+    operated.ask(RemoteVerb.DENY, "q-2")
+    assert operated.did() == "refused: there is no such question"
+    persons = {
+        one["person"] for name in (EventName.REQUEST_APPLIED, EventName.REQUEST_REFUSED) for one in scene.told(name)
+    }
+    assert persons == {"ada"}
+
+
+@pytest.mark.parametrize("access", RemoteAccess)
+def test_what_gives_power_needs_a_persons_word_in_the_workdir(operated: Operated, access: RemoteAccess) -> None:
+    operated.may(access)
+    asked, now = operated.scene.asked(), operated.clock.moment
+    for verb in RemoteVerb:
+        targets = {RemoteVerb.PAUSE: (), RemoteVerb.RESUME: ()}.get(verb, (asked.id,))
+        operated.ask(verb, *targets)
+    refused = [one.number for one in operated.look() if one.lines[0].startswith("remote = ")]
+    allowed = {RemoteAccess.NONE: set(), RemoteAccess.ALL: set(RemoteVerb)}.get(
+        access, {RemoteVerb.PAUSE, RemoteVerb.RESUME, RemoteVerb.RETRY, RemoteVerb.STOP, RemoteVerb.DENY}
+    )
+    assert refused == [one.number for one in operated.afar.open if one.verb not in allowed]
+    answer = operated.state.approvals.answer_to(asked.id)
+    assert (answer is None) == (access is RemoteAccess.NONE), now
+
+
+def test_what_came_too_late_or_twice_is_not_done(operated: Operated) -> None:
+    operated.ask(RemoteVerb.PAUSE, seconds=-1.0)
+    assert operated.did() == "expired: its time had run out when the watcher came to it"
+    operated.ask(RemoteVerb.PAUSE, number=1)
+    for answered in operated.state.remote.untold:
+        operated.state.remote.told(answered)
+    operated.begin()
+    assert operated.did() == "refused: this number was asked for before: ask again"
+    asked = operated.scene.asked()
+    operated.clock.moment += 3600
+    operated.ask(RemoteVerb.DENY, asked.id, number=9)
+    assert operated.did() == "refused: it came too late, the agent goes on without it"
+    assert operated.state.pause.read() is None
+
+
+def test_nothing_is_done_that_was_not_written_down_and_that_is_done_once_the_disk_takes_it(operated: Operated) -> None:
+    disk = operated.state.folder.disk
+    disk.system = Refuses("/remote/")
+    operated.ask(RemoteVerb.PAUSE)
+    assert operated.look() == []
+    assert (operated.state.pause.read(), operated.state.remote.seen) == (None, 0)
+    disk.system = SystemCalls()
+    assert [(one.number, one.became) for one in operated.look()] == [(1, Became.DONE)]
+    assert operated.look() == operated.look(), "what was answered is not taken once more"
+    assert operated.scene.told(EventName.REQUEST_REFUSED)[0]["request"] == "remote"
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_was_taken_and_may_have_been_done_is_done_again_and_answered_once(
+    operated: Operated, killed: bool
+) -> None:
+    disk = operated.state.folder.disk
+    disk.system = Refuses("pause.json")
+    operated.ask(RemoteVerb.PAUSE)
+    operated.ask(RemoteVerb.RETRY, "given-up x")
+    assert operated.look() == []
+    doing = operated.state.remote.doing
+    assert doing is not None
+    assert doing.number == 1
+    disk.system = SystemCalls()
+    if killed:
+        operated.begin()
+    assert [(one.number, one.became) for one in operated.look()] == [(1, Became.DONE), (2, Became.REFUSED)]
+    assert operated.state.pause.read() is not None
+    assert operated.state.remote.doing is None
+
+
+def test_what_was_done_before_a_kill_is_told_as_done(operated: Operated) -> None:
+    """The yes counted; whoever comes after finds it answered."""
+    operated.may(RemoteAccess.ALL)
+    one = operated.scene.mail()
+    operated.state.held.add([HeldEntry(one.id, 1.0, Guard.PAIR, "too often", "pair", one)])
+    asked = operated.ask(RemoteVerb.RELEASE, one.id)
+    disk = operated.state.folder.disk
+    operated.state.remote.take(asked)
+    operated.errands._done(asked)  # and is killed before what came of it is written down
+    disk.system = SystemCalls()
+    operated.begin()
+    [told] = operated.look()
+    assert (told.became, told.lines[0]) == (Became.DONE, "done before the watcher was started again")
+
+
+def test_what_came_of_it_is_told_until_somebody_has_heard_it(operated: Operated) -> None:
+    operated.ask(RemoteVerb.PAUSE)
+    operated.ask(RemoteVerb.RESUME)
+    operated.look()
+    operated.begin()
+    operated.afar.away = 3
+
+    async def told() -> None:
+        telling = asyncio.create_task(operated.errands.tell_on())
+        async with asyncio.timeout(60):
+            while operated.state.remote.untold:  # noqa: ASYNC110 - nobody sets an event
+                await asyncio.sleep(0)
+        telling.cancel()
+
+    asyncio.run(told())
+    assert [(one.number, one.became) for one in operated.afar.heard] == [(1, Became.DONE), (2, Became.DONE)]
+    operated.begin()
+    assert operated.state.remote.untold == ()
