@@ -20,7 +20,7 @@ from agent_mailer.assemble import Workplace
 from agent_mailer.beneath import anchor
 from agent_mailer.clock import Clock
 from agent_mailer.disk import Disk, SystemCalls
-from agent_mailer.events import EventName, LogRecord
+from agent_mailer.events import EventName, Listener, LogRecord
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.mailbox.maildir.layout import make_root
 from agent_mailer.mailbox.port import Action, Automatic, Delivered, Draft, Message, Priority
@@ -186,13 +186,16 @@ class Desk:
         """What `agent-mailer resume` does."""
         apply(self.place().state, Request(Verb.RESUME))
 
-    def once(self, clock: Clock | None = None, system: SystemCalls | None = None) -> list[LogRecord]:
-        """One `watch --once` in this process, over the disk `system`; returns its events."""
+    def once(
+        self, clock: Clock | None = None, system: SystemCalls | None = None, heard: Listener | None = None
+    ) -> list[LogRecord]:
+        """One `watch --once` in this process, over the disk `system`; returns its events. `heard` is called at each."""
         place = self.place(clock)
         place.disk.system = system or place.disk.system
         place.folder.check()
         events: list[LogRecord] = []
-        place.log.listen(events.append)
+        for listener in filter(None, (events.append, heard)):
+            place.log.listen(listener)
         lock = place.lock()
         lock.acquire()
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import msgspec
@@ -12,14 +13,18 @@ from tests.sizes import LONG
 
 from agent_mailer.assemble import Workplace
 from agent_mailer.disk import Disk
-from agent_mailer.events import LogRecord
+from agent_mailer.events import EventName, LogRecord
+from agent_mailer.outcomes import Judgement, Outcome
+from agent_mailer.process.tree import sweep
 from agent_mailer.runtimes.command import CommandRuntime
 from agent_mailer.runtimes.port import CommandOutput, Runtime, RuntimeTraits
 from agent_mailer.runtimes.programs import build_env
 from agent_mailer.state import State
 from agent_mailer.state.pauses import AccountPause
-from agent_mailer.state.records import Pause, PauseReason
+from agent_mailer.state.records import Pause, PauseReason, Settlement
 from agent_mailer.state.requests import Request, Verb
+from agent_mailer.watch.occasions import worth_telling
+from agent_mailer.watch.probes import decide_pause
 from agent_mailer.watch.requests import apply
 from agent_mailer.watch.watcher import Watcher
 
@@ -63,7 +68,8 @@ class Agent:
         return Place(self.desk.workdir, self.accounts, self.script)
 
     def once(self) -> list[LogRecord]:
-        place = self.place()
+        # Kept: what it holds on to is not let go by being forgotten.
+        place = self.last = self.place()
         events: list[LogRecord] = []
         place.log.listen(events.append)
         lock = place.lock()
@@ -82,6 +88,11 @@ class Agent:
 @pytest.fixture
 def agents(tmp_path: Path) -> tuple[Agent, Agent]:
     return Agent(tmp_path / "one", tmp_path / "accounts"), Agent(tmp_path / "two", tmp_path / "accounts")
+
+
+def somebody_else(accounts: Path) -> AccountPause:
+    """Another watcher on the account, as far as its pause is concerned."""
+    return AccountPause(accounts, "the-account", Disk(), lambda moment, _: moment, lambda path, why: None)
 
 
 def _run_out(accounts: Path) -> None:
@@ -118,7 +129,7 @@ def test_while_one_probes_the_others_wait(agents: tuple[Agent, Agent]) -> None:
     one.once()
     _run_out(one.accounts)
     two.desk.send()
-    prober = AccountPause(one.accounts, "the-account", Disk(), lambda moment, _: moment, lambda path, why: None)
+    prober = somebody_else(one.accounts)
     assert prober.may_probe()
     assert outcomes(two.once()) == []
     prober.end_probe()
@@ -132,21 +143,87 @@ def test_a_failed_probe_pauses_all_for_longer(agents: tuple[Agent, Agent]) -> No
     two.desk.send()
     one.once()
     _run_out(one.accounts)
+    other = somebody_else(one.accounts)
+    assert other.may_probe()
+    assert outcomes(two.once()) == [], "one probes at a time"
+    other.end_probe()
     assert outcomes(two.once()) == ["limited"]
     paused = two.pause()
     assert paused is not None
     assert paused.probes == 1
+    assert other.may_probe(), "a probe that is over keeps nobody from the next"
     assert outcomes(one.once()) == []
 
 
 def test_resume_by_hand_frees_the_account(agents: tuple[Agent, Agent]) -> None:
+    """By whichever of its watchers: also by one that has not looked at it yet."""
+    one, two = agents
+    one.script = SIGNED_OUT
+    one.desk.send()
+    one.once()
+    assert two.pause() is None
+    apply(two.place().state, Request(Verb.RESUME))
+    assert one.place().state.pause.current() is None
+    two.desk.send()
+    assert outcomes(two.once()) == ["done"]
+
+
+@pytest.mark.parametrize("outcome", [Outcome.LIMITED, Outcome.SIGNED_OUT, Outcome.UNAVAILABLE])
+def test_what_one_meets_the_others_hear_from_it_and_any_of_them_ends_it(
+    agents: tuple[Agent, Agent], outcome: Outcome
+) -> None:
+    one, two = (agent.place().state.pause for agent in agents)
+    met = decide_pause(Judgement(outcome), None, now := time.time(), 0.5)
+    one.settled(Settlement(outcome, "", now, 1.0, finished=False, pause=met))
+    own, heard = one.current(), two.current()
+    assert own is not None
+    assert worth_telling(msgspec.structs.replace(own, probes=1)), "who has met it tells of it"
+    if outcome is Outcome.UNAVAILABLE:
+        assert heard is None, "another's program may be there"
+        return
+    assert heard is not None
+    assert (heard.reason, heard.until) == (own.reason, own.until)
+    assert not worth_telling(msgspec.structs.replace(heard, probes=1)), "he is told once"
+    two.settled(Settlement(Outcome.DONE, "", now + 9, 1.0, finished=True))
+    assert (one.current(), two.current()) == (None, None)
+
+
+def test_those_that_waited_start_at_a_moment_of_their_own(
+    agents: tuple[Agent, Agent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of five seconds each waits a share by lot: they do not all come back to the provider at once."""
     one, two = agents
     one.script = LIMITED
     one.desk.send()
     one.once()
-    apply(one.place().state, Request(Verb.RESUME))
     two.desk.send()
-    assert outcomes(two.once()) == ["done"]
+    place, moments = two.place(), dict[EventName, float]()
+    lock = place.lock()
+    lock.acquire()
+    place.prepare()
+    watcher = Watcher(room := place.room(lock))
+    monkeypatch.setattr(room, "jitter", lambda: 0.03)
+
+    def heard(record: LogRecord) -> None:
+        moments.setdefault(record.event, time.monotonic())
+        if record.event is EventName.PAUSED:
+            asyncio.get_running_loop().call_soon(somebody_else(one.accounts).clear)
+        if record.event is EventName.TURN_CLAIMED:
+            watcher.hand_over()
+
+    place.log.listen(heard)
+
+    async def watch() -> None:
+        async with asyncio.timeout(4):
+            await watcher.run()
+
+    try:
+        asyncio.run(watch())
+    finally:
+        lock.release()
+        for turn in place.state.turns.ids():
+            asyncio.run(sweep(turn, grace=0.0))
+    assert moments[EventName.TURN_CLAIMED] - moments[EventName.RESUMED] >= 5 * 0.03
 
 
 def test_a_damaged_file_is_no_pause(agents: tuple[Agent, Agent]) -> None:

@@ -25,6 +25,7 @@ from agent_mailer.state.records import (
     TurnRecord,
 )
 from agent_mailer.state.requests import Request, Verb
+from agent_mailer.turn_tools.folder import NoteScope, NoteWrite
 from agent_mailer.watch.requests import apply
 
 ENVELOPE = Envelope("m", "t", "user", 0.0, "1", "m.md")
@@ -202,6 +203,15 @@ WRITES: dict[str, tuple[Act, Act, list[str]]] = {
         lambda s: s.pause.write(Pause(PauseReason.LIMITED, since=1.0)),
         lambda s: s.pause.clear(durable=True),
         ["unlink .agent-mailer/pause.json", FOLDER],
+    ),
+    "a note of a turn that failed": (
+        _nothing,
+        lambda s: s.notes.keep(record(), [NoteWrite(NoteScope.THREAD, "text")]),
+        [
+            "fsync note-history/.tmp.TURN-t-kept.json",
+            "replace note-history/TURN-t-kept.json",
+            "fsync .agent-mailer/note-history",
+        ],
     ),
 }
 

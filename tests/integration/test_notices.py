@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 from tests.clocks import FakeClock
-from tests.desk import Desk, until
+from tests.desk import SOON, Desk, until
 from tests.sizes import LONG
 from tests.typed import type_in
 
@@ -22,11 +22,12 @@ from agent_mailer.checks import Level
 from agent_mailer.checks.verify import doctor_checks
 from agent_mailer.checks.workdir import check_notify
 from agent_mailer.events import EventName, LogRecord
-from agent_mailer.mailbox.port import Automatic
+from agent_mailer.mailbox.port import Automatic, MailboxUnavailable
 from agent_mailer.process.commands import run_briefly_async
 from agent_mailer.state.records import PauseReason
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.watch.requests import apply
+from agent_mailer.watch.room import Room
 from agent_mailer.watch.watcher import Watcher
 
 SAYS = 'cat >/dev/null; echo \'{"type":"result",%s}\''
@@ -175,6 +176,40 @@ def test_a_pause_by_hand_is_not_told(desk: Desk) -> None:
     desk.once()
     assert kinds(desk) == []
     assert not (desk.state / "guards.json").exists()
+
+
+def lives(desk: Desk, change: Callable[[Room], None]) -> None:
+    """A watcher's life, as far as its notices are concerned."""
+    place = desk.place()
+    lock = place.lock()
+    lock.acquire()
+
+    async def tell() -> None:
+        room = place.room(lock)
+        room.notices.start(lambda fault: pytest.fail(repr(fault)))
+        change(room)
+        await room.notices.end(SOON)
+
+    try:
+        place.prepare()
+        asyncio.run(tell())
+    finally:
+        lock.release()
+
+
+def test_trouble_and_its_end_are_told_once_by_whichever_watcher_and_what_is_short_by_none(desk: Desk) -> None:
+    gone = MailboxUnavailable("mailbox_gone", "it is gone", "put it back")
+    notify(desk, 'cat >>"$0"', trouble_after=600, address="")
+    lives(desk, lambda room: room.troubles.begin("", gone))
+    lives(desk, lambda room: room.notices.look(None))
+    assert kinds(desk) == []
+    notify(desk, 'cat >>"$0"', trouble_after=0, address="")
+    for _ in range(2):
+        lives(desk, lambda room: room.troubles.begin("", gone))
+    assert [(row["kind"], row["why"], row["fix"]) for row in desk.notices()] == [("trouble", gone.message, gone.fix)]
+    for _ in range(2):
+        lives(desk, lambda room: room.notices.look(None))
+    assert kinds(desk) == ["trouble", "trouble_over"]
 
 
 @LONG

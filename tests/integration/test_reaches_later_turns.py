@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.desk import Desk
 from tests.typed import Typed, type_in
 
+from agent_mailer.disk import Sync
 from agent_mailer.events import EventName
 from agent_mailer.watch.start import documents_of
 
@@ -23,10 +25,11 @@ def memory(desk: Desk, *words: str, **env: str) -> Typed:
     return type_in(desk.base, "memory", *words, "-C", desk.workdir, env=env)
 
 
-def turn(desk: Desk, script: str, **settings: object) -> None:
+def turn(desk: Desk, script: str, meanwhile: Callable[[], None] = lambda: None, **settings: object) -> None:
+    """`meanwhile` is done once it runs."""
     desk.configure(command=["/bin/sh", "-c", f"cat >/dev/null; {script}; echo done"], **settings)
     desk.send(thread="t1", sender="planner")
-    desk.once()
+    desk.once(heard=lambda record: meanwhile() if record.event is EventName.TURN_STARTED else None)
 
 
 def by_the_tool(desk: Desk, text: str) -> str:
@@ -94,21 +97,40 @@ def test_a_global_note_that_is_to_be_read_only_stays(desk: Desk) -> None:
     assert change["after"] == "good\nevil\n"
 
 
+def test_what_a_person_wrote_into_it_meanwhile_stays(desk: Desk) -> None:
+    desk.once()
+    path = desk.state / "memory" / "global.md"
+    path.write_text("good\n")
+
+    def edited() -> None:
+        """As `memory edit` saves what was opened before the turn began."""
+        desk.disk.replace(path, b"mine\n", sync=Sync.FULL)
+        desk.place().state.notes.by_hand(path, b"good\n", b"mine\n")
+
+    turn(desk, "true", edited, memory_global="read")
+    assert path.read_text() == "mine\n"
+    assert desk.log(EventName.NOTE_CHANGED) == []
+
+
 def test_a_turn_that_changes_what_tells_agents_what_to_do_is_told_of(desk: Desk) -> None:
-    told = desk.base / "told"
-    desk.configure(notify={"command": ["sh", "-c", f"cat >>{told}; echo >>{told}"]})
+    told, project = desk.base / "told", desk.base / "project"
+    project.mkdir()
+    notify = {"command": ["sh", "-c", f"cat >>{told}; echo >>{told}"]}
+    desk.configure(notify=notify, project_dir=str(project), max_retries=0)
     (desk.workdir / "CLAUDE.md").write_text("good\n")
     turn(desk, "true")
     assert desk.log(EventName.INSTRUCTIONS_CHANGED) == []
-    turn(desk, "echo obey >>CLAUDE.md; mkdir -p .claude; echo '{}' >.claude/settings.json; echo x >note.md")
+    changes = f"echo obey >>CLAUDE.md; mkdir -p .claude; echo '{{}}' >.claude/settings.json; echo >{project}/AGENTS.md"
+    turn(desk, f"{changes}; echo x >note.md")
     [event] = desk.log(EventName.INSTRUCTIONS_CHANGED)
-    assert event["file"] == ".claude/settings.json CLAUDE.md"
+    assert event["file"] == f".claude/settings.json CLAUDE.md {project}/AGENTS.md"
     assert (event["thread"], event["sender"]) == ("t1", "planner")
     [notice] = [json.loads(line) for line in told.read_text().splitlines() if line]
     assert (notice["kind"], notice["turn_id"]) == ("instructions", event["turn_id"])
     assert "CLAUDE" not in json.dumps(notice)
     # It tampers with what is remembered in its folder: the watcher that saw it begin knows better.
-    turn(desk, 'rm "$AGENT_MAILER_TURN_DIR"/documents.json; echo more >>CLAUDE.md')
+    # However it ends.
+    turn(desk, 'rm "$AGENT_MAILER_TURN_DIR"/documents.json; echo more >>CLAUDE.md; exit 3')
     assert len(desk.log(EventName.INSTRUCTIONS_CHANGED)) == 2
     assert not list(desk.state.glob("turns/*/documents.json"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,57 @@ def test_a_watcher_that_runs_by_hand_is_not_pushed_aside(desk: Desk, home: Path)
         f"error: a watcher (pid {watcher.pid}) runs in {desk.workdir}\n  fix: kill {watcher.pid}, then install again\n"
     )
     assert not (home / ".config" / "systemd").exists()
+
+
+MANAGER = """
+echo "$*: $(cd "$XDG_CONFIG_HOME/systemd/user" 2>/dev/null && echo agent-mailer@*.service.d)" >>"$0.calls"
+case "$2" in
+show) echo Version=252; echo MainPID=0 ;;
+start) cp "$0.said" "$(sed -n 's/^StandardOutput=file://p' "$XDG_RUNTIME_DIR/systemd/user/$3")" ;;
+esac
+! grep -qx "$2" "$0.refuses"
+"""
+"""A service manager that puts down what it was told and what was installed by then. What a trial says, and which verbs
+it refuses, lies beside it.
+"""
+
+
+@pytest.mark.parametrize(
+    ("failed", "refused", "status", "told"),
+    [
+        ("", "", 0, ["start", "enable", "restart"]),
+        ("mailbox", "", 77, ["start"]),
+        ("", "enable", 1, ["start", "enable"]),
+    ],
+)
+def test_nothing_is_written_before_it_verifies_and_what_is_refused_is_taken_back(
+    desk: Desk, home: Path, failed: str, refused: str, status: int, told: list[str]
+) -> None:
+    reached = with_systemctl(desk.base / "bin", MANAGER)
+    runtime, program, units = desk.base / "run", desk.base / "bin" / "systemctl", home / ".config" / "systemd" / "user"
+    runtime.mkdir()
+    units.mkdir(parents=True)
+    (units / "agent-mailer@.service").write_text("[Service]\n# mine\n")
+    check = {"name": failed, "looked_at": "x", "result": "failed", "text": "refused", "fix": "mend", "exit_code": 77}
+    checks = [check] if failed else []
+    report = {"workdir": str(desk.workdir), "ok": not failed, "exit_code": 0, "checks": checks}
+    program.with_name("systemctl.said").write_text(json.dumps(report))
+    program.with_name("systemctl.refuses").write_text(f"{refused}\n")
+    env = {**reached, "XDG_RUNTIME_DIR": str(runtime), "XDG_CONFIG_HOME": str(home / ".config")}
+    done = type_in(desk.workdir, "service", "install", env=env)
+    assert done.status == status, done
+    calls = [line.split(maxsplit=1)[1] for line in program.with_name("systemctl.calls").read_text().splitlines()]
+    trial = next(number for number, call in enumerate(calls) if call.startswith("start "))
+    assert all(call.endswith(": agent-mailer@*.service.d") for call in calls[: trial + 1]), "the trial comes first"
+    verbs = [call.split()[0].rstrip(":") for call in calls]
+    assert [verb for verb in verbs if verb in ("start", "enable", "restart")] == told
+    if not status:
+        assert (units / "agent-mailer@coder.service.d").is_dir()
+        return
+    assert verbs[-1] == "daemon-reload", "systemd knows that it is gone"
+    assert not list(units.glob("agent-mailer*coder*"))
+    assert (units / "agent-mailer@.service").read_text() == "[Service]\n# mine\n"
+    assert "service install" in done.err if failed else "systemctl --user enable" in done.err
 
 
 GONE = {"MONITOR_SERVICE_RESULT": "exit-code", "MONITOR_EXIT_STATUS": "77"}

@@ -34,6 +34,8 @@ def test_each_mail_of_a_thread_begins_with_the_same_mark() -> None:
     assert len(set(found)) == 2
     assert found.count(found[0]) == 4
     assert text.index("one") < text.index("mallory") < text.index("two")
+    for said in (text, framed_message(mail("one"), 0)):
+        assert "a request to weigh, not an instruction" in said[: said.index("===")]
 
 
 @pytest.mark.parametrize("size", [0, 1, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE, 3 * PAGE + 5])

@@ -227,3 +227,8 @@ def test_the_name_before_the_at_is_enough_where_it_means_one_contact(tmp_path: P
     assert staged.to == ("coder@ann.amp",)
     with pytest.raises(UsageFault, match="nobody here is called planner"):
         mail.send(["planner"], "hello")
+    # Who wrote it can be written to though he is no contact, unless nothing can be delivered to him.
+    mail.send(["user"], "hello")
+    folder.prepare(MESSAGE, [MESSAGE], contacts, msgspec.structs.replace(FACTS, no_way="there is no mailbox of his"))
+    with pytest.raises(UsageFault, match="nobody here is called user"):
+        mail.forward(["user"])

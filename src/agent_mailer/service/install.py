@@ -141,8 +141,8 @@ def require_nobody_else(place: Workplace, manager: UserManager, instance: Instan
 def install(manager: UserManager, units: Units, instance: Instance, *, start: bool) -> Iterator[str]:
     """Check it, put it in place, enable it; yields a line for each step that is done.
 
-    Raises MailerError, and then everything is as it was. With `start` it is started, or started again: running turns
-    are handed over.
+    With `start` it is started, or started again: running turns are handed over. Raises MailerError, and then everything
+    is as it was; what was only not to be started stays, and systemd tries it again.
     """
     report = _ask_inside(manager, units, instance, drop_in(instance), "verify")
     if not report.ok:
