@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import json
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +26,19 @@ from tests.typed import type_in
 from agent_mailer.approvals.hook import Dialect, run
 from agent_mailer.approvals.turn import TurnApprovals, write
 from agent_mailer.at_server import reservations_of
-from agent_mailer.disk import Disk
+from agent_mailer.disk import Disk, SystemCalls
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.mcp_agent_mail.adapter import Account, McpAgentMailbox
+from agent_mailer.mailbox.port import MailboxUnavailable
 from agent_mailer.names import new_turn_id
+from agent_mailer.outcomes import Outcome
 from agent_mailer.path_patterns import overlap
 from agent_mailer.reservations.leases import Leases
 from agent_mailer.reservations.port import Owner, Reservation
 from agent_mailer.reservations.turn import HELD, put_held
 from agent_mailer.views.reserved import in_the_way
 from agent_mailer.watch.guards.gate import Admitted
+from agent_mailer.watch.room import Room
 from agent_mailer.watch.rules import Candidate
 from agent_mailer.watch.turn import run_turn
 
@@ -198,19 +204,28 @@ def test_with_fail_it_is_an_attempt_that_says_who(tmp_path: Path) -> None:
     assert desks.marks() == []
 
 
+@contextmanager
+def at_work(desk: Desk) -> Iterator[Room]:
+    """A watcher's room, its mailbox not opened."""
+    place = desk.place()
+    lock = place.lock()
+    lock.acquire()
+    try:
+        place.prepare()
+        yield place.room(lock)
+    finally:
+        lock.release()
+
+
 def test_who_waits_for_files_takes_nothing_of_the_day(tmp_path: Path) -> None:
     desks = TwoDesks(tmp_path, limits={"turns_per_day": 1})
     root, project = desks.first.root / "meta", os.path.realpath(desks.project)
     keeper = Leases(root, Disk(), FakeClock(), project=project, address="user")
     assert asyncio.run(keeper.take("", ["src/a.py"], 600.0)) == []
     desks.first.send("x")
-    place = desks.first.place()
-    lock = place.lock()
-    lock.acquire()
-    place.prepare()
-    room, now = place.room(lock), place.clock.now()
 
-    async def waits() -> None:
+    async def waits(room: Room) -> None:
+        now = room.clock.now()
         await room.mailbox.open()
         try:
             [envelope] = (await room.mailbox.pending(10)).envelopes
@@ -221,10 +236,80 @@ def test_who_waits_for_files_takes_nothing_of_the_day(tmp_path: Path) -> None:
         finally:
             await room.mailbox.close()
 
-    try:
-        asyncio.run(waits())
-    finally:
-        lock.release()
+    with at_work(desks.first) as room:
+        asyncio.run(waits(room))
+
+
+@pytest.mark.parametrize("twice", [False, True], ids=["once", "and to give it back"])
+def test_what_was_taken_though_the_disk_did_not_say_so_is_given_back(tmp_path: Path, *, twice: bool) -> None:
+    desks = TwoDesks(tmp_path)
+    desks.go()
+    desks.first.send("x")
+    meta = desks.first.root / "meta"
+
+    class Sick(SystemCalls):
+        faults = ["open", "fsync"] if twice else ["fsync"]
+
+        def _fail(self, call: str, folder: Path) -> None:
+            if folder == meta and self.faults[-1:] == [call]:
+                self.faults.pop()
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(meta))
+
+        def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
+            self._fail("open", path.parent)
+            return super().open(path, flags, mode)
+
+        def fsync(self, fd: int) -> None:
+            self._fail("fsync", Path(f"/proc/self/fd/{fd}").readlink())
+            super().fsync(fd)
+
+    async def works(room: Room) -> None:
+        await room.mailbox.open()
+        try:
+            [envelope] = (await room.mailbox.pending(10)).envelopes
+            turns = [new_turn_id(room.clock.now()) for _ in range(2)]
+            room.state.folder.disk.system = Sick()
+            with pytest.raises(MailboxUnavailable):
+                await run_turn(room, Candidate(envelope), turns[0], lambda: None)
+            assert [one["owner"]["turn"] for one in desks.held()] == turns[:1] * twice
+            assert await run_turn(room, Candidate(envelope), turns[1], lambda: None) is Outcome.DONE
+        finally:
+            await room.mailbox.close()
+
+    with at_work(desks.first) as room:
+        asyncio.run(works(room))
+    assert desks.held() == []
+
+
+def test_what_is_tidied_takes_nothing_from_a_turn_that_has_no_record_yet(tmp_path: Path) -> None:
+    desks = TwoDesks(tmp_path)
+    desks.first.send("x")
+    path, aside = desks.first.root / "meta/reservations.json", tmp_path / "aside"
+
+    async def works(room: Room) -> None:
+        [envelope] = (await room.mailbox.pending(10)).envelopes
+        reserving = room.reserving
+        assert reserving is not None
+
+        async def never(why: str) -> None:
+            raise AssertionError(why)
+
+        async def story(_: str) -> Outcome:
+            path.rename(aside)
+            path.mkdir()
+            with pytest.raises(MailboxUnavailable):
+                await reserving.around(room, envelope, "second", never)
+            path.rmdir()
+            aside.rename(path)
+            assert await reserving.around(room, envelope, "third", never) is None
+            assert [one["owner"]["turn"] for one in desks.held()] == ["first"]
+            return Outcome.DONE
+
+        assert await reserving.around(room, envelope, "first", story) is Outcome.DONE
+
+    with at_work(desks.first) as room:
+        asyncio.run(works(room))
+    assert desks.held() == []
 
 
 def test_a_turn_that_fails_gives_back_what_it_had(tmp_path: Path) -> None:

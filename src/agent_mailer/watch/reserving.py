@@ -70,6 +70,8 @@ class Reserving:
         """What could not be given back when it should have been."""
         self._lookout = Lookout(project)
         self._live: set[str] = set()
+        self._here: set[str] = set()
+        """Turns of this watcher's, also before there is a record of them."""
 
     def may_try(self, message_id: str) -> bool:
         return self._later.get(message_id, 0.0) <= asyncio.get_running_loop().time()
@@ -78,11 +80,15 @@ class Reserving:
         """The turn's story with its paths reserved; where they cannot be had the message stays where it is, without an
         attempt, or fails. Raises MailboxUnavailable, and what the story does.
         """
+        self._here.add(turn_id)
+        try:
+            return await self._around(room, envelope, turn_id, story)
+        finally:
+            self._here.discard(turn_id)
+
+    async def _around(self, room: Surroundings, envelope: Envelope, turn_id: str, story: Story) -> Outcome | None:
         await self._tidy(room)
-        way: Sequence[Reservation] = ()
-        if self._policy.patterns:
-            way = await self._reservations.take(turn_id, self._policy.patterns, _seconds(room))
-        if way:
+        if way := await self._take_all(room, turn_id):
             self._tell_conflict(room, envelope.id, way)
             if self._policy.on_conflict is OnConflict.FAIL:
                 return await story(as_words(way))
@@ -103,6 +109,17 @@ class Reserving:
             raise
         await self.give_back(room, turn_id)
         return outcome
+
+    async def _take_all(self, room: Surroundings, turn_id: str) -> Sequence[Reservation]:
+        if not self._policy.patterns:
+            return ()
+        try:
+            return await self._reservations.take(turn_id, self._policy.patterns, _seconds(room))
+        except MailboxUnavailable:
+            # It may have been carried out all the same, and then stand in the way of our own next try.
+            if not await self._release(room, turn_id):
+                self._tidied = False
+            raise
 
     async def begin(self, room: Surroundings, turn_id: str, *, live: bool = False) -> None:
         """Before its program starts: the turn is told what others hold; what cannot be told is not refused. `live`: a
@@ -178,8 +195,8 @@ class Reserving:
         """Once: what turns hold that no longer are, since their watcher was killed before it could give it back."""
         if self._tidied:
             return
-        open_ids = set(room.state.turns.open_ids())
-        for turn_id in {one.owner.turn for one in await self._reservations.held() if self._is_ours(one)} - open_ids:
+        ours = {one.owner.turn for one in await self._reservations.held() if self._is_ours(one)}
+        for turn_id in ours - self._here - set(room.state.turns.open_ids()):
             await self._reservations.release(turn_id)
         self._tidied = True
 
