@@ -51,10 +51,10 @@ class Town:
         given = {"rhythm": Rhythm(0.2, 0.1), "environ": {}, "under_way": 0.0, **more}
         return McpAgentMailbox(account, self.base / folder, Disk(), **given)  # type: ignore[arg-type]
 
-    def write(self, to: str, **more: object) -> int:
+    def write(self, to: str, sender: str = "other-1", **more: object) -> int:
         with self.fake.held() as base:
             project = base.execute("select id from projects").fetchone()[0]
-            return self.fake.write(project, "other-1", [to], **more)
+            return self.fake.write(project, sender, [to], **more)
 
 
 @pytest.fixture
@@ -470,6 +470,16 @@ def test_a_person_sends_reads_and_is_answered(town: Town, work: Path) -> None:
     assert {one["name"]: one["result"] for one in checked.json["checks"]}["server"] == "ok"
     status = type_in(folder, "status", "--json")
     assert (status.json["mailbox"]["kind"], status.json["mailbox"]["waiting"]) == ("mcp_agent_mail", 1)
+    # What has left is told as sent, whatever fails after it.
+    number = town.write("the-user", sender="coder-1", subject="three", body_md="third")
+    after = ("mark_message_read", "resource://thread/")
+    town.fake.fault = lambda name: (500, b"") if name.startswith(after) else None
+    answered = type_in(folder, "mail", "reply", f"{number}-", "--body", "yes")
+    assert (answered.status, "stays unread" in answered.err) == (0, True), answered.err
+    assert len(town.fake.asked("select id from messages where subject = 'Re: three'")) == 1
+    town.write("the-user", subject="four", body_md="fourth")
+    drained = type_in(folder, "mail", "drain")
+    assert (drained.status, "fourth" in drained.out) == (69, True), drained
 
 
 def test_the_seeds_words_in_the_configuration_are_read(town: Town, tmp_path: Path) -> None:

@@ -107,14 +107,23 @@ def test_what_cannot_be_is_an_answer_with_its_fix_and_sends_nothing(project: Pat
     assert list((project.parent / ".agent-mail" / "agents" / "coder" / "inbox" / "new").iterdir()) == []
 
 
-def test_a_dedupe_key_sends_once(project: Path) -> None:
+def test_a_dedupe_key_sends_once_and_what_has_left_is_told_as_sent(project: Path) -> None:
+    agents = project.parent / ".agent-mail" / "agents"
+
     async def talk(session: mcp.ClientSession) -> None:
         for mark in ("sent: ", "sent before: "):
             well, text = await said(session, "send", to=["coder"], subject="x", body="y", dedupe_key="k")
             assert (well, text.startswith(mark)) == (True, True), text
+        assert len(list((agents / "coder/inbox/new").iterdir())) == 1
+        # Where no answer could come any more: who took that for a failure would send it once more.
+        (agents / "user/inbox/new").rmdir()
+        (agents / "user/inbox/new").touch()
+        well, text = await said(session, "send", to=["coder"], subject="x", body="z", wait=1)
+        assert (well, text.startswith("sent: ")) == (True, True), text
+        assert "whether an answer has come cannot be told" in text
 
     spoken(project, talk)
-    assert len(list((project.parent / ".agent-mail" / "agents" / "coder" / "inbox" / "new").iterdir())) == 1
+    assert len(list((agents / "coder/inbox/new").iterdir())) == 2
 
 
 def test_a_long_mail_is_read_whole_page_by_page(project: Path) -> None:

@@ -221,7 +221,11 @@ class Person:
         async def run() -> str:
             found = await self._mail.find(typed)
             sent = await sending.send(self._mail, draft, found.message, self._tell)
-            await self._take(found)
+            try:
+                await self._take(found)
+            except (MailerError, OSError) as fault:
+                # It has left: who took this for a failure would send it once more.
+                self._tell(f"sent, but {printable(found.message.envelope.id)} stays unread: {fault}")
             return sent.id
 
         return self._run(run())

@@ -183,8 +183,9 @@ class BrokerMail(AtServer[AmpMailbox]):
         for one in (await self._box.listed(read_too=False))[: limit or None]:
             message = await self.mailbox.read(one.message.envelope)
             if isinstance(message, Message):
-                await self.mailbox.done(message.envelope)
+                # In this order: whether a mark was made is not known where its answer is lost.
                 yield message
+                await self.mailbox.done(message.envelope)
 
     async def require_receipts(self, recipients: Sequence[str], *, dead_letters: bool) -> None:
         if dead_letters:

@@ -63,7 +63,11 @@ async def send(mail: PersonalMail, draft: Draft, origin: Message | None = None, 
         tell(f"this broker has no place for {' and '.join(lost)}: it was sent without")
     first, already = names[0], all(there)
     begins = not draft.thread and origin is None and not already
-    since = await mail.moment_of(first, recipients, begins=begins)
+    try:
+        since = await mail.moment_of(first, recipients, begins=begins)
+    except MailboxUnavailable:
+        # It has left: who took this for a failure would send it once more.
+        since = draft.created
     return Sent(first.id, first.thread, recipients, since, already)
 
 

@@ -150,8 +150,9 @@ class ServerMail(AtServer[Listed]):
         for envelope in listing.envelopes:
             message = await self.mailbox.claim(envelope)
             if isinstance(message, Message):
-                await self.mailbox.done(envelope)
+                # Claimed it is not listed again: what fails from here on must not keep it from being told.
                 yield message
+                await self.mailbox.done(envelope)
         for bad in listing.unreadable:
             await self.mailbox.reject(bad)
             yield bad

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from agent_mailer.clock import SystemClock, iso
-from agent_mailer.errors import UsageFault
+from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.mailbox.port import Action, Draft, Kind, Priority
 from agent_mailer.names import printable
 from agent_mailer.people import Person, new_key
@@ -163,7 +163,11 @@ class Send(SessionCall, frozen=True):
         said = f"{'sent before' if sent.already else 'sent'}: {printable(sent.id)}, thread {printable(sent.thread)}"
         if not self.wait:
             return said
-        waited = person.wait_for_answer(sent, float(self.wait))
+        try:
+            waited = person.wait_for_answer(sent, float(self.wait))
+        except MailerError as fault:
+            # Who took this for a failure would send it once more.
+            return f"{said}\nwhether an answer has come cannot be told: {fault.message}; inbox shows it later"
         if waited.answer is None:
             return f"{said}\nno answer within {self.wait} s; it may come later: wait, or inbox"
         return f"{said}\n\n{framed_message(waited.answer, 0)}"
