@@ -351,10 +351,14 @@ def test_a_pair_is_declined_in_words_and_is_no_task(town: Town) -> None:
         with town.fake.held() as base:
             base.execute("insert into pairs (asker, target, status) values ('other', 'coder', 'pending')")
         town.write("coder", kind="pair.invite", payload={"pairId": "1"})
+        number = town.write("coder")
         box = town.box()
         await box.open()
         try:
-            assert await waiting(box) == ()
+            town.fake.fault = lambda call: (500, b"{}") if call.startswith("POST /pairs") else None
+            assert [one.locator for one in await waiting(box)] == [str(number)]
+            town.fake.fault = lambda _: None
+            assert [one.locator for one in await waiting(box)] == [str(number)]
             await seen_by(lambda: town.fake.asked("select status from pairs")[0][0] == "rejected", "not declined")
             told = [row["body"] for row in town.fake.asked("select body from messages where target = 'other'")]
             assert len(told) == 1

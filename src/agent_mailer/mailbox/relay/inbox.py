@@ -13,6 +13,7 @@ from agent_mailer.mailbox.port import (
     Envelope,
     Gone,
     Listing,
+    MailboxUnavailable,
     Message,
     Progress,
     Refused,
@@ -60,9 +61,11 @@ class Inbox:
                 self._seen.drop(finished - {row.id for row in rows} - self._odd)
             self._leave_behind(rows)
             mine = [row for row in rows if self._is_new(row)]
-            for row in [row for row in mine if row.pair and self.is_ours]:
-                await self.decline(row.pair, row.sender)
-                self._seen.add(row.id, finished=True)
+            # One that cannot be declined just now waits for the next look, and keeps nobody's mail back.
+            with suppress(MailboxUnavailable):
+                for row in [row for row in mine if row.pair and self.is_ours]:
+                    await self.decline(row.pair, row.sender)
+                    self._seen.add(row.id, finished=True)
             waiting = [row for row in mine if not row.pair][:MAX_WAITING]
             self._threads = {row.id: await self._thread_of(row) for row in waiting}
         new = [envelope_of(row, self._threads[row.id]) for row in waiting]
