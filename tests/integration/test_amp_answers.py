@@ -368,6 +368,17 @@ def test_marking_read_what_is_gone_is_done(rule: Rule) -> None:
     play(scene)
 
 
+def test_what_is_set_aside_at_a_broker_that_keeps_no_mark_is_listed_no_more() -> None:
+    async def scene(at: Place) -> None:
+        at.broker.on(INBOX, page(message(1), message(2)))
+        at.broker.on("PATCH /messages/m1/read", says(200, {}))
+        first, second = (await at.mailbox.pending(10)).envelopes
+        await at.mailbox.set_aside(first)
+        assert (await at.mailbox.pending(10)).envelopes == (second,)
+
+    play(scene)
+
+
 def test_what_is_read_by_somebody_else_is_gone() -> None:
     async def scene(at: Place) -> None:
         at.broker.on(INBOX, page(message(1)))
@@ -414,8 +425,12 @@ def test_a_claim_by_its_answers() -> None:
             says(200, {"message": mail, "claimed": "before"}),
         ):
             at.broker.on(claim, rule)
-            assert isinstance(await at.mailbox.claim(envelope), Gone)
+            gone = await at.mailbox.claim(envelope)
+            assert isinstance(gone, Gone)
+            assert not gone.elsewhere
         assert isinstance(await at.mailbox.claim(envelope, again=True), Message)
+        at.broker.on(claim, says(409, {"detail": "another has it", "reason": "taken"}))
+        assert await at.mailbox.claim(envelope, again=True) == Gone("another has it", elsewhere=True)
         at.broker.on(
             claim, says(409, {"detail": "x", "reason": "watched", "watcher": {"name": "hal", "since": "noon"}})
         )
@@ -430,6 +445,28 @@ def test_a_claim_by_its_answers() -> None:
         at.broker.on(claim, drops, says(200, {"message": mail, "claimed": "before"}))
         assert isinstance(await at.mailbox.claim(envelope), Message)
         assert at.broker.asked[-1].headers["x-agent-mailer-watcher"] == "w1"
+
+    play(scene, ours=True)
+
+
+def test_what_could_not_be_claimed_is_listed_again_also_where_a_look_has_left_it_out_meanwhile() -> None:
+    async def scene(at: Place) -> None:
+        async def lists(asked: Asked, writer: asyncio.StreamWriter) -> None:
+            heads = "heads" in asked.query
+            await says(200, {"messages": [mail] * heads, "cursor": cursor, "more": False})(asked, writer)
+
+        async def is_looked_at_meanwhile(asked: Asked, writer: asyncio.StreamWriter) -> None:
+            assert (await at.mailbox.pending(10)).envelopes == ()
+            await says(500, {})(asked, writer)
+
+        mail, cursor = message(1, cursor=1), 1
+        at.broker.on(INBOX, lists)
+        (envelope,) = (await at.mailbox.pending(10)).envelopes
+        cursor = 0  # put back from a copy: all is asked for anew
+        at.broker.on("POST /messages/m1/claim", is_looked_at_meanwhile)
+        with pytest.raises(MailboxUnavailable):
+            await at.mailbox.claim(envelope)
+        assert (await at.mailbox.pending(10)).envelopes == (envelope,)
 
     play(scene, ours=True)
 
@@ -449,7 +486,8 @@ def test_a_send_by_its_answers() -> None:
         for status in (403, 404):
             at.broker.on(SEND, says(status, {"detail": "Recipient address 'bob@u.d' not found"}))
             assert isinstance(await at.mailbox.deliver(item), Refused)
-        for rule in (says(500, b"Internal Server Error"), html(502), html(200), says(200, b'{"id":'), says(200, [])):
+        broken = (says(500, b"Internal Server Error"), html(502), html(200), says(200, b'{"id":'), says(200, []))
+        for rule in (*broken, says(200, b" " * (QUICK.answer_bytes + 1))):
             at.broker.on(SEND, rule)
             assert isinstance(await at.mailbox.deliver(item), Unknown)
         for rule in (html(400), html(404), says(429, {"detail": "slow"}), says(301, b"")):
@@ -490,15 +528,17 @@ def test_where_a_second_delivery_is_recognised_it_is_tried_again_at_once() -> No
     play(scene, ours=True)
 
 
-def test_a_broker_replaced_by_a_plain_one_gets_nothing_twice() -> None:
+@pytest.mark.parametrize("ours", [True, False], ids=["by a plain one", "by one of ours"])
+def test_a_broker_replaced_meanwhile_gets_nothing_twice(*, ours: bool) -> None:
     async def scene(at: Place) -> None:
-        at.broker.on("GET /.well-known/agent-mailer", says(404, {"detail": "Not Found"}))
+        now = says(404, {"detail": "Not Found"}) if ours else says(200, OURS)
+        at.broker.on("GET /.well-known/agent-mailer", now)
         at.broker.on(SEND, drops)
         assert isinstance(await at.mailbox.deliver(at.item()), Unknown)
         assert len(at.broker.requests(SEND)) == 1
-        assert not at.mailbox.capabilities.recognises_delivery
+        assert at.mailbox.capabilities.recognises_delivery is not ours
 
-    play(scene, ours=True)
+    play(scene, ours=ours)
 
 
 def test_looking_in_the_thread_and_in_the_recipients_newest_page() -> None:
@@ -516,6 +556,7 @@ def test_looking_in_the_thread_and_in_the_recipients_newest_page() -> None:
             {"body": "c"},
             {"subject": "S"},
             {"from_agent": "carol@u.d"},
+            {"to_agent": "carol@u.d"},
             {"created_at": "2020-01-01T00:00:00+00:00"},
         ):
             at.broker.on(newest, page({**mail, **other}))
@@ -555,8 +596,9 @@ def test_looking_for_a_reply_and_a_forward() -> None:
             assert not await at.mailbox.look(composed[0])
             at.broker.on(THREAD, says(200, [message(1), mail]))
             assert await at.mailbox.look(composed[0])
-            at.broker.on(THREAD, says(200, [message(1), {**mail, "parent_id": "m0"}]))
-            assert not await at.mailbox.look(composed[0])
+            for other in ({"parent_id": "m0"}, {"to_agent": "carol@u.d"}):
+                at.broker.on(THREAD, says(200, [message(1), {**mail, **other}]))
+                assert not await at.mailbox.look(composed[0])
 
     play(scene)
 
@@ -627,6 +669,10 @@ def test_how_a_turn_went_is_told_in_order_and_marks_the_message_read() -> None:
             "detail": "d" * 600,
             "final": True,
         }
+        for rule in (says(409, {"detail": "watched anew", "reason": "stale"}), says(500, {}), html(404)):
+            at.broker.on(receipts, rule)
+            with pytest.raises(MailboxUnavailable):
+                await at.mailbox.done(envelope, Progress("turn-1", Stage.SETTLED))
         assert not at.broker.requests("PATCH /messages/m1/read")
         at.broker.on(receipts, says(422, {"detail": "turn_id"}))
         at.broker.on("PATCH /messages/m1/read", says(200, {}))
