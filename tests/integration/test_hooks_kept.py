@@ -19,8 +19,8 @@ from tests.desk import Desk, until
 from tests.hook_desk import mail_of, signed
 
 from agent_mailer.disk import Disk, SystemCalls
-from agent_mailer.errors import MailerError
-from agent_mailer.hooks.book import Book
+from agent_mailer.errors import ConfigFault, MailerError
+from agent_mailer.hooks.book import VERSION, Book
 from agent_mailer.hooks.listening import MOST, Hook, Listener, answer
 from agent_mailer.hooks.place import HookPlace
 from agent_mailer.hooks.taking import OtherBody, Taking
@@ -137,6 +137,24 @@ def test_what_is_to_be_sent_first_is_sent_first_and_counts_then(kept: Kept) -> N
     assert (kept.has("coder"), kept.has("planner")) == (["early", "late"], ["early"])
 
 
+def test_the_end_of_an_alarm_that_could_not_be_told_yet_is_told_after_it(kept: Kept) -> None:
+    """Else the alarm began when it was over, and stayed open: no later one would ever be told."""
+    alarm: Any = {"dedupeKey": "db", "source": "monitor"}
+    kept.system.whose = "planner"
+    kept.taking.take(kept.call("down", **alarm))
+    kept.system.whose = ""
+    kept.clock.moment += 1
+    over = kept.taking.take(kept.call("up", **alarm, status="resolved"))
+    assert (over.outcome, over.reason) == (Outcome.FAILED, "begins_first")
+    assert kept.due_in("up") == kept.due_in("down")
+    kept.clock.moment += 60
+    kept.taking.sweep()
+    rows = {one.delivery: one.outcome for one in kept.book.newest(None, 10)}
+    assert rows == {"down": Outcome.SENT, "up": Outcome.RESOLVED}
+    assert kept.has("planner") == ["down", "Resolved: up"]
+    assert kept.taking.take(kept.call("down again", **alarm)).outcome is Outcome.SENT
+
+
 def test_what_is_over_is_forgotten_after_its_days_and_nothing_else(kept: Kept) -> None:
     taking = kept.taking
     for key in ("closed", "open"):
@@ -173,6 +191,10 @@ def test_the_book_is_on_the_disk_when_a_change_ends_and_a_change_that_fails_is_n
         raise ZeroDivisionError
     assert kept.book.by_id("one") == row
     assert kept.taking.take(kept.call("two")).outcome is Outcome.SENT
+    kept.book._db.execute(f"PRAGMA user_version = {VERSION + 1}")
+    with pytest.raises(ConfigFault, match="newer"):
+        Book(kept.desk.base / "deliveries.db")
+    assert len(kept.book.newest(None, 10)) == 2
 
 
 # The secret.

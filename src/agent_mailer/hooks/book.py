@@ -135,6 +135,12 @@ class Book:
         """What failed and is to be tried again by then, the longest first."""
         return list(self._rows("SELECT * FROM deliveries WHERE due_ms <= ? ORDER BY due_ms, at LIMIT ?", now_ms, most))
 
+    def due_before(self, row: Row) -> int | None:
+        """When what came earlier of the same item, and failed, is tried again; None where nothing of it waits."""
+        wanted = "SELECT max(due_ms) FROM deliveries WHERE origin = ? AND item = ? AND at < ? AND due_ms IS NOT NULL"
+        found = self._db.execute(wanted, (row.origin, row.item, row.at)).fetchone()[0]
+        return None if found is None else int(found)
+
     def put(self, row: Row) -> None:
         self._db.execute(_PUT, msgspec.structs.astuple(row))
 

@@ -25,6 +25,9 @@ from agent_mailer.outside.items import KEPT_DAYS, NotSent, Outcome, Taken, ToSen
 AT_ONCE = 100
 BEGUN = "begun"
 """The reason of what is being sent, or was when its sender was killed."""
+
+BEGINS_FIRST = "begins_first"
+"""The reason of an end whose beginning could not leave yet: told in its place, it would begin what is over."""
 Tell = Callable[[str], None]
 
 
@@ -93,6 +96,8 @@ class Taking:
         if not isinstance(event, Event):
             plan = decide(event, None, "")  # type: ignore[arg-type]
         else:
+            if event.state is State.RESOLVED and (due := self._book.due_before(row)) is not None:
+                return self._told(self._failed(row, event, BEGINS_FIRST, due))
             item = None if event.state is State.NEWS else self._book.item(event)
             plan = decide(event, item, self._thread(event, row.delivery))
         if isinstance(plan, NotSent) or not isinstance(event, Event):
@@ -108,18 +113,13 @@ class Taking:
         return self._send(row, event, plan)
 
     def _send(self, row: Row, event: Event, plan: ToSend) -> Taken:
-        held = msgspec.json.encode(event).decode()
-        begun = msgspec.structs.replace(row, outcome=Outcome.FAILED, reason=row.reason or BEGUN, due_ms=0, held=held)
-        with self._book.change():
-            self._book.put(begun)
+        begun = self._failed(row, event, row.reason or BEGUN, 0)
         sent = self._deliver(begun, event, plan.thread)
         if isinstance(sent, Refused):
             wait = wait_ms(row.tries)
             due = None if wait is None else int(self._clock.now() * 1000) + wait
-            failed = msgspec.structs.replace(begun, reason=sent.why, tries=row.tries + 1, due_ms=due)
-            with self._book.change():
-                self._book.put(failed)
-            return self._told(failed)
+            tried = msgspec.structs.replace(begun, tries=row.tries + 1)
+            return self._told(self._failed(tried, event, sent.why, due))
         ended = msgspec.structs.replace(
             begun,
             outcome=plan.outcome,
@@ -134,6 +134,14 @@ class Taking:
             if plan.after is not None:
                 self._book.put_item(event, plan.after, self._clock.now())
         return self._told(ended)
+
+    def _failed(self, row: Row, event: Event, why: str, due_ms: int | None) -> Row:
+        """It is kept, and tried again at that moment. Durable when it returns."""
+        held = msgspec.json.encode(event).decode()
+        kept = msgspec.structs.replace(row, outcome=Outcome.FAILED, reason=why, due_ms=due_ms, held=held)
+        with self._book.change():
+            self._book.put(kept)
+        return kept
 
     def _deliver(self, row: Row, event: Event, thread: str) -> Delivered | Refused:
         """To all; Refused with a reason, in a word or a line, where one of them does not have it."""

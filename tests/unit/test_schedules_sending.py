@@ -1,0 +1,124 @@
+"""What is due and cannot leave: tried again, refused after a day, and told before it is over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from tests.clocks import FakeClock
+from tests.watch_room import Scene
+
+from agent_mailer.disk import Disk
+from agent_mailer.events import EventName
+from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
+from agent_mailer.mailbox.port import Delivery, Outgoing, Unknown
+from agent_mailer.schedules.bodies import digest_of
+from agent_mailer.schedules.due import Known, Schedule
+from agent_mailer.schedules.sending import AGAIN_FIRST, AGAIN_LONGEST, PATIENCE, REFUSED, Sending
+from agent_mailer.state.notices import Notice, NoticeKind
+
+EVENING = datetime(2026, 6, 10, 20, tzinfo=UTC).timestamp()
+AT_THREE = EVENING + 7 * 3600
+
+
+class Watch(FakeClock):
+    """Stands still, and goes on by hand; so does what durations are measured by."""
+
+    def monotonic(self) -> float:
+        return self.moment
+
+
+class Vague(MaildirMailbox):
+    """A mailbox of which nobody knows whether it has what it was given."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(Disk(), root, "user")
+        self.asked: list[str] = []
+
+    async def deliver(self, item: Outgoing) -> Delivery:
+        self.asked.append(item.id)
+        return Unknown("500")
+
+    async def look(self, item: Outgoing) -> bool:
+        return False
+
+
+class Clockwork:
+    def __init__(self, base: Path) -> None:
+        self.clock = Watch(EVENING)
+        self.scene = Scene(base, self.clock)
+        self.told: list[Notice] = []
+        self.deaf = 0
+        self.vague = Vague(self.scene.desk.root)
+        body = base / "nightly.md"
+        body.write_text("What broke?")
+        names = ("early", "nightly")
+        self.schedules = [
+            Schedule(name, "0 3 * * *", "UTC", "The night", body, digest=digest_of(body)) for name in names
+        ]
+
+    def sending(self, mailbox: MaildirMailbox, address: str = "coder") -> Sending:
+        return Sending(mailbox, address, self.scene.state.schedules, self.scene.place.log, self.clock, self.tell)
+
+    def tell(self, notice: Notice) -> None:
+        if self.deaf:
+            self.deaf -= 1
+            raise OSError(28, "No space left on device")
+        self.told.append(notice)
+
+    def due(self, sending: Sending) -> float | None:
+        return asyncio.run(sending.send_due(self.schedules))
+
+    def known(self, name: str = "nightly") -> Known:
+        return self.scene.state.schedules.all[name]
+
+
+@pytest.fixture
+def clockwork(tmp_path: Path) -> Iterator[Clockwork]:
+    found = Clockwork(tmp_path)
+    yield found
+    found.scene.close()
+
+
+def test_that_nothing_left_is_told_before_it_is_over_and_holds_up_no_other(clockwork: Clockwork) -> None:
+    nobody = clockwork.sending(MaildirMailbox(Disk(), clockwork.scene.desk.root, "user"), "nobody")
+    clockwork.due(nobody)
+    clockwork.clock.moment, clockwork.deaf = AT_THREE + 60, 1
+    with pytest.raises(OSError, match="No space"):
+        clockwork.due(nobody)
+    assert (clockwork.known("early").due, clockwork.told) == (AT_THREE, []), "else nobody would ever hear of it"
+    for _ in range(2):
+        assert clockwork.due(nobody) == 3600.0, "a clock may be put forward meanwhile"
+    assert [(one.kind, one.schedule, one.reason) for one in clockwork.told] == [
+        (NoticeKind.SCHEDULE, name, REFUSED) for name in ("early", "nightly")
+    ]
+    assert {one.why for one in clockwork.told} == {clockwork.known().why}
+    assert "there is no 'nobody' here" in clockwork.known().why
+    assert (clockwork.known().due, clockwork.known().last, clockwork.known().sent) == (0.0, AT_THREE, ())
+    assert len(clockwork.scene.told(EventName.SCHEDULE_REFUSED)) == 2
+
+
+def test_what_nobody_can_say_is_looked_for_and_tried_again_ever_later_for_a_day(clockwork: Clockwork) -> None:
+    del clockwork.schedules[0]
+    sending, vague = clockwork.sending(clockwork.vague), clockwork.vague
+    clockwork.due(sending)
+    clockwork.clock.moment = AT_THREE + 60
+    waits = [clockwork.due(sending)]
+    assert clockwork.due(sending) == waits[0], "it is not asked again before that"
+    for _ in range(6):
+        clockwork.clock.moment += waits[-1] or 0.0
+        waits.append(clockwork.due(sending))
+    assert waits == [min(AGAIN_LONGEST, AGAIN_FIRST * 2.0**tries) for tries in range(1, 8)]
+    # Another watcher knows since when.
+    sending = clockwork.sending(vague)
+    clockwork.clock.moment = AT_THREE + 60 + PATIENCE
+    assert clockwork.due(sending) == 2 * AGAIN_FIRST
+    clockwork.clock.moment += 2 * AGAIN_FIRST
+    clockwork.due(sending)
+    assert [one.why for one in clockwork.told] == ["500"]
+    assert len(vague.asked) == 9
+    assert len(set(vague.asked)) == 1, "one instant is one message"
+    assert (clockwork.known().due, clockwork.known().why) == (0.0, "500")
