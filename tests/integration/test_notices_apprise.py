@@ -88,11 +88,16 @@ def nobody_sees(desk: Desk, *texts: str) -> None:
 
 def test_a_question_is_told_with_its_code_and_the_urls_stand_nowhere(tmp_path: Path, receiver: Receiver) -> None:
     desk = AskingDesk(tmp_path)
-    desk.configure(notify={"apprise": [receiver.url("json", "/hook"), receiver.url("ntfy", "/my-topic")]})
+    urls = [receiver.url("json", path) for path in ("/hook", "/away")]
+    desk.configure(notify={"apprise": [*urls, receiver.url("ntfy", "/my-topic")]})
+    receiver.refusing.add("/away")
     desk.send()
     desk.once()
+    [waiting] = desk.place().state.notices.told.waiting
+    assert waiting.apprise == Apprised((0, 2), 1), "who has it already, over restarts"
+    receiver.refusing.clear()
     desk.once()
-    assert receiver.paths() == ["/hook", "/my-topic"]
+    assert receiver.paths() == ["/away", "/hook", "/my-topic"]
     [asked] = desk.place().state.approvals.all()
     code = f"{asked.code[:4]}-{asked.code[4:]}"
     for _, fields in receiver.got:
