@@ -122,3 +122,14 @@ def test_what_nobody_can_say_is_looked_for_and_tried_again_ever_later_for_a_day(
     assert len(vague.asked) == 9
     assert len(set(vague.asked)) == 1, "one instant is one message"
     assert (clockwork.known().due, clockwork.known().why) == (0.0, "500")
+
+
+def test_all_that_it_has_sent_is_known_as_a_persons_however_long_it_waits(clockwork: Clockwork) -> None:
+    sending = clockwork.sending(MaildirMailbox(Disk(), clockwork.scene.desk.root, "user"))
+    clockwork.due(sending)
+    for day in range(3):
+        clockwork.clock.moment = AT_THREE + 60 + day * 86400
+        clockwork.due(sending)
+    waiting = {one.envelope.id for one in clockwork.scene.desk.inbox("coder")}
+    assert len(waiting) == 6
+    assert clockwork.scene.desk.place().state.schedules.sent == waiting
