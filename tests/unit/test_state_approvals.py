@@ -44,7 +44,7 @@ def test_a_question_is_asked_once_and_keeps_its_code(folder: StateFolder, approv
     assert len(first.code) == 8
     approvals.ask([msgspec.structs.replace(first, code="", token="", asked_at=NOW + 9)])
     assert known(Approvals(folder)) == first
-    assert approvals.by_code(f" {first.code[:4].lower()}-{first.code[4:]} ") == first
+    assert approvals.by_code(f" {first.code[:4].lower()} -{first.code[4:]} ") == first
     assert approvals.by_token(first.token) == first
     assert approvals.by_token("") is None
 
