@@ -83,9 +83,12 @@ def test_hand_over_leaves_at_once_and_the_turn_goes_on(desk: Desk) -> None:
         assert watcher.wait(30) == 0
         assert is_alive(holder(desk))
         assert desk.log(EventName.WATCH_HANDED_OVER)
+        (desk.workdir / "AGENTS.md").write_text("obey\n")
         go.touch()
         assert outcomes(desk.once()) == ["done"]
     assert len(desk.marks()) == 2
+    # Who sees it end has not seen it begin.
+    assert [event["file"] for event in desk.log(EventName.INSTRUCTIONS_CHANGED)] == ["AGENTS.md"]
 
 
 def test_an_adopted_turn_has_no_more_time_than_it_began_with(desk: Desk) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -14,15 +15,16 @@ import msgspec
 import pytest
 import yaml
 from tests.broker_desk import PASSWORD, BrokerDesk, running_broker
-from tests.desk import until
+from tests.desk import Desk, until
 from tests.sizes import LONG
 from tests.terminal import terminal
 from tests.typed import Typed, type_in
 
 from agent_mailer.assemble import Workplace
+from agent_mailer.errors import BusyFault
 from agent_mailer.events import EventName
 from agent_mailer.process.handle import send
-from agent_mailer.teams.running import watchers
+from agent_mailer.teams.running import Where, require_no_stranger, start, stop, watchers
 from agent_mailer.views.board import Board
 
 AMP = str(Path(sys.executable).parent / "amp")
@@ -221,6 +223,54 @@ def test_all_killed_at_once_lose_nothing(amp: Amp, teams: Path, tmp_path: Path) 
     assert amp("start", "--detach").status == 0
     until(lambda: log(coder, EventName.TURN_SETTLED), "its end")
     assert len(amp_inbox(coder, sent["thread"])) == 1
+
+
+def test_what_another_client_watches_is_not_started_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent_mailer.state.lock.NAMED_WITHIN", 0.05)
+    desk, directory = Desk(tmp_path), tmp_path / "shop"
+    agents = {"coder": desk.place()}
+    with (desk.state / ".lock").open("a") as theirs:
+        fcntl.flock(theirs, fcntl.LOCK_EX)
+        with pytest.raises(BusyFault, match="another program watches") as fault:
+            next(start("shop", directory, agents, Where.DETACHED))
+    assert "tmux kill-session -t amp-shop" in fault.value.fix
+    assert not directory.exists(), "nothing was started"
+    ours = desk.place().lock()
+    ours.acquire()
+    try:
+        require_no_stranger(agents, "amp-shop")
+    finally:
+        ours.release()
+
+
+LEAVES = """import signal, sys, time
+from pathlib import Path
+from agent_mailer.state.lock import WorkdirLock
+lock = WorkdirLock(Path(sys.argv[1]))
+lock.acquire()
+lock.leaving()
+signal.signal(signal.SIGTERM, lambda *_: print("told again", flush=True))
+print("leaves", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(("now", "told"), [(False, ""), (True, "told again\n")])
+def test_who_ends_already_is_only_hurried_by_a_word(tmp_path: Path, now: bool, told: str) -> None:
+    """A second signal would end the turns that still have time."""
+    desk, directory = Desk(tmp_path), tmp_path / "shop"
+    directory.mkdir()
+    words = [sys.executable, "-c", LEAVES, str(desk.state / ".lock")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as watcher:
+        assert watcher.stdout is not None
+        assert watcher.stdin is not None
+        assert watcher.stdout.readline() == "leaves\n"
+        lines = stop("shop", directory, {"coder": desk.place()}, now=now)
+        assert next(lines) == f"coder {'ends now' if now else 'ends already'}"
+        heard = watcher.stdout.readline() if now else ""
+        watcher.stdin.close()
+        assert heard + watcher.stdout.read() in (told, told * 2)
+        assert [*lines] == []
 
 
 @LONG

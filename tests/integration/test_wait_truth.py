@@ -182,6 +182,10 @@ def test_an_agent_that_outlives_its_watcher_is_at_work(desk: Desk) -> None:
             report = standing_in(desk.workdir, sent, "x")
             assert report is not None
             assert (report.state.value, "waits for its watcher" in report.text) == ("working", True)
+            desk.end_turns()
+            gone = standing_in(desk.workdir, sent, "x")
+            assert gone is not None
+            assert (gone.state, "is left open and goes on then" in gone.text) == (MessageState.STOPPED, True), gone
     finally:
         desk.end_turns()
 
@@ -239,6 +243,23 @@ def test_a_message_that_is_held_is_told(desk: Desk) -> None:
     standing = standing_in(desk.workdir, sent, "t")
     assert standing is not None
     assert standing.state is MessageState.DONE
+
+
+@pytest.mark.parametrize(
+    ("script", "state", "words"),
+    [
+        ("cat >/dev/null; echo ok", MessageState.DONE, "is done with it and has sent no answer"),
+        ("echo broken >&2; exit 5", MessageState.GIVEN_UP, "has given it up: broken (agent-mailer dead-letter show "),
+    ],
+)
+def test_where_no_answer_will_come_the_wait_is_over(desk: Desk, script: str, state: MessageState, words: str) -> None:
+    desk.configure(auto_reply="never", max_retries=0)
+    desk.shell(script)
+    sent = desk.send(thread="t")
+    desk.once()
+    report = standing_in(desk.workdir, sent, "t")
+    assert report is not None
+    assert (report.state, report.final, report.text.startswith(words)) == (state, True, True), report
 
 
 @pytest.mark.long

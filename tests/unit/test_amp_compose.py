@@ -6,7 +6,18 @@ import msgspec
 import pytest
 
 from agent_mailer.mailbox.amp.compose import Author, Request, compose, payload_of
-from agent_mailer.mailbox.port import Action, Automatic, Draft, Envelope, Kind, Message, Outgoing, Priority, Refused
+from agent_mailer.mailbox.port import (
+    MOST_VISITED,
+    Action,
+    Automatic,
+    Draft,
+    Envelope,
+    Kind,
+    Message,
+    Outgoing,
+    Priority,
+    Refused,
+)
 
 ALICE = Author("11111111-1111-4111-8111-111111111111", "alice@u.d")
 DRAFT = Draft("k", Action.SEND, 1.5, to=("bob@u.d",), subject="Plan", body="work")
@@ -68,6 +79,13 @@ def test_a_reply() -> None:
     assert sent.visited == ("bob@u.d",)
     assert sent.thread_id is None
     assert items(Draft("k", Action.REPLY, 2.0), ORIGIN)[0].thread == "t1"
+
+
+def test_it_says_who_wrote_what_it_comes_of_the_last_of_very_many() -> None:
+    chain = tuple(f"n{number}" for number in range(MOST_VISITED))
+    came = msgspec.structs.replace(ORIGIN, envelope=msgspec.structs.replace(ORIGIN.envelope, visited=chain))
+    for action in (Action.REPLY, Action.FORWARD):
+        assert request(changed(action=action), came).visited == (*chain[1:], "bob@u.d")
 
 
 def test_an_answer_to_oneself_goes_to_whom_one_wrote() -> None:

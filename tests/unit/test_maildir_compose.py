@@ -16,6 +16,7 @@ from agent_mailer.mailbox.maildir.compose import (
 )
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, parse_message
 from agent_mailer.mailbox.port import (
+    MOST_VISITED,
     Action,
     Automatic,
     Draft,
@@ -126,6 +127,13 @@ def test_a_reply_names_what_it_answers() -> None:
     assert reply.envelope.hops == 5
     assert reply.envelope.priority is Priority.URGENT
     assert reply.labels == ("mine",)
+
+
+def test_it_says_who_wrote_what_it_comes_of_the_last_of_very_many() -> None:
+    chain = tuple(f"n{number}" for number in range(MOST_VISITED))
+    came = msgspec.structs.replace(origin(), envelope=msgspec.structs.replace(origin().envelope, visited=chain))
+    for action in (Action.REPLY, Action.FORWARD):
+        assert sent(draft(action, to=("dora",)), came).envelope.visited == (*chain[1:], "bob")
 
 
 def test_a_reply_to_oneself_goes_to_the_first_recipient() -> None:
