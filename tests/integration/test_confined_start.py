@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 import shutil
 import subprocess
@@ -16,6 +17,8 @@ from tests.sizes import LONG
 from tests.typed import type_in
 
 from agent_mailer.checks.agent import program_of
+from agent_mailer.confine.confinement import Confinement
+from agent_mailer.confine.port import TurnPlaces, Unconfined
 from agent_mailer.events import EventName
 
 LIAR = """#!/bin/sh
@@ -118,6 +121,47 @@ def test_one_that_worked_yesterday_pauses_and_costs_no_attempt(desk: Desk, monke
     desk.resume()
     assert outcomes(desk.once()) == ["done"]
     assert not desk.place().state.dead_letters.all()
+
+
+def test_a_turn_is_preceded_by_another_proof_where_sandbox_program_or_kernel_changed(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs_here("bwrap")
+    refuses, agent, folder = desk.base / "refuses", desk.base / "agent", desk.base / "bin"
+    script = f'[ ! -e {refuses} ] || {{ echo "bwrap: no more" >&2; exit 1; }}\nexec {shutil.which("bwrap")} "$@"'
+    monkeypatch.setenv("PATH", program(folder, f"#!/bin/sh\n{script}\n"))
+    agent.write_text("#!/bin/sh\n")
+    agent.chmod(0o755)
+    desk.configure(command=[str(agent)])
+    place = desk.place()
+    confinement, launch = place.confinement(place.runtime()), program_of(place).launch
+    assert confinement is not None
+    assert launch is not None
+    turn = place.folder.turns / "turn"
+    turn.mkdir(parents=True)
+    own = TurnPlaces(turn, turn / "outbox", turn / "tmp")
+    own.outbox.mkdir()
+
+    def start(by: Confinement) -> None:
+        asyncio.run(by.around(launch, own))
+
+    start(confinement)
+    refuses.touch()
+    # As long as nothing has changed it is believed.
+    start(confinement)
+    for path in (folder / "bwrap", agent):
+        found, text, one = path.stat(), path.read_text(), copy.copy(confinement)
+        path.write_text(f"{text}# newer\n")
+        for _ in range(2):
+            # What did not hold is not believed the next time, either.
+            with pytest.raises(Unconfined, match="bwrap: no more"):
+                start(one)
+        path.write_text(text)
+        os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+    start(confinement)
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "here", "99.0", "#1", "x86_64")))
+    with pytest.raises(Unconfined, match="bwrap: no more"):
+        start(confinement)
 
 
 @pytest.mark.parametrize(

@@ -241,7 +241,6 @@ def test_a_damaged_record_is_no_first_start(desk: Desk, home: Path) -> None:
 def test_commands_of_power_refuse_inside_a_turn(desk: Desk) -> None:
     desk.send()
     assert once(desk).status == 0
-    before = (desk.state / "config.toml").read_bytes()
     inside = {"AGENT_MAILER_TURN_ID": "20261121T160254-02f7ec1c", "AGENT_MAILER_WORKDIR": str(desk.workdir)}
     by_hand(desk, permission_mode="bypassPermissions")
     for words in (
@@ -253,12 +252,20 @@ def test_commands_of_power_refuse_inside_a_turn(desk: Desk) -> None:
         assert result.status == 78, (words, result)
         assert "turn" in result.err
     assert type_in(desk.workdir, "config", "set", "model", "x", env=inside).status == 0
-    assert type_in(desk.workdir, "config", "edit", env={**inside, "EDITOR": "sed -i s/plan/plan/"}).status == 0
-    assert before
-    assert "permission_mode" in type_in(desk.base, "status", "-C", desk.workdir).out
+    # What writes the file all the same has nobody trust it.
+    editor = "sed -i s/bypassPermissions/acceptEdits/"
+    for line, mode in (
+        ("config edit", "acceptEdits"),
+        ("init --no-interactive --permission-mode bypassPermissions", "bypassPermissions"),
+    ):
+        assert type_in(desk.workdir, *line.split(), env={**inside, "EDITOR": editor, "VISUAL": ""}).status == 0
+        assert mode in (desk.state / "config.toml").read_text()
+        asked = type_in(desk.base, "config", "trust", "-C", desk.workdir)
+        assert (asked.status, f"permission_mode: plan -> {mode}" in asked.out) == (2, True), asked
 
 
 def test_a_set_key_alone_is_trusted_by_it(desk: Desk) -> None:
+    desk.tell()
     desk.configure(command=does(desk, "ran"))
     desk.send()
     assert once(desk).status == 0
@@ -269,6 +276,8 @@ def test_a_set_key_alone_is_trusted_by_it(desk: Desk) -> None:
     desk.send()
     assert once(desk).status == 0
     assert deeds(desk) == ["ran", "ran"]
+    assert once(desk).status == 0
+    assert [(one["kind"], one["reason"]) for one in desk.notices()] == [("untrusted", "record")], "told, and once"
     shown = json.loads(type_in(desk.base, "config", "show", "--json", "-C", desk.workdir).out)
     assert shown["untrusted"] == ["permission_mode", "command"]
     assert shown["keys"]["permission_mode"] == {"value": "plan", "source": "trusted before"}
