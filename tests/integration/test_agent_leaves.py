@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import pytest
+from tests.crash.world import Died, Weather
 from tests.desk import Desk, outcomes, until
-from tests.sizes import LONG
+from tests.sizes import LONG, sizes
 from tests.typed import Typed, type_in
 
+from agent_mailer.assemble import Workplace
+from agent_mailer.desk.asking import watched
+from agent_mailer.disk import Disk
 from agent_mailer.mailbox.maildir.layout import mailboxes
-from agent_mailer.process.handle import ProcessIdentity, is_alive
+from agent_mailer.mailbox.port import Envelope
+from agent_mailer.process.handle import ProcessIdentity, identify, is_alive
+from agent_mailer.service.folder import Units
+from agent_mailer.service.unit import Instance
+from agent_mailer.setup.leaving import remove, rename
 from agent_mailer.state.lock import holder_of
+from agent_mailer.state.records import Phase, TurnRecord
 from agent_mailer.state.workdirs import known_workdirs, remember, user_state
 
 SEND = ("send", "coder", "x", "--maildir-root")
@@ -93,6 +106,97 @@ def process_of(desk: Desk) -> list[ProcessIdentity]:
     """Of the one turn, once it runs."""
     turns = desk.place().state.turns
     return [record.process for turn in turns.ids() if (record := turns.load(turn)) is not None and record.process]
+
+
+class Watched(Weather):
+    """Sees at each step whether somebody else could begin to work there, and dies at the one that is chosen."""
+
+    def __init__(self, desk: Desk, dies_in: int | None) -> None:
+        super().__init__()
+        self.desk = desk
+        self.dies_in = dies_in
+        self.held: list[bool] = []
+
+    def replace(self, source: Path, target: Path) -> None:
+        self.held.append(watched(self.desk.place()))
+        super().replace(source, target)
+
+    def rename_noreplace(self, source: Path, target: Path) -> None:
+        self.held.append(watched(self.desk.place()))
+        super().rename_noreplace(source, target)
+
+
+@pytest.mark.parametrize("stride", sizes(quick=3, long=1))
+@pytest.mark.parametrize("way", ["remove", "rename"])
+def test_killed_anywhere_on_its_way_it_is_known_by_one_name_or_none_once_it_is_said_again(
+    tmp_path: Path, way: str, stride: int
+) -> None:
+    for number, dies_in in enumerate(count(2, stride)):
+        base = tmp_path / str(dies_in)
+        base.mkdir()
+        desk = Desk(base)
+        desk.send("read me", thread="one")
+        died = False
+        for system in (Watched(desk, dies_in), Watched(desk, None)):
+            place = desk.place()
+            place.trust.remember()
+            place.disk.system = system
+            if place.handle != "coder":
+                break
+            try:
+                remove(place, {}) if way == "remove" else rename(place, "poet", {})
+            except Died:
+                died = True
+            assert all(system.held), "nobody begins to work there meanwhile"
+            if not desk.state.exists():
+                break
+        name, where = ("poet", desk.root / "agents/poet") if way == "rename" else ("", user_state() / "removed")
+        assert mailboxes(desk.root) == tuple(sorted({"planner", "user", name} - {""})), dies_in
+        listed = json.loads((desk.root / "meta" / "config.json").read_text())["agents"]
+        assert ("coder" in listed, name in listed) == (False, bool(name)), dies_in
+        mail = [path for path in where.glob("**/inbox/new/*.md") if b"read me" in path.read_bytes()]
+        assert len(mail) == (1 if way == "rename" else number + 1), dies_in
+        assert desk.state.exists() == bool(name), dies_in
+        if name:
+            assert desk.place().handle == name, dies_in
+        if not died:
+            break
+    assert number > 1
+    if way == "remove":
+        assert not desk.place().trust.keeper.path(desk.workdir).exists(), "what it was trusted with is nobody's"
+
+
+def test_who_has_a_service_or_a_turn_that_runs_keeps_all_as_it_is(desk: Desk, home: Path) -> None:
+    ways = (("remove", "--yes"), ("move", "../poems"), ("rename", "poet"))
+    units = Units(home / ".config/systemd/user", Disk())
+    units.write(Instance("mine", desk.workdir, Path("/usr/bin/agent-mailer"), ("/usr/bin",)))
+    for words in ways:
+        refused = at(desk, "agent", *words)
+        assert (refused.status, "agent-mailer service uninstall mine" in refused.err) == (75, True), words
+    units.remove("mine")
+    envelope = Envelope("m", "th", "user", 1.0, "", "")
+    runs = TurnRecord(
+        "20261129T100000-0a0b0c0d", envelope, Phase.RUNNING, "command", 1.0, process=identify(os.getpid())
+    )
+    place = desk.place()
+    with held(place):
+        place.prepare()
+        place.state.turns.create(runs)
+    for words in ways:
+        refused = at(desk, "agent", *words)
+        assert (refused.status, f"agent-mailer turns stop {runs.turn_id}" in refused.err) == (75, True), words
+    assert mailboxes(desk.root) == ("coder", "planner", "user")
+    assert desk.state.exists()
+
+
+@contextmanager
+def held(place: Workplace) -> Iterator[None]:
+    lock = place.lock()
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @LONG

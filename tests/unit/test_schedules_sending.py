@@ -17,7 +17,7 @@ from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.mailbox.port import Delivery, Outgoing, Unknown
 from agent_mailer.schedules.bodies import digest_of
 from agent_mailer.schedules.due import Known, Schedule
-from agent_mailer.schedules.sending import AGAIN_FIRST, AGAIN_LONGEST, PATIENCE, REFUSED, Sending
+from agent_mailer.schedules.sending import AGAIN_FIRST, AGAIN_LONGEST, PATIENCE, REFUSED, Sending, run_now
 from agent_mailer.state.notices import Notice, NoticeKind
 
 EVENING = datetime(2026, 6, 10, 20, tzinfo=UTC).timestamp()
@@ -90,6 +90,9 @@ def test_that_nothing_left_is_told_before_it_is_over_and_holds_up_no_other(clock
     with pytest.raises(OSError, match="No space"):
         clockwork.due(nobody)
     assert (clockwork.known("early").due, clockwork.told) == (AT_THREE, []), "else nobody would ever hear of it"
+    line, state = clockwork.schedules[0].line, clockwork.scene.state
+    assert run_now(state, "early", line, AT_THREE + 1) == (False, "early: it is being sent")
+    assert run_now(state, "early", line, AT_THREE)[0]
     for _ in range(2):
         assert clockwork.due(nobody) == 3600.0, "a clock may be put forward meanwhile"
     assert [(one.kind, one.schedule, one.reason) for one in clockwork.told] == [

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 import msgspec
@@ -43,8 +44,8 @@ def remove(place: Workplace, environ: Mapping[str, str]) -> Removed:
 
     Raises BusyFault where somebody is at work, MailerError and OSError. Called again after a kill it does what is left.
     """
-    kept = user_state() / REMOVED / f"{path_name(place.handle or place.workdir.name)}-{time.strftime('%Y%m%dT%H%M%S')}"
     with _nobody_there(place, environ):
+        kept = _nobodys_yet(user_state() / REMOVED, place.handle or place.workdir.name)
         place.disk.make_directory(kept, sync=Sync.FULL)
         mail = False
         # A root that is gone, as with a disk, has nobody who could write to it.
@@ -112,11 +113,13 @@ def rename(place: Workplace, address: str, environ: Mapping[str, str]) -> list[s
         raise UsageFault("same_address", f"its address is {address} already", "agent-mailer status")
     root = place.maildir_root()
     with _nobody_there(place, environ):
+        trusted = place.trust.verdict
         went = rename_mailbox(place.disk, root, before, address)
         file = ConfigFile(place.folder.config, place.disk)
         file.set("address", address)
         with place.trust.changing():
             file.save()
+            place.trust.follow(trusted, "agent rename", ("address",))
     lines = [f"address   {before} -> {address}"]
     if went:
         lines.append(f"moved     its mailbox, with all mail in it, to {root / 'agents' / address}")
@@ -153,6 +156,16 @@ def _require_no_turn(place: Workplace) -> None:
                 f"agent-mailer turns stop {turn.turn_id} -C {quoted(place.workdir)}, or wait for it: "
                 "agent-mailer watch --once",
             )
+
+
+def _nobodys_yet(base: Path, name: str) -> Path:
+    """A folder that is not there yet: of two agents of one name each keeps its own, though they go in one second."""
+    stem = f"{path_name(name)}-{time.strftime('%Y%m%dT%H%M%S')}"
+    return next(path for number in count(1) if not os.path.lexists(path := base / _numbered(stem, number)))
+
+
+def _numbered(stem: str, number: int) -> str:
+    return stem if number == 1 else f"{stem}-{number}"
 
 
 def _below(value: object, folder: Path) -> Path | None:
