@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Callable
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
+from tests.crash.world import Died, Weather
 from tests.typed import COMMAND, type_in
 
 from agent_mailer import __version__
@@ -104,6 +108,59 @@ def test_what_another_version_had_besides_goes_with_it(tmp_path: Path) -> None:
     (tmp_path.parent / "victim").touch()
     assert list(place.take_away()) == []
     assert (tmp_path.parent / "victim").exists()
+
+
+def test_what_a_crash_leaves_of_it_is_on_its_list(tmp_path: Path) -> None:
+    """Killed anywhere, it is put there when that is said again, and taken away as a whole."""
+    weather, new = Weather(), {"new/deep/one": b"2", "both": b"2"}
+    for dies_in in count(1):
+        place = Place(tmp_path, str(dies_in), Disk(weather))
+        if dies_in % 2:
+            place.put({"a/old": b"1", "both": b"1"}, "1")
+        died = [_dies(weather, dies_in, partial(place.put, new, "2"))]
+        place.put(new, "2")
+        assert place.holds(new), dies_in
+        died.append(_dies(weather, dies_in, place.take_away))
+        assert place.take_away() == (), dies_in
+        assert not [*place.folder.glob("*")], dies_in
+        if not any(died):
+            break
+    assert dies_in > 5
+
+
+def _dies(weather: Weather, dies_in: int, does: Callable[[], object]) -> bool:
+    """Whether it died on its way."""
+    weather.dies_in = dies_in
+    try:
+        does()
+    except Died:
+        return True
+    finally:
+        weather.fair()
+    return False
+
+
+def test_a_market_of_our_name_from_elsewhere_is_left_alone_and_a_command_that_fails_is_told(
+    home: Path, tmp_path: Path
+) -> None:
+    program, market = tmp_path / "bin" / "claude", tmp_path / "market"
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/sh\ncase "$*" in --version) echo 9.9.9 ;; *"marketplace list"*) cat {market} ;; *--json) echo "[]" ;; '
+        f'*install*) exit 3 ;; *) echo "$*" >>{tmp_path}/done ;; esac\n'
+    )
+    program.chmod(0o755)
+    env = {"PATH": f"{program.parent}:{Path(COMMAND).parent}:/usr/bin:/bin"}
+    market.write_text(json.dumps([{"name": "agent-mailer", "path": "/srv/somebody's"}]))
+    for verb in ("install", "uninstall"):
+        refused = type_in(tmp_path, "plugin", verb, "claude", env=env)
+        assert (refused.status, "from /srv/somebody's" in refused.err) == (2, True), verb
+    assert not (home / ".local" / "share" / "agent-mailer").exists()
+    assert not (tmp_path / "done").exists()
+    market.write_text("[]")
+    failed = type_in(tmp_path, "plugin", "install", "claude", env=env)
+    assert (failed.status, "ended with 3" in failed.err) == (69, True)
+    assert type_in(tmp_path, "plugin", "status", "claude", env=env).status == 1
 
 
 def test_a_program_that_is_missing_or_too_old_is_told_and_nothing_is_written(home: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from agent_mailer.disk import Disk, Sync, read_regular
+from agent_mailer.disk import TEMPORARY_PREFIX, Disk, Sync, read_regular
 from agent_mailer.errors import UsageFault, put_aside, quoted
 from agent_mailer.names import stays_inside
 
@@ -60,6 +60,7 @@ class Place:
             raise UsageFault("not_ours", f"{self.folder} is there, and not from this command", put_aside(self.folder))
         names = sorted({*files, *(before.files if before else ())})
         self._require_no_links(names)
+        self._sweep(names)
         # The list first: what a crash leaves is on it.
         self._disk.make_directory(self.folder)
         self._write(LIST, msgspec.json.encode(Installed(version, tuple(names))))
@@ -78,7 +79,10 @@ class Place:
         if found is None:
             return ()
         self._require_no_links(found.files)
-        self._remove([*found.files, LIST])
+        self._sweep(found.files)
+        self._remove(found.files)
+        # Last: what a crash leaves is on it.
+        self._remove([LIST])
         with suppress(OSError):
             self._disk.system.rmdir(self.folder)
         return sorted(os.listdir(self.folder)) if self.folder.is_dir() else ()
@@ -101,7 +105,17 @@ class Place:
             return False
 
     def _is_empty(self) -> bool:
-        return not self.folder.is_symlink() and self.folder.is_dir() and not os.listdir(self.folder)
+        """But for what an interrupted write has left."""
+        if self.folder.is_symlink() or not self.folder.is_dir():
+            return False
+        return all(name.startswith(TEMPORARY_PREFIX) for name in os.listdir(self.folder))
+
+    def _sweep(self, names: Sequence[str]) -> None:
+        """Take away what writes of these that were interrupted have left beside them."""
+        for folder in {self.folder, *((self.folder / name).parent for name in names)}:
+            for left in os.listdir(folder) if folder.is_dir() else ():
+                if left.startswith(TEMPORARY_PREFIX):
+                    self._disk.remove(folder / left)
 
     def _require_no_links(self, names: Iterable[str]) -> None:
         """Raises UsageFault. The base itself may be anything: the user's own folders are often links."""
