@@ -186,6 +186,14 @@ def test_only_the_person_has_it_ring_again(bell: Bell) -> None:
         assert bell.sessions.known(session) == Known((), MOST_RINGS, ())
         assert sent in bell.prompt(held.pid)
         assert bell.sessions.known(session) == Known((sent,), 0, ())
+        # Where it is listened for, no prompt has to wait for a look into the mailbox.
+        bell.begun(held.pid, told=(sent,), rings=MOST_RINGS)
+        lock = bell.sessions.lock(session)
+        assert lock.acquire()
+        bell.away = 1
+        assert bell.prompt(held.pid) == ""
+        assert bell.sessions.known(session) == Known((sent,), 0, ())
+        lock.release()
 
 
 def test_an_old_file_goes_with_its_lock_where_its_session_does_not_live(bell: Bell) -> None:

@@ -14,15 +14,18 @@ import pytest
 from tests.clocks import FakeClock
 from tests.watch_room import Scene
 
+from agent_mailer.assemble import Workplace
 from agent_mailer.disk import Disk, SystemCalls
+from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import Envelope
+from agent_mailer.live.taking import Taking
+from agent_mailer.mailbox.port import Envelope, Message
 from agent_mailer.process.handle import identify
 from agent_mailer.state.presence import Presence
 from agent_mailer.state.records import Pause, PauseReason, Phase, Sitter, TurnRecord
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.turn_tools import RELEASED
-from agent_mailer.turn_tools.folder import OUTBOX
+from agent_mailer.turn_tools.folder import OUTBOX, Facts
 from agent_mailer.watch.offering import Offers
 from agent_mailer.watch.room import Stage, Work
 from agent_mailer.watch.rules import Candidate
@@ -191,6 +194,24 @@ def test_who_has_not_waited_so_long_gives_it_back_and_hears_why_it_did_not_begin
     asked = desk.ask("one", mine)
     desk.offers.started(record)
     assert (desk.told(asked), released.exists()) == ((True, TURN), False)
+
+
+def test_what_cannot_be_answered_is_not_ended(desk: Desk) -> None:
+    """The watcher settles a turn as soon as it is ended: an answer after that would be none."""
+    mine = sitter("claude-1")
+    record = desk.record("one", mine)
+    message = Message(record.envelope, "task", "How far?")
+    facts = Facts(TURN, "coder", 1024, "", "")
+    desk.scene.state.turns.folder(TURN).prepare(message, [message], [], facts)
+    taking = Taking(Workplace(desk.scene.desk.workdir), mine)
+    outbox = desk.scene.state.turns.path(TURN) / OUTBOX
+    before = sorted(outbox.iterdir())
+    with pytest.raises(MailerError, match="at most"):
+        taking.answer("one", "x" * 64 * 1024)
+    assert sorted(outbox.iterdir()) == before
+    with pytest.raises(MailerError, match="has not taken it"):
+        Taking(Workplace(desk.scene.desk.workdir), sitter("claude-2")).answer("one", "42 km")
+    assert record.live == mine
 
 
 @pytest.mark.parametrize("end", ["time", "death"])

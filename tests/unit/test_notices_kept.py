@@ -1,0 +1,131 @@
+"""What is to be told is durable before anybody is told, each way by itself, until it is told or given up."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.clocks import FakeClock
+from tests.watch_room import Scene
+
+from agent_mailer.approvals.calls import Call
+from agent_mailer.disk import SystemCalls
+from agent_mailer.events import EventName
+from agent_mailer.mailbox.port import Delivered, Envelope, Refused, Unknown
+from agent_mailer.outcomes import Outcome
+from agent_mailer.state.notices import Channel, Notice, NoticeKind
+from agent_mailer.state.records import Phase, Settlement, TurnRecord
+from agent_mailer.state.stuck import StuckKind
+from agent_mailer.watch.notices import MAIL_PATIENCE, QUESTIONS_A_DAY, TRIES, Notices
+
+NOON = 1_800_000_000.0
+
+
+class Full(SystemCalls):
+    """A disk that does not take what is to be told."""
+
+    def replace(self, source: Path, target: Path) -> None:
+        if target.name == "guards.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        super().replace(source, target)
+
+
+class Telling:
+    def __init__(self, base: Path) -> None:
+        self.clock = FakeClock(NOON)
+        self.scene = Scene(base, self.clock)
+        self.scene.desk.tell(address="planner")
+        self.begin()
+
+    def begin(self) -> None:
+        """Another watcher, over the same folder."""
+        place = self.scene.desk.place(self.clock)
+        room = place.room(self.scene.lock)
+        self.state = room.state
+        policy = room.policy
+        policy = msgspec.structs.replace(policy, approve=msgspec.structs.replace(policy.approve, asks_sender=True))
+        self.notices = Notices(room.mailbox, self.state, policy, self.clock, lambda: None, room.troubles)
+
+    @property
+    def waiting(self) -> list[Notice]:
+        """As it is on the disk."""
+        return list(self.scene.desk.place().state.notices.told.waiting)
+
+    def asks(self, number: int) -> None:
+        """A turn has ended with a question, for mail of `ann`."""
+        turn_id = f"20261129T100000-{number:08x}"
+        envelope = Envelope(f"m{number}", f"th{number}", "ann", 1.0, "", "")
+        call = Call("Bash", f'{{"command":"push {number}"}}')
+        ended = Settlement(Outcome.ASKED, "asks", NOON, 1.0, finished=False, asked=(call,), asked_until=NOON + 3600)
+        self.notices.settled(TurnRecord(turn_id, envelope, Phase.SETTLING, "command", NOON, settlement=ended))
+
+
+@pytest.fixture
+def telling(tmp_path: Path) -> Iterator[Telling]:
+    found = Telling(tmp_path)
+    yield found
+    found.scene.close()
+
+
+def test_what_is_stuck_is_told_though_the_disk_did_not_take_it_at_first(telling: Telling) -> None:
+    for key in ("one", "two"):
+        telling.state.stuck.add(StuckKind.NOT_FETCHED, key, Envelope(key, "th", "ann", 1.0, "", ""), "it is not there")
+    telling.state.folder.disk.system = Full()
+    with pytest.raises(OSError, match="No space"):
+        telling.notices.look(None)
+    telling.state.folder.disk.system = SystemCalls()
+    for _ in range(2):
+        telling.notices.look(None)
+    assert [(one.kind, one.stuck) for one in telling.waiting] == [(NoticeKind.STUCK, "one"), (NoticeKind.STUCK, "two")]
+
+
+def test_of_very_many_questions_the_operator_hears_together_and_each_sender_of_his_own(telling: Telling) -> None:
+    for number in range(QUESTIONS_A_DAY + 3):
+        for _ in range(2):  # a settlement may be applied again
+            telling.asks(number)
+    one_by_one, together = telling.waiting[:QUESTIONS_A_DAY], telling.waiting[QUESTIONS_A_DAY:]
+    assert {one.left for one in one_by_one} == {(Channel.COMMAND, Channel.MAIL, Channel.SENDER)}
+    assert [(one.reason, one.sender, one.left) for one in together] == [
+        ("asked", "ann", (Channel.SENDER,)),
+        ("many", "", (Channel.COMMAND, Channel.MAIL)),
+        *[("asked", "ann", (Channel.SENDER,))] * 2,
+    ]
+    telling.clock.moment += 86400
+    telling.asks(99)
+    assert telling.waiting[-1].left == (Channel.COMMAND, Channel.MAIL, Channel.SENDER), "another day"
+
+
+def test_each_way_tells_for_itself_and_its_tries_are_counted_over_restarts(telling: Telling) -> None:
+    telling.notices.tell(Notice("n-1", NoticeKind.INSTRUCTIONS, NOON, "changed", sender="ann"))
+    for tries in range(1, TRIES):
+        [notice] = telling.waiting
+        assert (notice.left, notice.tries) == ((Channel.COMMAND, Channel.MAIL), tries - 1)
+        telling.notices._take(notice, Channel.COMMAND, Unknown("it ended with 1"))
+        telling.notices._take(notice, Channel.MAIL, Unknown("503"))
+        telling.begin()
+    [notice] = telling.waiting
+    telling.notices._take(notice, Channel.COMMAND, Unknown("it ended with 1"))
+    [notice] = telling.waiting
+    assert notice.left == (Channel.MAIL,), "a command is given up after so many tries"
+    # Mail is told for a week, and is given up then, or where it is refused.
+    telling.clock.moment += MAIL_PATIENCE
+    telling.notices._take(notice, Channel.MAIL, Unknown("503"))
+    assert len(telling.waiting) == 1
+    telling.clock.moment += 1
+    telling.notices._take(notice, Channel.MAIL, Unknown("503"))
+    assert telling.waiting == []
+    ends: tuple[Delivered | Refused, ...] = (Delivered(), Refused("404"))
+    for number, delivery in enumerate(ends):
+        telling.notices.tell(Notice(f"n-{number + 2}", NoticeKind.INSTRUCTIONS, NOON, "changed", sender="ann"))
+        [notice] = telling.waiting
+        # What the other way has told meanwhile stays told.
+        telling.notices._take(notice, Channel.COMMAND, Delivered())
+        telling.notices._take(notice, Channel.MAIL, delivery)
+        assert telling.waiting == []
+    log = telling.scene.desk.log
+    assert [one["by"] for one in log(EventName.NOTICE_GIVEN_UP)] == ["command", "mail", "mail"]
+    assert [one["by"] for one in log(EventName.NOTICE_SENT)] == ["command", "mail", "command"]
