@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 from tests.desk import Desk
+from tests.refusing import Died
 
 from agent_mailer.disk import Disk, SystemCalls
 from agent_mailer.errors import MailerError
@@ -112,10 +113,6 @@ limited_at_work) say '"progress","text":"at it"'; say '"result","outcome":"limit
 *) say "\"result\",\"outcome\":\"$plan\"" ;;
 esac
 """
-
-
-class Died(BaseException):
-    """The watcher's process is no more: it makes no further call."""
 
 
 class Weather(SystemCalls):

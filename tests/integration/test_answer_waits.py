@@ -16,8 +16,8 @@ from tests.desk import Desk, until
 from tests.integration.test_amp_again import Moods, Moody
 from tests.integration.test_amp_watch import AmpDesk
 from tests.integration.test_degraded import Watch
-from tests.integration.test_engine_turn import FullFor
 from tests.plain_broker import running_plain_broker
+from tests.refusing import Refusing
 from tests.sizes import LONG
 from tests.typed import type_in
 
@@ -51,7 +51,7 @@ def test_while_the_mailbox_answers_otherwise(desk: Desk) -> None:
     async def story(watcher: Watcher) -> None:
         del watcher
         await watch.until_open()
-        with watch.over(FullFor(desk.root / "agents/planner")):
+        with watch.over(Refusing("agents/planner")):
             sent = await asyncio.to_thread(desk.send, sender="planner", thread="t")
             await watch.until(lambda: watch.seen(EventName.ITEM_POSTPONED), "the answer waits")
             await watch.until(lambda: list(desk.state.glob("turns/*/progress.json")), "who looks on is told")
@@ -88,7 +88,7 @@ def test_its_place_is_free_for_other_mail_at_once(desk: Desk) -> None:
     async def story(watcher: Watcher) -> None:
         del watcher
         await watch.until_open()
-        with watch.over(FullFor(desk.root / "agents/planner")):
+        with watch.over(Refusing("agents/planner")):
             go.touch()
             await watch.until(lambda: watch.seen(EventName.ITEM_POSTPONED), "the answer waits")
             await watch.until(lambda: arrived(desk, "user"), "another thread goes on")
@@ -100,7 +100,7 @@ def test_its_place_is_free_for_other_mail_at_once(desk: Desk) -> None:
 
 def test_where_it_lasts_it_is_a_problem_also_without_a_watcher(desk: Desk) -> None:
     desk.send(sender="planner")
-    desk.once(system=FullFor(desk.root / "agents/planner"))
+    desk.once(system=Refusing("agents/planner"))
     codes = [problem["code"] for problem in type_in(desk.workdir, "status", "--json").json["problems"]]
     assert codes == ["no_watcher"]
     found = look(desk.place(FakeClock(time.time() + 400.0)))

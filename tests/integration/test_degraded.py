@@ -17,6 +17,7 @@ import msgspec
 import pytest
 from tests.crash.faults import FaultySystem, Lasting
 from tests.desk import PATIENCE, Desk, until
+from tests.refusing import Refusing
 from tests.sizes import LONG, thinned
 from tests.typed import type_in
 
@@ -128,21 +129,12 @@ def test_a_disk_that_takes_nothing_stops_new_work_and_is_told_of(desk: Desk, cod
     assert len(desk.inbox()) == 1
 
 
-class NoClaims(SystemCalls):
-    """Takes everything but a turn's record."""
-
-    def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
-        if path.name == "turn.json":
-            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
-        return super().open(path, flags, mode)
-
-
 def test_no_turn_starts_whose_claim_is_not_durable_and_status_says_why(desk: Desk) -> None:
     watch = Watch(desk)
 
     async def story(watcher: Watcher) -> None:
         await watch.until_open()
-        with watch.over(NoClaims()):
+        with watch.over(Refusing("turn.json", code=errno.EIO)):
             sent = await asyncio.to_thread(desk.send)
             await watch.until(lambda: (desk.state / "trouble.json").exists(), "the trouble")
             shown = await asyncio.to_thread(status, desk)
@@ -162,21 +154,12 @@ def test_no_turn_starts_whose_claim_is_not_durable_and_status_says_why(desk: Des
     assert len(desk.marks()) == 1
 
 
-class NoSettlement(SystemCalls):
-    """Takes everything but the line that a message is settled."""
-
-    def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
-        if path.name == "processed.txt":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        return super().open(path, flags, mode)
-
-
 def test_a_settlement_that_waits_for_the_disk_is_shown(desk: Desk) -> None:
     """The watcher itself goes on: only this settlement is in trouble, and it is told with its turn."""
     watch = Watch(desk)
 
     async def story(watcher: Watcher) -> None:
-        with watch.over(NoSettlement()):
+        with watch.over(Refusing("processed.txt")):
             sent = await asyncio.to_thread(desk.send)
             await watch.until(lambda: (desk.state / "trouble.json").exists(), "the trouble")
             assert "processed.txt" in (desk.state / "trouble.json").read_text()
@@ -281,7 +264,7 @@ def test_a_record_that_cannot_be_read_just_now_is_not_damaged(desk: Desk, monkey
     desk.send()
 
     async def begin(watcher: Watcher) -> None:
-        with watch.over(NoSettlement()):
+        with watch.over(Refusing("processed.txt")):
             await watch.until(lambda: watch.seen(EventName.STATE_TROUBLE), "a settlement that waits")
             watcher.hand_over()
             await asyncio.sleep(0.05)

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from tests.clocks import FakeClock
 from tests.desk import Desk, outcomes, until
+from tests.refusing import Refusing
 from tests.sizes import LONG
 
 from agent_mailer.disk import SystemCalls
@@ -29,18 +30,6 @@ from agent_mailer.watch.rules import MOST_PUT_BACK
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
     return Desk(tmp_path)
-
-
-class FullFor(SystemCalls):
-    """A disk without room below one folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
-        if flags & os.O_CREAT and path.is_relative_to(self._folder):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        return super().open(path, flags, mode)
 
 
 def test_a_message_becomes_one_settled_turn_and_one_answer(desk: Desk) -> None:
@@ -414,7 +403,7 @@ def test_an_answer_that_cannot_be_delivered_holds_up_nobody_else(desk: Desk) -> 
     """The recipient's disk is full: its thread waits, others go on, and the answer leaves when there is room again."""
     desk.send("first", sender="planner", thread="stuck")
     desk.send("second", thread="other")
-    events = desk.once(system=FullFor(desk.root / "agents/planner"))
+    events = desk.once(system=Refusing("agents/planner"))
     assert outcomes(events) == ["done", "done"]
     assert EventName.ITEM_POSTPONED in [event.event for event in events]
     assert [m.body for m in desk.inbox("user")] == ["done\n"]
@@ -432,11 +421,11 @@ class Ahead(FakeClock):
         return super().monotonic() + self.ahead
 
 
-class FullForDays(FullFor):
+class FullForDays(Refusing):
     """Whoever is refused has waited for more than a day."""
 
-    def __init__(self, folder: Path, clock: Ahead) -> None:
-        super().__init__(folder)
+    def __init__(self, name: str, clock: Ahead) -> None:
+        super().__init__(name)
         self._clock = clock
 
     def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
@@ -450,7 +439,7 @@ class FullForDays(FullFor):
 def test_what_nobody_takes_for_a_day_holds_up_its_thread_no_longer(desk: Desk) -> None:
     sent = desk.send("first", sender="planner", thread="stuck")
     clock = Ahead()
-    events = desk.once(clock, FullForDays(desk.root / "agents/planner", clock))
+    events = desk.once(clock, FullForDays("agents/planner", clock))
     assert outcomes(events) == ["done"]
     [refused] = [event.fields for event in events if event.event is EventName.ITEM_REFUSED]
     assert "not taken for a day" in str(refused["why"])
@@ -471,7 +460,7 @@ def test_a_mailbox_that_is_gone_for_days_has_refused_nothing(desk: Desk) -> None
                     inbox.rename(away)
                 raise
 
-    events = desk.once(clock, Gone(desk.root / "agents/planner", clock))
+    events = desk.once(clock, Gone("agents/planner", clock))
     assert not [event for event in events if event.event is EventName.ITEM_REFUSED]
     away.rename(inbox)
     desk.once(clock)

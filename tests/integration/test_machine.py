@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from tests.desk import CLI, Desk, until
 from tests.integration.test_start_faults import can_mount
+from tests.refusing import On, Refusing
 from tests.sizes import LONG
 from tests.typed import COMMAND
 
@@ -25,7 +26,7 @@ from agent_mailer.checks import Level, limits
 from agent_mailer.checks.limits import check_limits
 from agent_mailer.checks.machine import check_commands, check_turn_end
 from agent_mailer.cli.terminal.streams import Unhurried
-from agent_mailer.disk import Disk, SystemCalls
+from agent_mailer.disk import Disk
 from agent_mailer.errors import ConfigFault
 from agent_mailer.events import EventName
 from agent_mailer.meanwhile import meanwhile
@@ -170,18 +171,12 @@ def test_no_home_no_language_blanks_in_the_path_and_a_umask_that_forbids_nothing
     assert [path for path in made if path.stat().st_mode & 0o077] == []
 
 
-class Mounted(SystemCalls):
-    """A file that a container has as a volume of its own cannot be replaced."""
-
-    def replace(self, source: Path, target: Path) -> None:
-        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(source), None, str(target))
-
-
 def test_a_configuration_that_is_mounted_by_itself_is_left_whole_and_named(tmp_path: Path) -> None:
+    """A file that a container has as a volume of its own cannot be replaced."""
     path = tmp_path / "config.toml"
     path.write_text("a = 1\n")
     with pytest.raises(ConfigFault) as raised:
-        publish(path, b"a = 2\n", b"a = 1\n", Disk(Mounted()))
+        publish(path, b"a = 2\n", b"a = 1\n", Disk(Refusing("config.toml", On.REPLACE, code=errno.EBUSY)))
     assert "is a mount of its own" in raised.value.message
     assert [entry.name for entry in tmp_path.iterdir()] == ["config.toml"]
     assert path.read_text() == "a = 1\n"

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.refusing import On, Refusing
 
 from agent_mailer.disk import Disk, SystemCalls
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
@@ -356,12 +357,8 @@ def test_a_file_that_took_a_rejected_ones_name_meanwhile_stays(box: Box) -> None
 
 
 def test_a_disk_that_fails_while_rejecting_loses_nothing(box: Box) -> None:
-    class Full(SystemCalls):
-        def write(self, fd: int, data: memoryview) -> int:
-            raise OSError(errno.ENOSPC, "full")
-
     path = box.put("bad", b"torn")
-    mailbox = MaildirMailbox(Disk(Full()), box.root, "alice")
+    mailbox = MaildirMailbox(Disk(Refusing("*", On.WRITE)), box.root, "alice")
     with pytest.raises(MailboxUnavailable):
         asyncio.run(mailbox.reject(Unreadable("bad.md", "x")))
     assert path.read_bytes() == b"torn"
@@ -464,30 +461,16 @@ def test_setting_aside_destroys_nothing(box: Box, there: str) -> None:
 
 
 def test_a_failing_sync_of_the_claim_can_be_repeated(box: Box) -> None:
-    class Sick(SystemCalls):
-        sick = True
-
-        def fsync(self, fd: int) -> None:
-            if self.sick:
-                raise OSError(errno.EIO, "sick")
-            super().fsync(fd)
-
-    calls = Sick()
-    box.mailbox = MaildirMailbox(Disk(calls), box.root, "alice")
+    box.mailbox = MaildirMailbox(Disk(Refusing("*", On.SYNC, code=errno.EIO, times=1)), box.root, "alice")
     box.put("m1")
     envelope = box.one()
     with pytest.raises(MailboxUnavailable):
         box.claim(envelope)
-    calls.sick = False
     assert isinstance(box.claim(envelope, again=True), Message)
 
 
 def test_a_folder_that_cannot_be_written_is_no_loss(box: Box) -> None:
-    class ReadOnly(SystemCalls):
-        def rename_noreplace(self, source: Path, target: Path) -> None:
-            raise OSError(errno.EROFS, "read-only", str(source))
-
-    box.mailbox = MaildirMailbox(Disk(ReadOnly()), box.root, "alice")
+    box.mailbox = MaildirMailbox(Disk(Refusing("*", On.COME, code=errno.EROFS)), box.root, "alice")
     box.put("m1")
     with pytest.raises(MailboxUnavailable):
         box.claim(box.one())

@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from tests.refusing import On, Refusing
 
 from agent_mailer.disk import Disk, SystemCalls
 from agent_mailer.mailbox.maildir import delivery
@@ -17,40 +18,6 @@ from agent_mailer.mailbox.maildir.delivery import Trace
 from agent_mailer.mailbox.maildir.layout import Paths, add_handle, check_mailbox, make_root
 from agent_mailer.mailbox.port import Action, Delivered, Delivery, Draft, MailboxUnavailable, Outgoing, Refused, Unknown
 from agent_mailer.names import DEDUPE_KEY
-
-
-class Faults(SystemCalls):
-    """Fails the calls it is told to, `after` so many of them have worked."""
-
-    def __init__(self, call: str, code: int, *, after: int = 0, path: str = "") -> None:
-        self.call, self.code, self.after, self.path = call, code, after, path
-
-    def _hit(self, call: str, where: str) -> None:
-        if call != self.call or self.path not in where:
-            return
-        self.after -= 1
-        if self.after < 0:
-            raise OSError(self.code, os.strerror(self.code), where)
-
-    def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
-        self._hit("open", str(path))
-        return super().open(path, flags, mode)
-
-    def write(self, fd: int, data: memoryview) -> int:
-        self._hit("write", str(Path(f"/proc/self/fd/{fd}").readlink()))
-        return super().write(fd, data)
-
-    def fsync(self, fd: int) -> None:
-        self._hit("fsync", str(Path(f"/proc/self/fd/{fd}").readlink()))
-        super().fsync(fd)
-
-    def rename_noreplace(self, source: Path, target: Path) -> None:
-        self._hit("rename", str(target))
-        super().rename_noreplace(source, target)
-
-    def replace(self, source: Path, target: Path) -> None:
-        self._hit("replace", str(target))
-        super().replace(source, target)
 
 
 @pytest.fixture
@@ -233,37 +200,37 @@ def test_a_root_that_is_gone_is_no_refusal(root: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "code", "path"),
     [
-        ("open", errno.EROFS, "inbox/tmp"),
-        ("open", errno.EACCES, "inbox/tmp"),
-        ("write", errno.ENOSPC, "inbox/tmp"),
-        ("fsync", errno.EIO, "inbox/tmp"),
-        ("rename", errno.ENOSPC, "inbox/new"),
-        ("rename", errno.EIO, "inbox/new"),
+        (On.MAKE, errno.EROFS, "inbox/tmp"),
+        (On.MAKE, errno.EACCES, "inbox/tmp"),
+        (On.WRITE, errno.ENOSPC, "inbox/tmp"),
+        (On.SYNC, errno.EIO, "inbox/tmp"),
+        (On.COME, errno.ENOSPC, "inbox/new"),
+        (On.COME, errno.EIO, "inbox/new"),
     ],
 )
 def test_a_fault_before_the_rename_leaves_nothing_and_can_be_tried_again(
-    root: Path, call: str, code: int, path: str
+    root: Path, call: On, code: int, path: str
 ) -> None:
     with pytest.raises(MailboxUnavailable):
-        deliver(root, item(), Disk(Faults(call, code, path=path)))
+        deliver(root, item(), Disk(Refusing(path, call, code=code)))
     alice = Paths(root, "alice")
     assert files(alice.new) == files(alice.tmp) == files(Paths(root, "bob").sent) == []
     assert deliver(root, item()) == Delivered()
 
 
 def test_a_fault_after_the_rename_is_unknown_until_looked_at(root: Path) -> None:
-    unknown = deliver(root, item(), Disk(Faults("fsync", errno.EIO, path="inbox/new")))
+    unknown = deliver(root, item(), Disk(Refusing("inbox/new", On.SYNC, code=errno.EIO)))
     assert isinstance(unknown, Unknown)
     assert files(Paths(root, "alice").new) == [f"{item().id}.md"]
-    again = deliver(root, item(), Disk(Faults("fsync", errno.EIO, path="inbox/new")))
+    again = deliver(root, item(), Disk(Refusing("inbox/new", On.SYNC, code=errno.EIO)))
     assert isinstance(again, Unknown)
     assert delivery.look(root, item()) is Trace.WAITING
     assert deliver(root, item()) == Delivered()
 
 
-@pytest.mark.parametrize("call", ["open", "write", "replace"])
-def test_the_senders_copy_is_best_effort(root: Path, call: str) -> None:
-    assert deliver(root, item(), Disk(Faults(call, errno.ENOSPC, path="outbox/sent"))) == Delivered()
+@pytest.mark.parametrize("call", [On.MAKE, On.WRITE, On.REPLACE])
+def test_the_senders_copy_is_best_effort(root: Path, call: On) -> None:
+    assert deliver(root, item(), Disk(Refusing("outbox/sent", call))) == Delivered()
     assert files(Paths(root, "alice").new) == [f"{item().id}.md"]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Any
 
 import pytest
 from tests.desk import Desk, outcomes
+from tests.refusing import ALWAYS, Refusing
 
-from agent_mailer.disk import FILE_MODE, SystemCalls
 from agent_mailer.events import EventName
 from agent_mailer.turn_tools.folder import MAX_NOTE_BYTES
 
@@ -149,22 +148,7 @@ def test_the_same_text_by_hand_and_by_tool_is_one(desk: Desk) -> None:
     assert desk.log(EventName.STATE_DAMAGED) == []
 
 
-class Trouble(SystemCalls):
-    """A disk that refuses, `times` times, to make files called `name` or in a folder of that name."""
-
-    def __init__(self, name: str, code: int, times: int) -> None:
-        self._name = name
-        self._code = code
-        self._left = times
-
-    def open(self, path: Path, flags: int, mode: int = FILE_MODE) -> int:
-        if self._name in (path.name, path.parent.name) and flags & os.O_CREAT and self._left:
-            self._left -= 1
-            raise OSError(self._code, os.strerror(self._code), str(path))
-        return super().open(path, flags, mode)
-
-
-def once_with(desk: Desk, monkeypatch: pytest.MonkeyPatch, trouble: Trouble) -> list[str]:
+def once_with(desk: Desk, monkeypatch: pytest.MonkeyPatch, trouble: Refusing) -> list[str]:
     place = desk.place()
     place.disk.system = trouble
     with monkeypatch.context() as patch:
@@ -178,7 +162,7 @@ def test_a_settlement_that_is_applied_again_leaves_later_texts_alone(
     script(desk, write("global", "# From the tool\n"), after="echo by hand >.agent-mailer/memory/global.md")
     desk.send(thread="t1")
     # The notes are written, and the settlement does not get to its end.
-    assert once_with(desk, monkeypatch, Trouble("settled", errno.ENOSPC, 1000)) == ["done"]
+    assert once_with(desk, monkeypatch, Refusing("settled")) == ["done"]
     [turn] = (desk.state / "turns").iterdir()
     assert not (turn / "settled").exists()
     assert "# From the tool" in (turn / "turn.json").read_text()
@@ -213,7 +197,7 @@ def test_what_is_no_note_in_its_place_stops_no_settlement(desk: Desk, odd: str) 
     assert len(desk.log(EventName.STATE_DAMAGED)) == 1
 
 
-@pytest.mark.parametrize(("code", "times", "text"), [(errno.ENOSPC, 1, "# T\n"), (errno.EACCES, 1000, "# Before\n")])
+@pytest.mark.parametrize(("code", "times", "text"), [(errno.ENOSPC, 1, "# T\n"), (errno.EACCES, ALWAYS, "# Before\n")])
 def test_a_disk_that_refuses_a_note_delays_it_but_permissions_do_not(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, code: int, times: int, text: str
 ) -> None:
@@ -221,7 +205,7 @@ def test_a_disk_that_refuses_a_note_delays_it_but_permissions_do_not(
     (desk.state / "memory" / "t1.md").write_text("# Before\n")
     script(desk, write("thread", "# T\n"))
     desk.send(thread="t1")
-    assert once_with(desk, monkeypatch, Trouble("memory", code, times)) == ["done"]
+    assert once_with(desk, monkeypatch, Refusing("memory", code=code, times=times)) == ["done"]
     desk.once()
     assert memory(desk)["t1.md"] == text
     assert [path.read_text() for path in desk.state.glob("turns/*/unwritten-*")] == ["# T\n"] * (code == errno.EACCES)

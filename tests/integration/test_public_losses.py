@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from tests.desk import Desk, until
+from tests.refusing import On, Refusing
 from tests.sizes import LONG
 from tests.typed import type_in
 
-from agent_mailer.disk import SystemCalls
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.maildir.layout import Paths
 
@@ -46,29 +46,16 @@ def test_a_planned_stop_spends_nothing(desk: Desk) -> None:
     assert desk.place().state.dead_letters.count() == 0
 
 
-class NoRoom(SystemCalls):
-    """A system that has no room for one more turn."""
-
-    refusing = True
-
-    def mkdir(self, path: Path, mode: int) -> None:
-        if self.refusing and path.parent.name == "turns":
-            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(path))
-        super().mkdir(path, mode)
-
-
 @LONG
 def test_a_refusal_for_want_of_capacity_spends_nothing(desk: Desk) -> None:
     """openclaw#112317."""
     desk.configure(max_retries=0)
     sent = desk.send()
-    system = NoRoom()
     for _ in range(5):
-        desk.once(system=system)
+        desk.once(system=Refusing("turns/*", On.MKDIR, code=errno.EAGAIN))
     assert [path.stem for path in Paths(desk.root, "coder").new.glob("*.md")] == [sent]
     assert list(desk.place().state.retries.all()) == []
-    system.refusing = False
-    desk.once(system=system)
+    desk.once()
     assert attempts(desk) == [1]
     assert len(desk.inbox()) == 1
     # What the provider refuses is not the message's fault either.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,9 +12,10 @@ import pytest
 from tests.broker_process import BrokerProcess
 from tests.clocks import FakeClock
 from tests.crash.broker_mail import BrokerMailDesk
-from tests.crash.world import Died, Weather
+from tests.crash.world import Weather
 from tests.desk import Desk, until
 from tests.guard_desk import ANSWERS, Company, nothing_is_lost
+from tests.refusing import Died, Refusing
 from tests.sizes import LONG, sizes
 from tests.typed import type_in
 
@@ -102,16 +101,10 @@ def test_whoever_dies_at_whichever_call_when_it_is_due_it_leaves_once(tmp_path: 
 
 
 def test_an_instant_that_cannot_be_written_down_sends_nothing_until_it_can(tmp_path: Path) -> None:
-    class Full(SystemCalls):
-        def replace(self, source: Path, target: Path) -> None:
-            if target.name == "schedules.json":
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
-            super().replace(source, target)
-
     desk, clock = company(tmp_path), FakeClock(EVENING)
     once(desk, clock)
     clock.moment = MORNING
-    once(desk, clock, Full())
+    once(desk, clock, Refusing("schedules.json"))
     assert not [*desk.root.glob("agents/coder/inbox/*/*.md")]
     once(desk, clock)
     assert len(nights(desk)) == 1

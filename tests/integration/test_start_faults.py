@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from tests.desk import Desk
+from tests.refusing import On, Refusing
 from tests.typed import COMMAND, type_in
 
-from agent_mailer.disk import SystemCalls
 from agent_mailer.errors import MailerError
 from agent_mailer.watch.trouble import at_the_start
 
@@ -69,25 +69,8 @@ def test_whatever_is_refused_is_named_with_what_mends_it(desk: Desk, code: int, 
         """With a disk that refuses the `number`th write and all after it."""
         base = desk.base / f"start-{number}"
         base.mkdir()
-        fresh, left = Desk(base), [number]
-
-        def refuse(path: Path) -> None:
-            if left[0] == 0:
-                raise OSError(code, os.strerror(code), str(path))
-            left[0] -= 1
-
-        class Refusing(SystemCalls):
-            def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
-                if flags & (os.O_WRONLY | os.O_RDWR):
-                    refuse(path)
-                return super().open(path, flags, mode)
-
-            def mkdir(self, path: Path, mode: int) -> None:
-                refuse(path)
-                super().mkdir(path, mode)
-
-        place = fresh.place()
-        place.disk.system = Refusing()
+        place = Desk(base).place()
+        place.disk.system = Refusing("*", On.MAKE, On.MKDIR, code=code, after=number)
         with at_the_start(place.folder.path):
             place.folder.disk.make_directory(place.folder.path)
             place.prepare()

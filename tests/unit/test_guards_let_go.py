@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
-import os
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.clocks import FakeClock
+from tests.refusing import Refusing
 from tests.watch_room import Scene
 
 from agent_mailer.disk import SystemCalls
@@ -217,14 +216,8 @@ def test_what_is_released_will_be_worked_on_whatever_was_known_of_it(scene: Scen
 def test_what_the_disk_does_not_let_us_release_stays_held(scene: Scene) -> None:
     """It is in `cur`, and listed by nobody: held no more and pending nowhere, it would be lost."""
 
-    class Refuses(SystemCalls):
-        def replace(self, source: Path, target: Path) -> None:
-            if target.name == "retries.json":
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
-            super().replace(source, target)
-
     held_already(scene, "one")
-    scene.state.folder.disk.system = Refuses()
+    scene.state.folder.disk.system = Refusing("retries.json")
     with pytest.raises(OSError, match="No space"):
         order(scene, OrderVerb.RELEASE, "one")
     assert set(scene.desk.place().state.held.waiting) == {"one"}

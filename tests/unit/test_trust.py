@@ -10,11 +10,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.refusing import Died, On, Refusing
 
 from agent_mailer.assemble import Workplace
 from agent_mailer.config import leaves
 from agent_mailer.config_tables import Takes
-from agent_mailer.disk import Disk, SystemCalls
+from agent_mailer.disk import Disk
 from agent_mailer.trust.keeping import BEFORE, Keeper
 from agent_mailer.trust.ownership import unsafe
 from agent_mailer.trust.standing import Standing, in_place, standing_in
@@ -222,38 +223,6 @@ def test_a_record_holds_what_msgspec_writes(keeper: Keeper, workdir: Path) -> No
     assert msgspec.json.decode(keeper.path(workdir).read_bytes())["digest"] == odd.digest
 
 
-class Killed(BaseException):
-    """Power is gone: nothing below the engine catches it."""
-
-
-class Dying(SystemCalls):
-    """Dies before its n-th call that changes the disk."""
-
-    def __init__(self, calls: int) -> None:
-        self.left = calls
-
-    def _count(self) -> None:
-        if self.left == 0:
-            raise Killed
-        self.left -= 1
-
-    def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
-        self._count()
-        return super().open(path, flags, mode)
-
-    def replace(self, source: Path, target: Path) -> None:
-        self._count()
-        super().replace(source, target)
-
-    def mkdir(self, path: Path, mode: int) -> None:
-        self._count()
-        super().mkdir(path, mode)
-
-    def fsync(self, fd: int) -> None:
-        self._count()
-        super().fsync(fd)
-
-
 @pytest.mark.parametrize("older", [False, True], ids=["first start", "upgrade"])
 def test_a_start_that_is_killed_around_the_record_is_done_again(tmp_path: Path, home: Path, older: bool) -> None:
     wanted = Standing({"permission_mode": "plan", "command": ["good"]})
@@ -266,8 +235,8 @@ def test_a_start_that_is_killed_around_the_record_is_done_again(tmp_path: Path, 
         config.write_text('permission_mode = "plan"\ncommand = ["good"]\n')
         place = Workplace(workdir)
         assert place.trust.verdict.counts == wanted
-        place.disk.system = dying = Dying(calls)
-        with suppress(Killed):
+        place.disk.system = dying = Refusing("*", *On, code=None, after=calls)
+        with suppress(Died):
             place.trust.remember()
         after = Workplace(workdir).trust
         assert after.verdict.counts == wanted, f"killed before call {calls}"
@@ -275,7 +244,7 @@ def test_a_start_that_is_killed_around_the_record_is_done_again(tmp_path: Path, 
         assert Workplace(workdir).trust.verdict.basis is Basis.RECORD
         config.write_text('permission_mode = "bypassPermissions"\ncommand = ["evil"]\n')
         assert Workplace(workdir).trust.verdict.counts == wanted
-        if dying.left:
+        if not dying.refused:
             break
     assert calls > 8
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
 from tests.amq_tree import write
+from tests.refusing import Refusing
 from tests.watch_room import Scene
 
-from agent_mailer.disk import SystemCalls
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Automatic, Envelope, Unreadable
 from agent_mailer.outcomes import Outcome
@@ -106,15 +104,9 @@ def test_mail_that_names_no_way_back_leaves_its_thread_and_holds_up_no_other(sce
 def test_what_the_disk_does_not_let_us_drop_stays_stuck(scene: Scene) -> None:
     """It is listed still: without its line it would run."""
 
-    class Refuses(SystemCalls):
-        def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
-            if path.name == "processed.txt" and flags & os.O_CREAT:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-            return super().open(path, flags, mode)
-
     one = scene.mail()
     scene.state.stuck.add(StuckKind.NO_WAY_BACK, one.id, one, "nobody is called so")
-    scene.state.folder.disk.system = Refuses()
+    scene.state.folder.disk.system = Refusing("processed.txt")
     with pytest.raises(OSError, match="No space"):
         drop_stuck(scene.state, StuckKind.NO_WAY_BACK, [one.id])
     assert scene.desk.place().state.stuck.waiting == {one.id}

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import pytest
 from tests.clocks import FakeClock
-from tests.crash.world import Died
+from tests.refusing import Died, On, Refusing
 from tests.watch_room import Scene
 
 from agent_mailer.approvals.calls import Call
@@ -184,21 +184,11 @@ def test_what_is_given_up_is_a_dead_letter_and_done(scene: Scene, reports: list[
 def test_what_was_given_up_and_is_asked_for_again_runs_whoever_dies_at_whichever_write(scene: Scene) -> None:
     """A request that was cut off is carried out once more by the next watcher."""
 
-    class Dies(SystemCalls):
-        def __init__(self, after: int) -> None:
-            self.left = after
-
-        def replace(self, source: Path, target: Path) -> None:
-            self.left -= 1
-            if self.left < 0:
-                raise Died
-            super().replace(source, target)
-
     for number in range(20):
         envelope = scene.mail(body=str(number))
         letter = DeadLetter(envelope.id, envelope.thread, 4, "no luck", turn_id="t", envelope=envelope)
         apply(scene, turn(scene, changed(FAILED, finished=True, dead=letter), envelope=envelope))
-        scene.state.folder.disk.system = system = Dies(number)
+        scene.state.folder.disk.system = system = Refusing("*", On.REPLACE, code=None, after=number)
         with suppress(Died):
             take_up_again(scene.state, [envelope.id])
         scene.state.folder.disk.system = SystemCalls()
@@ -206,7 +196,7 @@ def test_what_was_given_up_and_is_asked_for_again_runs_whoever_dies_at_whichever
         take_up_again(later, [envelope.id])
         assert later.retries.get(envelope.id) is not None, f"died after {number} writes"
         assert envelope.id not in later.processed, f"died after {number} writes"
-        if system.left >= 0:
+        if not system.refused:
             return
     raise AssertionError("whoever asked was never let through")
 
