@@ -22,8 +22,10 @@ from agent_mailer.disk import SystemCalls
 T = TypeVar("T")
 
 _VARIABLE = (
-    (re.compile(r"(?<=/workdirs/)[^/]+|(?<=/approvals/)[^/]+|(?<=/state/agent-mailer/remote/)[^/]+"), "ID"),
+    (re.compile(r"(?<=/workdirs/)[^/]+|(?<=/approvals/)[^/]+|(?<=/agent-mailer/remote/)[^/]+"), "ID"),
+    (re.compile(r"(?<=/agent-mailer/guards/)[^/]+"), "ID"),
     (re.compile(r"(?<=/requests/)\d+$"), "N"),
+    (re.compile(r"\b\d{10}\.\d{6}-[0-9a-f]{8,16}(?=\.)"), "N"),
     (re.compile(r"\bq-[0-9a-f]{12}\b"), "QUESTION"),
     (re.compile(r"(?<=/)(coder|planner)\d+(?=@|%40)"), r"\1"),
     (re.compile(r"(?<=/trust/)[^/]+(?=\.json)|(?<=/\.tmp\.)[^/]+(?=\.[0-9a-f]{16}\.json)"), "ID"),

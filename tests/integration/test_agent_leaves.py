@@ -11,8 +11,9 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from tests.crash.world import Died, Weather
+from tests.crash.world import Weather
 from tests.desk import Desk, outcomes, until
+from tests.refusing import Died
 from tests.sizes import LONG, sizes
 from tests.typed import Typed, type_in
 

@@ -5,14 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
+from tests.clocks import FakeClock
 from tests.crash.points import Point, PointedSystem
 from tests.desk import Desk, outcomes
 
+from agent_mailer.approvals.calls import Call
+from agent_mailer.disk import Disk
+from agent_mailer.events import EventLog
 from agent_mailer.mailbox.port import Envelope, Outgoing
 from agent_mailer.outcomes import Outcome
+from agent_mailer.remote.access import RemoteVerb
+from agent_mailer.remote.port import Answered, Asked, Became
+from agent_mailer.schedules.due import Known
 from agent_mailer.state import State
+from agent_mailer.state.approvals import Answer as Yes
+from agent_mailer.state.approvals import Approval, By, Verdict
+from agent_mailer.state.folder import StateFolder
+from agent_mailer.state.held import Ended, Guard, HeldEntry
+from agent_mailer.state.lifts import Order, OrderVerb, Raised
+from agent_mailer.state.notices import Channel, Notice, NoticeKind
 from agent_mailer.state.records import (
+    AfterStop,
     DeadLetter,
     ItemState,
     Pause,
@@ -22,9 +37,11 @@ from agent_mailer.state.records import (
     SessionEntry,
     SettledItem,
     Settlement,
+    StopAsked,
     TurnRecord,
 )
-from agent_mailer.state.requests import Request, Verb
+from agent_mailer.state.requests import Answer, Request, Verb
+from agent_mailer.state.stuck import StuckEntry, StuckKind
 from agent_mailer.turn_tools.folder import NoteScope, NoteWrite
 from agent_mailer.watch.requests import apply
 
@@ -44,6 +61,12 @@ def desk(tmp_path: Path) -> Desk:
 
 def published(name: str) -> list[str]:
     return [f"fsync .agent-mailer/.tmp.{name}", f"replace .agent-mailer/{name}", FOLDER]
+
+
+def kept(name: str, above: str) -> list[str]:
+    """In the user's own state folder; the folder of the file is the last but one part of what is shown of it."""
+    folder, _, file = name.partition("/")
+    return [f"fsync {folder}/.tmp.{file}", f"replace {name}", f"fsync {above}/{folder}"]
 
 
 def calls_of(path: Path) -> list[str]:
@@ -134,6 +157,56 @@ def _delivered() -> TurnRecord:
     return record(Phase.SETTLING, SettledItem(Outgoing("a", "user", "t", "text"), ItemState.DELIVERED))
 
 
+def _hold(state: State, name: str) -> None:
+    state.held.add([HeldEntry(name, 1.0, Guard.PAIR, "why", "q", msgspec.structs.replace(ENVELOPE, id=name))])
+
+
+def _let_go(state: State) -> None:
+    state.held._spared = 1
+    for name in ("k", "m"):
+        _hold(state, name)
+    state.held.end(["m"], Ended.DROPPED)
+
+
+def _strand(state: State) -> None:
+    state.stuck.add(StuckKind.NOT_FETCHED, "m", ENVELOPE, "why")
+
+
+def _stranded(state: State) -> StuckEntry:
+    [entry] = state.stuck.all()
+    return entry
+
+
+def _ask_command(state: State) -> None:
+    state.requests.submit(Request(Verb.RESUME))
+
+
+def _answer_command(state: State) -> None:
+    [(name, _)] = state.requests.waiting()
+    state.requests.answer(name, Answer(ok=True, lines=()))
+
+
+def _ask(state: State, name: str) -> None:
+    state.approvals.ask([msgspec.structs.replace(QUESTION, id=name)])
+
+
+def _allow(state: State) -> None:
+    state.approvals.answer(QUESTION, Yes(Verdict.ALLOW, 1.0, By.COMMAND))
+
+
+def _allowed(state: State) -> None:
+    _ask(state, "q-1")
+    _allow(state)
+
+
+CALL = Call("Bash", '{"command":"git push"}', "call-7")
+QUESTION = Approval("q-1", "", CALL, CALL.digest, TURN, "m", "t", "user", "", 1.0, 2.0)
+NOTICE = Notice("n-1", NoticeKind.HELD, 1.0, "", left=(Channel.COMMAND,))
+ASKED = Asked(7, RemoteVerb.PAUSE, "ann", 60.0)
+
+OF_THE_USER = ["fsync .local/state", "fsync state/agent-mailer"]
+BOOK = ["fsync remote/ID", "replace remote/ID", "fsync agent-mailer/remote"]
+
 Act = Callable[[State], object]
 INDEX_GONE = "unlink .agent-mailer/inflight.json"
 
@@ -189,6 +262,130 @@ WRITES: dict[str, tuple[Act, Act, list[str]]] = {
         lambda s: s.pause.write(Pause(PauseReason.LIMITED, since=1.0)),
         published("pause.json")[:2],
     ),
+    "what was spent": (_nothing, lambda s: s.usage.add(TURN, 1.0, 1.0, None), published("usage.json")[:2]),
+    "a stop of a turn": (
+        _settled,
+        lambda s: s.turns.ask_stop(TURN, StopAsked(AfterStop.DROP, 1.0)),
+        ["fsync TURN/.tmp.stop.json", "replace TURN/stop.json", "fsync turns/TURN"],
+    ),
+    "a stop of the watcher": (_nothing, lambda s: s.turns.stop_begins(), published("stopping")),
+    "mail held": (_nothing, lambda s: _hold(s, "m"), [FOLDER, "fsync .agent-mailer/held.jsonl"]),
+    "more mail held": (lambda s: _hold(s, "k"), lambda s: _hold(s, "m"), ["fsync .agent-mailer/held.jsonl"]),
+    "mail let go": (
+        lambda s: _hold(s, "m"),
+        lambda s: s.held.end(["m"], Ended.RELEASED),
+        ["fsync .agent-mailer/held.jsonl"],
+    ),
+    "mail held, and what ended forgotten": (_let_go, lambda s: s.held.tidy(lambda _: True), published("held.jsonl")),
+    "mail stuck": (_nothing, _strand, [FOLDER, "fsync .agent-mailer/stuck.jsonl"]),
+    "mail stuck, and its sender told": (
+        _strand,
+        lambda s: s.stuck.heard(_stranded(s)),
+        ["fsync .agent-mailer/stuck.jsonl"],
+    ),
+    "mail stuck no more": (_strand, lambda s: s.stuck.remove([(StuckKind.NOT_FETCHED, "m")]), published("stuck.jsonl")),
+    "what did not leave": (_nothing, lambda s: s.unsent.note(_refused()), []),
+    "what left after all": (
+        lambda s: s.unsent.note(_refused()),
+        lambda s: s.unsent.remove([f"{TURN}.0"]),
+        published("unsent.txt"),
+    ),
+    "a notice": (_nothing, lambda s: s.notices.add(NOTICE), published("guards.json")),
+    "a notice told": (
+        lambda s: s.notices.add(NOTICE),
+        lambda s: s.notices.done(NOTICE, Channel.COMMAND),
+        published("guards.json"),
+    ),
+    "what leaves by the clock": (
+        _nothing,
+        lambda s: s.schedules.put("a", Known("line", 1.0)),
+        published("schedules.json"),
+    ),
+    "a request": (
+        _nothing,
+        lambda s: s.requests.submit(Request(Verb.RESUME)),
+        kept("requests/N.json", ".agent-mailer"),
+    ),
+    "a ping": (_nothing, lambda s: s.requests.submit(Request(Verb.PING)), ["replace requests/N.json"]),
+    "a request answered": (
+        _ask_command,
+        _answer_command,
+        ["replace requests/N.answer", "unlink requests/N.json", "fsync .agent-mailer/requests"],
+    ),
+    "a request withdrawn": (
+        _ask_command,
+        lambda s: s.requests.withdraw(*[name for name, _ in s.requests.waiting()]),
+        ["unlink requests/N.json", "fsync .agent-mailer/requests"],
+    ),
+    "an order": (
+        lambda s: s.lifts.give(Order(OrderVerb.ALLOW, ("x",))),
+        lambda s: s.lifts.give(Order(OrderVerb.ALLOW, ("x",))),
+        kept("ID/N.order", "guards"),
+    ),
+    "the first order": (
+        _nothing,
+        lambda s: s.lifts.give(Order(OrderVerb.ALLOW, ("x",))),
+        [*OF_THE_USER, "fsync agent-mailer/guards", *kept("ID/N.order", "guards")],
+    ),
+    "a sender allowed": (
+        lambda s: s.lifts.allow(("y",)),
+        lambda s: s.lifts.allow(("x",)),
+        kept("ID/standing.json", "guards"),
+    ),
+    "a sender allowed no more": (
+        lambda s: s.lifts.allow(("x",)),
+        lambda s: s.lifts.disallow(("x",)),
+        kept("ID/standing.json", "guards"),
+    ),
+    "a limit raised": (
+        lambda s: s.lifts.allow(("x",)),
+        lambda s: s.lifts.set_aside({"a": Raised(1.0, 2.0)}),
+        kept("ID/standing.json", "guards"),
+    ),
+    "a request from afar": (lambda s: s.remote.take(ASKED), lambda s: s.remote.take(ASKED), BOOK),
+    "the first request from afar": (_nothing, lambda s: s.remote.take(ASKED), [*OF_THE_USER, *BOOK]),
+    "what came of it": (lambda s: s.remote.take(ASKED), lambda s: s.remote.end(Answered(7, Became.DONE)), BOOK),
+    "that it was told": (
+        lambda s: s.remote.end(Answered(7, Became.DONE)),
+        lambda s: s.remote.told(Answered(7, Became.DONE)),
+        BOOK[:2],
+    ),
+    "a question": (lambda s: _ask(s, "q-0"), lambda s: _ask(s, "q-1"), kept("ID/q-1.json", "approvals")),
+    "the first question": (
+        _nothing,
+        lambda s: _ask(s, "q-1"),
+        [*OF_THE_USER, "fsync agent-mailer/approvals", *kept("ID/q-1.json", "approvals")],
+    ),
+    "a question's answer": (
+        lambda s: _ask(s, "q-1"),
+        _allow,
+        ["fsync ID/.tmp.q-1", "rename ID/q-1.answer", "fsync approvals/ID"],
+    ),
+    "an answer that a turn is told of": (
+        _allowed,
+        lambda s: s.approvals.grant("q-1", TURN),
+        kept("ID/q-1.json", "approvals"),
+    ),
+    "an answer used up": (
+        _allowed,
+        lambda s: s.approvals.ended(["q-1"], TURN, ["q-1"], over=False),
+        kept("ID/q-1.json", "approvals"),
+    ),
+    "a question that is over": (
+        lambda s: _ask(s, "q-1"),
+        lambda s: s.approvals.close(["q-1"]),
+        kept("ID/q-1.json", "approvals"),
+    ),
+    "a call allowed for good": (
+        lambda s: _ask(s, "q-1"),
+        lambda s: s.approvals.allow_for_good(QUESTION, 1.0),
+        ["fsync approvals/ID", *kept("always/q-1.json", "ID")],
+    ),
+    "a call allowed no more": (
+        lambda s: s.approvals.allow_for_good(QUESTION, 1.0),
+        lambda s: s.approvals.revoke("q-1"),
+        ["unlink always/q-1.json", "fsync ID/always"],
+    ),
     "a pause by hand": (
         _nothing,
         lambda s: s.pause.write(Pause(PauseReason.BY_HAND, since=1.0)),
@@ -217,14 +414,15 @@ WRITES: dict[str, tuple[Act, Act, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", WRITES)
-def test_a_write_of_the_state(desk: Desk, name: str) -> None:
+def test_a_write_of_the_state(tmp_path: Path, name: str) -> None:
     before, act, wanted = WRITES[name]
-    place = desk.place()
-    place.prepare()
-    before(place.state)
-    trace = desk.base / "trace"
-    place.disk.system = PointedSystem(Point(), trace)
-    act(place.state)
+    folder = StateFolder(tmp_path / "coder", Disk(), FakeClock(1.0))
+    folder.prepare()
+    state = State(folder, EventLog(folder.log, folder.disk, folder.clock))
+    before(state)
+    trace = tmp_path / "trace"
+    folder.disk.system = PointedSystem(Point(), trace)
+    act(state)
     assert calls_of(trace) == wanted
 
 

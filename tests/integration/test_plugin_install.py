@@ -11,7 +11,8 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from tests.crash.world import Died, Weather
+from tests.crash.world import Weather
+from tests.refusing import Died
 from tests.typed import COMMAND, type_in
 
 from agent_mailer import __version__

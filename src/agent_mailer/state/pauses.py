@@ -112,7 +112,7 @@ class Pauses:
         if not settlement.outcome.pauses and settlement.outcome is not Outcome.INTERRUPTED:
             self.login.forget()
         known, pause = self.read(), settlement.pause
-        if pause == known or (known is not None and known.reason is PauseReason.BY_HAND):
+        if known is not None and known.reason is PauseReason.BY_HAND:
             return
         if pause is not None:
             # One that the turn did not meet it only left standing: who has ended it meanwhile has.

@@ -60,10 +60,10 @@ class RemoteBook:
         self._write(_Kept(seen, untold=(*kept.untold, answered)))
 
     def told(self, answered: Answered) -> None:
-        """It need not be told again; a lost word of that has it told once more. Raises OSError."""
+        """It need not be told again; a lost word of that has it told once more, and loses no other. Raises OSError."""
         kept = self._load()
         left = tuple(one for one in kept.untold if one.number != answered.number)
-        self._write(msgspec.structs.replace(kept, untold=left), Sync.NONE)
+        self._write(msgspec.structs.replace(kept, untold=left), Sync.CONTENT)
 
     def _load(self) -> _Kept:
         """Raises OSError where it cannot be read just now."""

@@ -69,20 +69,21 @@ class Sessions:
         """Forget sessions not used for `older_than` seconds; returns how many."""
         limit = self._folder.clock.now() - older_than
         entries = self._load()
-        old = [thread for thread, entry in entries.items() if _last_used(entry) < limit]
-        for thread in old:
-            del entries[thread]
-        if old:
-            self.fold()
-        return len(old)
+        left = {thread: entry for thread, entry in entries.items() if _last_used(entry) >= limit}
+        if len(left) < len(entries):
+            self._write(left)
+        return len(entries) - len(left)
 
     def fold(self) -> None:
         """Write the whole file and empty the journal. A crash between the two repeats changes that are in both."""
-        if self._entries is None:
-            return
-        rows = [msgspec.json.encode(k) + b": " + msgspec.json.encode(v) for k, v in self._entries.items()]
+        if self._entries is not None:
+            self._write(self._entries)
+
+    def _write(self, entries: dict[str, SessionEntry]) -> None:
+        rows = [msgspec.json.encode(k) + b": " + msgspec.json.encode(v) for k, v in entries.items()]
         data = b"{\n" + b",\n".join(rows) + b"\n}\n"
         self._folder.disk.replace(self._path, data, sync=Sync.FULL)
+        self._entries = entries
         self._folder.disk.remove(self._journal)
         self._journal_lines = 0
 

@@ -267,10 +267,10 @@ class Unsent:
     def remove(self, keys: Iterable[str]) -> None:
         known, gone = self._load(), set(keys)
         if not gone.isdisjoint(known):
-            self._keys = {key: None for key in known if key not in gone}
-            data = b"".join(key.encode() + b"\n" for key in self._keys)
+            left = {key: None for key in known if key not in gone}
             # What has left is not told of again.
-            self._folder.disk.replace(self._path, data, sync=Sync.FULL)
+            self._folder.disk.replace(self._path, b"".join(key.encode() + b"\n" for key in left), sync=Sync.FULL)
+            self._keys = left
 
     def _load(self) -> dict[str, None]:
         if self._keys is None:

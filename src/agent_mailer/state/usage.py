@@ -53,7 +53,9 @@ class UsageLedger:
         ledger.applied = [*ledger.applied[-REMEMBER_TURNS + 1 :], turn_id]
         for old in sorted(ledger.days)[:-KEEP_DAYS]:
             del ledger.days[old]
+        self._ledger = None  # where this is refused, what the disk has counts
         self._folder.disk.replace(self._path, msgspec.json.encode(ledger) + b"\n", sync=Sync.CONTENT)
+        self._ledger = ledger
 
     def today(self) -> Spend:
         """The sum of this day."""
