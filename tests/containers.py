@@ -46,6 +46,10 @@ class Container:
         [pid] = procfs.children(self._outside.pid)
         return pid
 
+    def said(self) -> str:
+        """What it has written, once it has ended; it was started with a pipe for that."""
+        return str(self._outside.communicate(timeout=PATIENCE)[0].decode())
+
     def kill(self) -> None:
         """All of it, at once; returns when nothing of it lives: a namespace is gone when its process 1 is."""
         firsts = (

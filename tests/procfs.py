@@ -28,6 +28,13 @@ def runs(pid: int) -> bool:
     return state(pid) not in {"Z", "X", ""}
 
 
+def signals(pid: int, mask: str) -> set[int]:
+    """Those that it ignores (`SigIgn`) or has a handler for (`SigCgt`)."""
+    lines = (line.split() for line in said(pid, "status").splitlines())
+    [bits] = (int(words[1], 16) for words in lines if words[0] == f"{mask}:")
+    return {number for number in range(1, 65) if bits >> number - 1 & 1}
+
+
 def children(pid: int) -> list[int]:
     return [int(child) for child in said(pid, f"task/{pid}/children").split()]
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -99,6 +101,33 @@ def test_a_container_that_is_stopped_ends_its_turns_in_ten_seconds(desk: Desk, *
     assert desk.log(EventName.TURN_ENDED)[0]["seconds"] < 9
     assert entry(desk, sent).get("attempts", 0) == 0
     assert not (desk.state / "stopping").exists()
+
+
+GRACE = """
+import os, sys
+from pathlib import Path
+from agent_mailer.assemble import Workplace
+
+for manager in ({}, {"INVOCATION_ID": "of a service manager"}):
+    os.environ.pop("INVOCATION_ID", None)
+    os.environ.update(manager)
+    for workdir in sys.argv[1:]:
+        print(Workplace(Path(workdir)).policy().stop_grace)
+"""
+
+
+@pytest.mark.usefixtures("containers")
+def test_in_a_container_a_stop_has_two_seconds_where_nobody_says_otherwise(desk: Desk) -> None:
+    """As its process 1, and as the child of that."""
+    other = Desk(desk.base / "other")
+    other.configure(stop_grace=7)
+    for above in ([], ["sh", "-c", '"$@"; :', "sh"]):
+        words = [*above, sys.executable, "-c", GRACE, str(desk.workdir), str(other.workdir)]
+        container = Container(words, desk.base, stdout=PIPE)
+        try:
+            assert container.said().split() == ["2.0", "7.0", "20.0", "7.0"]
+        finally:
+            container.kill()
 
 
 @LONG

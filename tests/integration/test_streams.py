@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests import procfs
 from tests.desk import CLI, SOON, Desk, until
 from tests.sizes import LONG
 from tests.typed import COMMAND, type_in
@@ -112,6 +113,10 @@ def test_mail_is_worked_on_and_a_stop_heeded_while_nobody_reads(desk: Desk, pipe
     try:
         desk.send()
         until(desk.inbox, "the answer")
+        # Nor is it stopped by a terminal that stops who writes to it from the background.
+        assert signal.SIGTTOU in procfs.signals(watcher.pid, "SigIgn")
+        heeded = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD}
+        assert procfs.signals(watcher.pid, "SigCgt") >= heeded
         watcher.terminate()
         assert watcher.wait(SOON) == 0
     finally:
@@ -233,7 +238,8 @@ def test_every_command_ends_the_same_without_streams(desk: Desk, words: str) -> 
 
 @pytest.mark.parametrize("ignored", [True, pytest.param(False, marks=LONG)])
 def test_a_hang_up_stops_it_unless_who_started_it_said_otherwise(desk: Desk, ignored: bool) -> None:
-    pre = ["nohup"] if ignored else []
+    """By `nohup`, or as a shell does with INT for what it puts into the background."""
+    pre = ["nohup", "sh", "-c", "trap '' INT; exec \"$@\"", "sh"] if ignored else []
     command = [*pre, sys.executable, *CLI[1:], "watch", "--no-interactive", "--workdir", str(desk.workdir)]
     watcher = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
@@ -243,8 +249,10 @@ def test_a_hang_up_stops_it_unless_who_started_it_said_otherwise(desk: Desk, ign
         until(lambda: len(desk.inbox()) == 1, "the first answer")
         watcher.send_signal(signal.SIGHUP)
         if ignored:
+            watcher.send_signal(signal.SIGINT)
             desk.send("second", thread="another")
             until(lambda: len(desk.inbox()) == 2, "the second answer")
+            assert not desk.log(EventName.WATCH_STOPPING)
             watcher.terminate()
         assert watcher.wait(SOON) == 0
     finally:
