@@ -533,7 +533,7 @@ def test_a_take_over_is_done_once(desk: Desk, crash_before: str) -> None:
     place = desk.place()
     place.prepare()
     [entry] = place.state.retries.all()
-    assert (entry.envelope.id, entry.starts, entry.revision) == ("m", 1001, 0)
+    assert (entry.envelope.id, entry.attempts, entry.starts, entry.revision) == ("m", 1000, 1001, 0)
     assert entry.envelope.created <= place.clock.now()
     assert not (desk.state / "inflight.json").exists(), "the other client fails over an empty one"
 

@@ -12,7 +12,7 @@ import pytest
 from tests import procfs
 from tests.crash.faults import FaultySystem, Lasting
 
-from agent_mailer.disk import Disk, Sync, SystemCalls, open_own, read_regular
+from agent_mailer.disk import Disk, Sync, SystemCalls, of_the_moment, open_own, read_regular
 
 
 def mode(path: Path) -> int:
@@ -253,6 +253,19 @@ def test_what_is_no_regular_file_is_refused_and_never_waited_for(tmp_path: Path)
         read_regular(tmp_path / "absent")
     assert read_regular(tmp_path / "link", follow=True) == b"0123456789"
     assert read_regular(tmp_path / "file", 4) == b"01234"
+
+
+OF_THE_MOMENT = (
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.EIO, errno.ESTALE),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ETIMEDOUT),
+)
+OF_THE_FILE = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EACCES, errno.EPERM)
+
+
+def test_what_cannot_be_read_for_want_of_something_is_not_taken_for_damaged() -> None:
+    """Else a watcher that has no descriptor to spare would put whole records away, and do again what they decided."""
+    assert [code for code in OF_THE_MOMENT if not of_the_moment(OSError(code, "refused"))] == []
+    assert [code for code in OF_THE_FILE if of_the_moment(OSError(code, "refused"))] == []
 
 
 def test_what_is_written_in_place_is_a_file_of_ours_alone(tmp_path: Path) -> None:
