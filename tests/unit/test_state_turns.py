@@ -16,7 +16,18 @@ from agent_mailer.names import new_turn_id
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state import State
 from agent_mailer.state.folder import StateFolder
-from agent_mailer.state.records import ItemState, Phase, SettledItem, Settlement, TurnRecord
+from agent_mailer.state.records import (
+    Batched,
+    DeadLetter,
+    ItemState,
+    Phase,
+    RetryEntry,
+    SessionChange,
+    SessionEntry,
+    SettledItem,
+    Settlement,
+    TurnRecord,
+)
 from agent_mailer.state.retention import Retention
 from agent_mailer.state.turns import TurnStore
 
@@ -85,6 +96,44 @@ def test_a_record_that_claims_another_folder_is_none(folder: StateFolder, other:
     forged = msgspec.structs.replace(made, turn_id=other)
     (folder.turns / made.turn_id / "turn.json").write_bytes(msgspec.json.encode(forged))
     assert TurnStore(folder).load(made.turn_id) is None
+
+
+def test_a_record_of_two_messages_or_threads_is_none(folder: StateFolder) -> None:
+    store = TurnStore(folder)
+    own = record(store).envelope
+    changed, elsewhere = msgspec.structs.replace(own, id="another"), msgspec.structs.replace(own, thread="another")
+    bound = SessionEntry("s", 1, "", "", "command")
+
+    def loaded(**changes: object) -> bool:
+        made = msgspec.structs.replace(record(store), **changes)
+        store.create(made)
+        return store.load(made.turn_id) == made
+
+    def settled(**changes: object) -> bool:
+        settlement = Settlement(Outcome.FAILED, "", 0.0, 0.0, finished=False)
+        return loaded(phase=Phase.SETTLING, settlement=msgspec.structs.replace(settlement, **changes))
+
+    def shared(envelope: Envelope, **changes: object) -> bool:
+        settlement = Settlement(Outcome.FAILED, "", 0.0, 0.0, finished=False)
+        one = Batched(envelope, settlement=msgspec.structs.replace(settlement, **changes))
+        return loaded(phase=Phase.SETTLING, settlement=settlement, batch=(one,))
+
+    def letter(envelope: Envelope, name: str = "m") -> DeadLetter:
+        return DeadLetter(name, "t", envelope=envelope)
+
+    assert loaded(rerun=RetryEntry(own))
+    assert settled(retry=RetryEntry(own))
+    assert settled(dead=letter(own), session=SessionChange("t", 0, bound))
+    assert shared(changed, retry=RetryEntry(changed))
+    assert not settled(session=SessionChange("another", 0, bound))
+    assert not settled(dead=letter(own, "another"))
+    for other in (changed, elsewhere):
+        assert not loaded(rerun=RetryEntry(other))
+        assert not settled(retry=RetryEntry(other))
+        assert not settled(dead=letter(other))
+    assert not shared(elsewhere)
+    assert not shared(changed, retry=RetryEntry(own))
+    assert not shared(changed, dead=letter(own))
 
 
 def test_only_folders_named_like_turns_are_turns(folder: StateFolder, tmp_path: Path) -> None:

@@ -320,8 +320,10 @@ class TurnRecord(msgspec.Struct, omit_defaults=True):
 
 def is_sound(record: TurnRecord) -> bool:
     """Whether a watcher can have written the record: it speaks of its messages in one thread, and names sessions."""
-    message, rerun = record.envelope.id, record.rerun
-    if (record.settlement is not None) != (record.phase is Phase.SETTLING) or (rerun and rerun.envelope.id != message):
+    rerun = record.rerun
+    if (record.settlement is not None) != (record.phase is Phase.SETTLING):
+        return False
+    if rerun is not None and not _is_of(rerun.envelope, record.envelope):
         return False
     named = [record.resume, record.fresh, _provisional_id(rerun)]
     if record.settlement is not None and (change := record.settlement.session) is not None:
@@ -336,10 +338,16 @@ def is_sound(record: TurnRecord) -> bool:
             return False
         if settlement is not None:
             retry, dead = settlement.retry, settlement.dead
-            if (retry and retry.envelope.id != envelope.id) or (dead and dead.msg_id != envelope.id):
+            if retry is not None and not _is_of(retry.envelope, envelope):
+                return False
+            if dead is not None and not (dead.msg_id == envelope.id and _is_of(dead.envelope or envelope, envelope)):
                 return False
             named.append(_provisional_id(retry))
     return all(is_session_id(one) for one in named if one is not None)
+
+
+def _is_of(one: Envelope, message: Envelope) -> bool:
+    return (one.id, one.thread) == (message.id, message.thread)
 
 
 def _provisional_id(retry: RetryEntry | None) -> str | None:
