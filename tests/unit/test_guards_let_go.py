@@ -317,6 +317,9 @@ def test_what_is_raised_counts_until_the_day_ends_and_ends_the_pause_of_a_guard(
         "dollars_per_day": Raised(2.5, NOON + 90),
         "turns_per_hour": Raised(70.0, NOON + 90),
     }
+    assert scene.state.lifts.raised("turns_per_hour") == 70
+    scene.state.lifts.set_aside({"turns_per_hour": Raised(70.0, NOON + 26 * 3600 + 1)})
+    assert scene.state.lifts.raised("turns_per_hour") is None, "no day ends so late: the clock was set back"
     assert scene.state.pause.read() is None
     order(scene, OrderVerb.DROP, "one", "two")
     limited = Pause(PauseReason.LIMITED, NOON - 5, NOON + 60)

@@ -70,6 +70,17 @@ def test_a_denial_is_told_with_its_reason_and_whatever_nobody_answered_has_expir
     assert approvals.grant("q-3", "t-2") is None
 
 
+@pytest.mark.parametrize(("back", "waits"), [(0.0, True), (86400.0, True), (86401.0, False)])
+def test_nobody_waits_for_what_a_clock_that_was_far_ahead_has_asked(
+    folder: StateFolder, approvals: Approvals, back: float, waits: bool
+) -> None:
+    clock = folder.clock
+    assert isinstance(clock, FakeClock)
+    clock.moment -= back
+    for book in (approvals, Approvals(folder)):
+        assert book.dues(clock.now())(["q-1"]) == (NOW + 3600 if waits else 0)
+
+
 def test_an_answer_is_for_one_turn_and_for_another_only_where_that_one_left_it_unused(approvals: Approvals) -> None:
     approvals.answer(known(approvals), msgspec.structs.replace(YES, changed='{"command":"git push --dry-run"}'))
 

@@ -37,13 +37,14 @@ _CODE_LETTERS = 8
 CODE = re.compile(f"[{_ALPHABET}]{{{_CODE_LETTERS}}}")
 TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 MOST_PASSED = 10_000
-_TOKEN_BYTES = 32
 _LARGEST = 16 * 1024 * 1024
 _QUESTION, _ANSWER = ".json", ".answer"
 UNREADABLE = "the file of its answer cannot be read"
 _COMMAND_LASTS = 3600.0
 """Seconds after which no command that answers lives any more: what it had begun to write may go."""
 
+_AHEAD = 86400.0
+"""A question that was asked so much later than now came of a clock that was wrong: nobody waits for its answer."""
 _TICK = 2.0
 """Seconds within which a folder's time may not tell that something came into it."""
 
@@ -154,12 +155,10 @@ class Approvals:
     """One workdir's. Nothing is read before somebody asks."""
 
     def __init__(self, folder: StateFolder) -> None:
-        self._state = folder
-        self._disk = folder.disk
-        self._clock = folder.clock
+        self._state, self._disk, self._clock = folder, folder.disk, folder.clock
         self._found = _Names()
         self._seen: tuple[int, float] | None = None
-        self._until: dict[str, float] = {}
+        self._until: dict[str, tuple[float, float]] = {}
         self.passed: set[str] = set()
         """Mail that was looked at and is no answer."""
 
@@ -182,7 +181,7 @@ class Approvals:
             if self._read(self.folder / f"{one.id}{_QUESTION}", Approval) is None:
                 self._disk.make_directory(self.folder, sync=Sync.FULL)
                 code = "".join(secrets.choice(_ALPHABET) for _ in range(_CODE_LETTERS))
-                self._put(msgspec.structs.replace(one, code=code, token=secrets.token_urlsafe(_TOKEN_BYTES)))
+                self._put(msgspec.structs.replace(one, code=code, token=secrets.token_urlsafe(32)))
 
     def grant(self, approval_id: str, turn_id: str) -> Told | None:
         """The turn is to be told of this answer; durable when it returns, before the turn begins. Raises OSError.
@@ -350,17 +349,18 @@ class Approvals:
         return stood
 
     def _expires(self, approval_id: str) -> float:
-        """It never changes; 0 where the question cannot be read."""
+        """0 where the question cannot be read, or its moments came of a clock that was far ahead."""
         if approval_id not in self._until:
             known = self.get(approval_id)
-            self._until[approval_id] = known.expires_at if known is not None else 0.0
-        return self._until[approval_id]
+            self._until[approval_id] = (known.asked_at, known.expires_at) if known is not None else (0.0, 0.0)
+        asked, until = self._until[approval_id]
+        return until if asked <= self._clock.now() + _AHEAD else 0.0
 
     def _put(self, one: Approval) -> None:
         path = self.folder / f"{one.id}{_QUESTION}"
         self._state.clear_way(path)
         self._disk.replace(path, msgspec.json.encode(one), sync=Sync.FULL)
-        self._until[one.id] = one.expires_at
+        self._until[one.id] = one.asked_at, one.expires_at
 
     def _look(self) -> _Names:
         """The folder is gone through again only where something may have come into it. Raises OSError."""

@@ -21,6 +21,8 @@ from agent_mailer.state.folder import GARBLED, StateFolder
 from agent_mailer.state.workdirs import user_state
 
 LARGEST = 16 * 1024 * 1024
+LONGEST = 26 * 3600.0
+"""Seconds for which a limit is raised at most: until a local day ends, also one on which the clock is put back."""
 
 T = TypeVar("T")
 
@@ -114,9 +116,9 @@ class Lifts:
         self._write(msgspec.structs.replace(self.standing, raised=kept | raised))
 
     def raised(self, key: str) -> float | None:
-        """The value that a person has given a limit until a moment that is not over."""
-        one = self.standing.raised.get(key)
-        return one.value if one is not None and one.until > self._clock.now() else None
+        """The value that a person has given a limit until a moment that is not over, nor of a clock that was wrong."""
+        one, now = self.standing.raised.get(key), self._clock.now()
+        return one.value if one is not None and now < one.until <= now + LONGEST else None
 
     def _write(self, standing: Standing) -> None:
         folder = self._folder()
