@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from agent_mailer.choices import AutoReply, RemoteAccess
 from agent_mailer.clock import iso
-from agent_mailer.config import Config
+from agent_mailer.config import Config, leaves
+from agent_mailer.config_tables import Takes
 from agent_mailer.mailbox.port import Automatic, Envelope, Kind
 from agent_mailer.outcomes import Outcome
 from agent_mailer.policies import Where, policy_of
 from agent_mailer.prompts import PromptKind
 from agent_mailer.state.notices import Channel
 from agent_mailer.state.records import Attempt, Provisional, RetryEntry, SessionEntry
+from agent_mailer.trust.standing import in_place
+from agent_mailer.watch.guards.budgets import BudgetPolicy
 from agent_mailer.watch.guards.who import WhoPolicy
 from agent_mailer.watch.rules import (
     MOST_FETCHES,
@@ -45,6 +50,69 @@ def mail(name: str, **changes: object) -> Envelope:
 def test_a_rule_that_nobody_gave_is_what_an_empty_configuration_gives() -> None:
     where = Where(W, None, handle="", own="", surroundings={}, out_of_git=(), agents=tuple)
     assert policy_of(Config(), where) == WatchPolicy(W, who=WhoPolicy(people=("user",)))
+
+
+_ROUNDS = ("max_hops", "pair_rounds", "ring_rounds", "new_threads", "rounds_per_day", "turns_per_hour", "window")
+_SAME = ("max_retries", "max_starts", "max_parallel_turns", "session_max_age_days", "session_max_turns", "turn_timeout")
+_CLOCKS = ("tool_timeout", "first_output_timeout", "silence_timeout")
+SET: list[tuple[str, object, str, object]] = [
+    *((name, 7, name, 7) for name in (*_SAME, "stop_grace", "keep_transcripts", "live_wait", "live_time", *_CLOCKS)),
+    *((name, 0, name, None) for name in _CLOCKS),
+    *((f"retry.{name}", 7, f"retry_{name}", 7) for name in ("first", "longest")),
+    *((f"limits.{name}", 7, f"budget.{name}", 7) for name in BudgetPolicy().names()),
+    *((f"guards.{name}", 7, f"guards.{name}", 7) for name in _ROUNDS),
+    *((f"alarm.{name}", 7, f"guards.alarm.{name}", 7) for name in ("mail_waits", "no_turn")),
+    *((f"notify.{name}", 7, f"notify.{name}", 7) for name in ("trouble_after", "timeout")),
+    ("turn_timeout", 7, "live_time", 7),
+    ("batch_low", True, "batch_low", True),
+    ("session_max_megabytes", 7, "session_max_bytes", 7_000_000),
+    ("session_max_megabytes", 0, "session_max_bytes", None),
+    ("auto_reply", "never", "auto_reply", AutoReply.NEVER),
+    ("memory_global", "read", "global_note_fixed", True),
+    ("turn_memory", "64M", "turn_memory", 2**26),
+    ("max_budget_usd", 7, "budget.reserve", 7),
+    ("limits.share", "ours", "budget.share", "ours"),
+    ("guards.quiet_hours", "22:00-07:00", "guards.calm.quiet", ((1320, 420),)),
+    ("guards.max_load", 7, "guards.calm.max_load", 7),
+    ("guards.min_memory", "64M", "guards.calm.min_memory", 2**26),
+    ("guards.min_disk", "64M", "guards.calm.min_disk", 2**26),
+    ("notify.command", ["say"], "notify.command", ("say",)),
+    ("notify.address", "ann", "notify.address", "ann"),
+    ("notify.address", "ann", "who.people", ("user", "ann")),
+    ("notify.apprise", ["json://x"], "notify.urls", ("json://x",)),
+    ("people", ["b*"], "who.people", ("b*", "user")),
+    ("allow_from", ["bob"], "who.allow", ("bob",)),
+    ("deny_from", ["bob"], "who.deny", ("bob",)),
+    ("approve.tools", ["Bash"], "approve.rules", ("Bash",)),
+    ("approve.expires", 7, "approve.expires", 7),
+    ("approve.by", "sender", "approve.asks_sender", True),
+    ("remote", "none", "remote", RemoteAccess.NONE),
+]
+"""A key, what it is set to, the rule that it becomes."""
+
+ELSEWHERE = {"agent_id", "api_key", "schedule"}
+"""Keys that are taken at once by others than the engine, and mail by the clock, which has tests of its own."""
+
+
+@pytest.mark.parametrize(("key", "value", "rule", "wanted"), SET)
+def test_what_somebody_sets_is_what_the_watcher_goes_by(key: str, value: object, rule: str, wanted: object) -> None:
+    where = Where(W, None, handle="", own="", surroundings={}, out_of_git=(), agents=tuple)
+    policy = policy_of(msgspec.convert(in_place({}, key, value), Config), where)
+    assert attrgetter(rule)(policy) == wanted
+
+
+def test_no_key_that_is_taken_at_once_was_forgotten() -> None:
+    live = {leaf.name for leaf in leaves() if leaf.takes is Takes.LIVE}
+    assert live - {key for key, *_ in SET} == ELSEWHERE
+
+
+def test_the_operators_program_sees_his_environment_without_our_keys() -> None:
+    surroundings = {"HOME": "/h", "TOKEN": "his", "AGENT_MAILER_API_KEY": "ours"}
+    where = Where(W, None, handle="coder", own="", surroundings=surroundings, out_of_git=(), agents=tuple, hurried=True)
+    policy = policy_of(Config(), where)
+    assert policy.notify.env == {"HOME": "/h", "TOKEN": "his"}
+    assert policy.notify.agent == "coder"
+    assert policy.stop_grace == 2.0, "an engine kills its container after ten seconds"
 
 
 def test_what_no_key_changes_has_these_values() -> None:
