@@ -11,12 +11,15 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.clocks import utc_day
-from tests.desk import Desk, until
+from tests.desk import Desk, outcomes, until
 from tests.sizes import LONG
 from tests.typed import COMMAND, Typed, type_in
 
+from agent_mailer.desk import asking
+from agent_mailer.errors import UnavailableFault
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state.records import DeadLetter, SessionEntry
+from agent_mailer.state.requests import Request, Verb
 from agent_mailer.views.kept import sessions
 
 ODD_THREADS = ("../../x", "a/b", "x" * 300, "two\nlines", "..", "\x1b[2J", "/etc/passwd")
@@ -171,6 +174,22 @@ def test_purge_forgets_one_and_only_one(desk: Desk) -> None:
     done = at(desk, "dead-letter", "purge", first)
     assert (done.status, done.out) == (0, "1 dead letters removed\n")
     assert [row["message_id"] for row in at(desk, "dead-letter", "list", "--json").json["dead_letters"]] == [second]
+
+
+def test_what_no_watcher_answers_in_time_is_taken_back(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asking.ANSWER_SECONDS == 10.0
+    monkeypatch.setattr(asking, "ANSWER_SECONDS", 0.1)
+    place = desk.place()
+    watcher = place.lock()
+    watcher.acquire()
+    try:
+        place.prepare()
+        with pytest.raises(UnavailableFault, match="nothing was changed"):
+            asking.ask(desk.place(), Request(Verb.PAUSE))
+    finally:
+        watcher.release()
+    desk.send()
+    assert outcomes(desk.once()) == ["done"], "a later watcher finds no word of it"
 
 
 @LONG

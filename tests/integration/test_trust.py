@@ -205,6 +205,19 @@ def test_a_first_start_that_cannot_be_remembered_does_not_start(desk: Desk, home
     assert deeds(desk) == ["ran"]
 
 
+def test_where_nothing_stands_that_widens_power_nothing_has_to_be_remembered(desk: Desk, home: Path) -> None:
+    """A container may be given all by flags and environment, and no memory."""
+    given = {key: desk.settings.pop(key) for key in ("address", "runtime", "permission_mode", "maildir_root")}
+    desk.settings.clear()
+    desk.configure()
+    desk.send()
+    flags = [word for key, value in given.items() for word in (f"--{key.replace('_', '-')}", value)]
+    flags += ["--command", f"/bin/sh -c 'cat >/dev/null; echo ran >>{desk.base / DEEDS}'"]
+    with unwritable(trust_folder(home)):
+        assert type_in(desk.base, *ONCE, desk.workdir, *flags).status == 0
+    assert deeds(desk) == ["ran"]
+
+
 def test_two_workdirs_and_a_moved_one(desk: Desk, tmp_path: Path, home: Path) -> None:
     desk.configure(command=does(desk, "ran"))
     desk.send()
@@ -282,6 +295,12 @@ def test_a_set_key_alone_is_trusted_by_it(desk: Desk) -> None:
     assert shown["untrusted"] == ["permission_mode", "command"]
     assert shown["keys"]["permission_mode"] == {"value": "plan", "source": "trusted before"}
     assert shown["keys"]["env"]["value"]["pass"] == ["LANG"]
+    # Nor is more trusted by an editor than what was edited.
+    editor = {"EDITOR": "sed -i s/LANG/TERM/", "VISUAL": ""}
+    assert type_in(desk.base, "config", "edit", "-C", desk.workdir, env=editor).status == 0
+    shown = json.loads(type_in(desk.base, "config", "show", "--json", "-C", desk.workdir).out)
+    assert shown["untrusted"] == ["permission_mode", "command"]
+    assert shown["keys"]["env"]["value"]["pass"] == ["TERM"]
 
 
 def test_no_secret_is_shown(desk: Desk) -> None:

@@ -67,6 +67,7 @@ def test_a_value_is_put_in_place_and_taken_away() -> None:
         (Known(record=PLAN), Life(begun=True), PLAN.digest, Basis.RECORD, PLAN),
         (Known(), Life(), PLAN.digest, Basis.NOBODY, Standing()),
         (Known(), Life(begun=True, older=True), "nonsense", Basis.NOBODY, Standing()),
+        (Known(), Life(begun=True), ALL.digest[:-1], Basis.NOBODY, Standing()),
         (Known(moved=ALL), Life(begun=True), "", Basis.MOVED, ALL),
         (Known(moved=PLAN), Life(begun=True), "", Basis.NOBODY, Standing()),
         (Known(fault="damaged"), Life(), "", Basis.NOBODY, Standing()),
