@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 from collections.abc import Iterator
@@ -14,13 +15,15 @@ from tests.watch_room import Scene
 
 from agent_mailer.approvals.calls import Call
 from agent_mailer.disk import SystemCalls
+from agent_mailer.errors import BusyFault
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Delivered, Envelope, Refused, Unknown
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state.notices import Channel, Notice, NoticeKind
-from agent_mailer.state.records import Phase, Settlement, TurnRecord
+from agent_mailer.state.records import Pause, PauseReason, Phase, Settlement, TurnRecord
 from agent_mailer.state.stuck import StuckKind
 from agent_mailer.watch.notices import MAIL_PATIENCE, QUESTIONS_A_DAY, TRIES, Notices
+from agent_mailer.watch.trouble import OWN
 
 NOON = 1_800_000_000.0
 
@@ -39,6 +42,7 @@ class Telling:
         self.clock = FakeClock(NOON)
         self.scene = Scene(base, self.clock)
         self.scene.desk.tell(address="planner")
+        self.lost = False
         self.begin()
 
     def begin(self) -> None:
@@ -48,7 +52,12 @@ class Telling:
         self.state = room.state
         policy = room.policy
         policy = msgspec.structs.replace(policy, approve=msgspec.structs.replace(policy.approve, asks_sender=True))
-        self.notices = Notices(room.mailbox, self.state, policy, self.clock, lambda: None, room.troubles)
+        self.troubles = room.troubles
+        self.notices = Notices(room.mailbox, self.state, policy, self.clock, self.guard, room.troubles)
+
+    def guard(self) -> None:
+        if self.lost:
+            raise BusyFault("lock_lost", "the workdir is another watcher's", "")
 
     @property
     def waiting(self) -> list[Notice]:
@@ -129,3 +138,29 @@ def test_each_way_tells_for_itself_and_its_tries_are_counted_over_restarts(telli
     log = telling.scene.desk.log
     assert [one["by"] for one in log(EventName.NOTICE_GIVEN_UP)] == ["command", "mail", "mail"]
     assert [one["by"] for one in log(EventName.NOTICE_SENT)] == ["command", "mail", "command"]
+
+
+def test_whose_workdir_is_anothers_by_now_tells_nobody(telling: Telling) -> None:
+    """What waits there the other one tells."""
+    telling.notices.tell(Notice("n-1", NoticeKind.INSTRUCTIONS, NOON, "changed", sender="ann"))
+    telling.lost = True
+    for channel in (Channel.COMMAND, Channel.MAIL):
+        with pytest.raises(BusyFault):
+            asyncio.run(telling.notices._round(channel))
+    assert (telling.scene.desk.notices(), telling.scene.desk.inbox("planner")) == ([], [])
+    telling.lost = False
+    asyncio.run(telling.notices._round(Channel.COMMAND))
+    assert [one["kind"] for one in telling.scene.desk.notices()] == ["instructions"]
+
+
+def test_that_the_disk_takes_nothing_is_told_though_it_does_not_take_that_either(telling: Telling) -> None:
+    telling.state.folder.disk.system = Full()
+    telling.troubles.begin(OWN, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    assert telling.notices._see_trouble() == telling.notices._policy.notify.trouble_after
+    telling.clock.moment += telling.notices._policy.notify.trouble_after
+    for _ in range(2):
+        assert telling.notices._see_trouble() is None
+    assert [one.kind for one in telling.state.notices.told.waiting] == [NoticeKind.TROUBLE]
+    # Any other word waits until it can be kept: whoever is killed would say it twice.
+    with pytest.raises(OSError, match="No space"):
+        telling.notices.look(Pause(PauseReason.SIGNED_OUT, NOON))
