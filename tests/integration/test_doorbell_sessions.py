@@ -232,6 +232,20 @@ def test_it_hears_of_what_is_offered_to_it_now_and_of_nothing_else(bell: Bell) -
         assert not list(bell.of(mine.pid)._offered(session)), "told once"
 
 
+def test_a_ring_that_did_not_get_out_is_none(bell: Bell) -> None:
+    def gone(text: str) -> None:
+        raise BrokenPipeError(text)
+
+    with running() as held:
+        session = bell.begun(held.pid)
+        sent = bell.mail()
+        deaf = Doorbell(bell.sessions, bell.person, environ(held.pid), bell.said.append, gone, bell.presence)
+        assert quietly(lambda: deaf.listen(session)) == 0
+        assert bell.told(session) == ()
+        assert bell.of(held.pid).listen(session) == RUNG
+        assert sent in bell.rung[0]
+
+
 def test_what_goes_wrong_wakes_no_session() -> None:
     def fails() -> int:
         raise OSError(28, "No space left on device")

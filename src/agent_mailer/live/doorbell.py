@@ -248,11 +248,12 @@ class Doorbell:
             if not texts:
                 return Ring.LATER
             text = "\n".join(texts)
-            if session.program is Program.CODEX and not self._queue(session, text):
+            # Told twice is better than never: whoever dies in between has told nobody.
+            if session.program is Program.CLAUDE:
+                self._wake(text)
+            elif not self._queue(session, text):
                 return Ring.FAILED
             self._sessions.keep(msgspec.structs.replace(session, known=after_ring(known, waiting, [*news, *offers])))
-        if session.program is Program.CLAUDE:
-            self._wake(text)
         return Ring.HEARD
 
     def _on_offer(self) -> Sequence[str]:
