@@ -17,12 +17,14 @@ from agent_mailer.approvals.calls import Call
 from agent_mailer.disk import SystemCalls
 from agent_mailer.errors import BusyFault
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import Delivered, Envelope, Refused, Unknown
+from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
+from agent_mailer.mailbox.port import Capabilities, Delivered, Envelope, Outgoing, Refused, Unknown
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state.notices import Channel, Notice, NoticeKind
 from agent_mailer.state.records import Pause, PauseReason, Phase, Settlement, TurnRecord
 from agent_mailer.state.stuck import StuckKind
 from agent_mailer.watch.notices import MAIL_PATIENCE, QUESTIONS_A_DAY, TRIES, Notices
+from agent_mailer.watch.telling import Teller
 from agent_mailer.watch.trouble import OWN
 
 NOON = 1_800_000_000.0
@@ -164,3 +166,23 @@ def test_that_the_disk_takes_nothing_is_told_though_it_does_not_take_that_either
     # Any other word waits until it can be kept: whoever is killed would say it twice.
     with pytest.raises(OSError, match="No space"):
         telling.notices.look(Pause(PauseReason.SIGNED_OUT, NOON))
+
+
+class Elsewhere(MaildirMailbox):
+    """A mailbox that would take the same mail twice, and has it by now."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return msgspec.structs.replace(super().capabilities, recognises_delivery=False)
+
+    async def look(self, item: Outgoing) -> bool:
+        return True
+
+
+def test_where_the_same_mail_would_come_twice_it_is_looked_for_first(telling: Telling) -> None:
+    """Whoever was killed before he could write it down had told it."""
+    desk = telling.scene.desk
+    teller = Teller(telling.notices._policy, Elsewhere(desk.disk, desk.root, "coder"))
+    notice = Notice("n-1", NoticeKind.INSTRUCTIONS, NOON, "changed", sender="ann")
+    assert asyncio.run(teller.tell(notice, Channel.MAIL)) == Delivered()
+    assert desk.inbox("planner") == []
