@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
 import re
+import ssl
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,17 +16,46 @@ from typing import Any, NamedTuple
 
 import pytest
 from sqlalchemy import create_engine, insert
-from tests.broker_desk import BrokerDesk, Person
+from tests.broker_desk import BrokerDesk, Person, running_broker
 from tests.desk import until
 from tests.integration.test_broker_hooks import Hook
 from tests.sizes import LONG
 from tests.typed import type_in
 
-from agent_mailer.broker.hooks.callbacks import AT_ONCE, gather, has_news
+from agent_mailer.broker.database import Store
+from agent_mailer.broker.hooks import posting
+from agent_mailer.broker.hooks.callbacks import AT_ONCE, LEASE_MS, gather, has_news
 from agent_mailer.broker.hooks.tables import hook_callbacks
+from agent_mailer.broker.hooks.taking import in_ms
+from agent_mailer.outside.items import wait_ms
 from agent_mailer.outside.signature import HEADER
 
 pytestmark = pytest.mark.usefixtures("each_database")
+VERIFY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""All that is called here answers without encryption."""
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory, each_database: None) -> Iterator[BrokerDesk]:
+    """One that looks by itself when it starts, and not again: `look` does it."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(posting, "EVERY", 3600.0)
+        with running_broker(tmp_path_factory.mktemp("broker")) as desk:
+            yield desk
+
+
+def look(desk: BrokerDesk) -> None:
+    """Post what is due, as the broker does every two seconds."""
+
+    async def once() -> None:
+        store = Store(desk.settings.database)
+        await store.open()
+        try:
+            await posting.post_due(store, desk.settings.secret, VERIFY)
+        finally:
+            await store.close()
+
+    asyncio.run(once())
 
 
 class Came(NamedTuple):
@@ -102,7 +133,16 @@ def states(hook: Hook) -> list[tuple[str, int]]:
     return [(one["state"], one["tries"]) for one in hook.admin("GET", "/callbacks")]
 
 
-@LONG
+def due(hook: Hook) -> list[int | None]:
+    """In how many milliseconds each is tried, in the order of their tries; None: never."""
+    rows = hook.desk.sql("SELECT due_ms FROM hook_callbacks WHERE hook_id = :id ORDER BY tries DESC", id=hook.id)
+    return [None if row[0] is None else row[0] - in_ms(0) for row in rows]
+
+
+def make_due(hook: Hook) -> None:
+    hook.desk.sql("UPDATE hook_callbacks SET due_ms = 0 WHERE hook_id = :id AND due_ms IS NOT NULL", id=hook.id)
+
+
 def test_an_answer_is_told_back_signed_and_until_it_is_taken(hook: Hook, desk: BrokerDesk, caller: Caller) -> None:
     alarm: Any = {"title": "db is down", "dedupeKey": "db", "source": "monitor"}
     sent = hook.tell("d1", **alarm)["messageIds"]
@@ -110,9 +150,18 @@ def test_an_answer_is_told_back_signed_and_until_it_is_taken(hook: Hook, desk: B
     caller.answers = [302, 500]
     answer = answered(hook, sent[0], "It is ünder repair")
     for tries in (1, 2):
-        until(lambda tries=tries: states(hook) == [("waits", tries)], "a refusal")  # type: ignore[misc]
-        desk.sql("UPDATE hook_callbacks SET due_ms = 0 WHERE hook_id = :id", id=hook.id)
-    until(lambda: states(hook) == [("posted", 3)], "an answer that was taken")
+        look(desk)
+        assert states(hook) == [("waits", tries)], "a refusal"
+        # After a minute, then after two.
+        [wait] = due(hook)
+        longest = wait_ms(tries - 1) or 0
+        assert wait is not None
+        assert longest - 5_000 < wait <= longest
+        look(desk)
+        assert len(caller.came) == tries, "not before its time"
+        make_due(hook)
+    look(desk)
+    assert (states(hook), due(hook)) == ([("posted", 3)], [None]), "an answer that was taken"
     assert {one.path for one in caller.came} == {"/told?x=1"}, "no redirect is followed"
     last = caller.came[-1]
     assert {one.body for one in caller.came} == {last.body}
@@ -138,17 +187,35 @@ def test_an_answer_is_told_back_signed_and_until_it_is_taken(hook: Hook, desk: B
     assert (digest, last.headers["Idempotency-Key"], last.headers["Host"]) == (found[2], answer["id"], caller.host)
     hook.tell("d3", **alarm, status="resolved")
     second = answered(hook, sent[0], "done")
-    until(lambda: len(caller.came) == 4, "the second answer")
+    look(desk)
     assert json.loads(caller.came[-1].body)["status"] == "resolved"
-    until(lambda: states(hook)[0] == ("posted", 1), "its end")
     # Marked unread it comes to the inbox again, and is not told twice.
     desk.call("PATCH", f"/messages/{second['id']}/unread", headers=hook.person.header)
     third = answered(hook, sent[0], "and more")
-    until(lambda: len(caller.came) == 5, "the third answer")
+    look(desk)
+    assert len(caller.came) == 5
     assert json.loads(caller.came[-1].body)["resultId"] == third["id"]
+    # What is never taken is given up at the end.
+    answered(hook, sent[0], "the last")
+    caller.answers = [500, 500]
+    look(desk)
+    desk.sql("UPDATE hook_callbacks SET tries = 12 WHERE hook_id = :id AND state = 'waits'", id=hook.id)
+    make_due(hook)
+    look(desk)
+    assert (states(hook)[0], due(hook)[0]) == (("failed", 13), None)
 
 
 @LONG
+def test_the_broker_looks_by_itself(hook: Hook, desk: BrokerDesk, caller: Caller, tmp_path: Path) -> None:
+    with running_broker(tmp_path) as other:
+        theirs = Hook.__new__(Hook)
+        theirs.desk, theirs.person = other, other.person("alice")
+        theirs.agent = other.agent(theirs.person, "agent")
+        add(theirs, "own", caller, tmp_path)
+        answered(theirs, theirs.tell("d1", title="x")["messageIds"][0], "y")
+        until(lambda: states(theirs) == [("posted", 1)], "its answer")
+
+
 def test_no_callback_reaches_into_the_network_of_the_broker(
     hook: Hook, desk: BrokerDesk, caller: Caller, alice: Person
 ) -> None:
@@ -162,39 +229,34 @@ def test_no_callback_reaches_into_the_network_of_the_broker(
         desk.sql("UPDATE hooks SET callback = :url, callback_hosts = '[]' WHERE id = :id", url=url, id=hook.id)
         sent = hook.tell(url, title="x")["messageIds"]
         answer = answered(hook, sent[0], "secret")
-        until(
-            lambda: any(
-                one["message_id"] == answer["id"] and "no public address" in one["why"]  # noqa: B023
-                for one in hook.admin("GET", "/callbacks")
-            ),
-            "a refusal",
-        )
+        look(desk)
+        [why] = [one["why"] for one in hook.admin("GET", "/callbacks") if one["message_id"] == answer["id"]]
+        assert "no public address" in why
     assert caller.came == []
     hook.admin("DELETE")
     desk.call("GET", f"/admin/hooks/{hook.id}/callbacks", 404, headers=alice.login)
     desk.call("DELETE", f"/admin/hooks/{made['id']}", headers=alice.login)
 
 
-@LONG
 def test_what_a_deleted_hook_had_to_tell_is_told_to_nobody_under_its_name(
     hook: Hook, desk: BrokerDesk, caller: Caller, tmp_path: Path
 ) -> None:
     caller.answers = [500]
     answered(hook, hook.tell("d1", title="x")["messageIds"][0], "for the first alone")
-    until(lambda: states(hook) == [("waits", 1)], "a refusal")
-    desk.sql("UPDATE hook_callbacks SET due_ms = 0 WHERE hook_id = :id AND due_ms IS NOT NULL", id=hook.id)
+    look(desk)
+    assert states(hook) == [("waits", 1)], "a refusal"
+    make_due(hook)
     hook.admin("DELETE")
     before = hook.id
     add(hook, hook.made["name"], caller, tmp_path, "/another")
     assert hook.id == before, "a name that comes again"
     caller.came.clear()
     answered(hook, hook.tell("d2", title="y")["messageIds"][0], "for the second")
-    until(lambda: ("posted", 1) in states(hook), "the second's answer")
+    look(desk)
     assert [(one.path, json.loads(one.body)["result"]) for one in caller.came] == [("/another", "for the second")]
     assert sorted(states(hook)) == [("failed", 1), ("posted", 1)]
 
 
-@LONG
 def test_nothing_is_looked_for_where_nothing_can_be_told(hook: Hook, desk: BrokerDesk, caller: Caller) -> None:
     """Else a broker writes every two seconds, for ever."""
     engine = create_engine(desk.settings.database)
@@ -206,20 +268,36 @@ def test_nothing_is_looked_for_where_nothing_can_be_told(hook: Hook, desk: Broke
 
         caller.answers = [500]
         answered(hook, hook.tell("d1", title="x")["messageIds"][0], "y")
-        until(lambda: states(hook) == [("waits", 1)], "a refusal")
+        look(desk)
+        assert states(hook) == [("waits", 1)], "a refusal"
         hook.admin("POST", "/disable")
-        desk.sql("UPDATE hook_callbacks SET due_ms = 0 WHERE hook_id = :id", id=hook.id)
+        make_due(hook)
         assert not is_asked(), "a hook that is disabled"
         # What came while it was, and was deleted before it is enabled.
         desk.sql("UPDATE agents SET inbox_seq = inbox_seq + 5 WHERE address = :own", own=hook.made["address"])
         hook.admin("POST", "/enable")
-        until(lambda: states(hook) == [("posted", 2)], "what waited")
-        until(lambda: not is_asked(), "an end of looking")
+        standing = "UPDATE users SET standing = :now WHERE id = :id"
+        desk.sql(standing, now="disabled", id=hook.person.id)
+        answered_before = len(caller.came)
+        assert not is_asked(), "a user who is disabled"
+        look(desk)
+        assert len(caller.came) == answered_before
+        desk.sql(standing, now="active", id=hook.person.id)
+        # Of two that look at once one posts it.
+        with engine.begin() as connection:
+            [post] = gather(connection, desk.settings.secret)
+            assert gather(connection, desk.settings.secret) == []
+        [wait] = due(hook)
+        assert wait is not None
+        assert 0 < wait <= LEASE_MS
+        make_due(hook)
+        look(desk)
+        assert (states(hook), caller.came[-1].body) == ([("posted", 2)], post.body), "what waited"
+        assert not is_asked(), "an end of looking"
     finally:
         engine.dispose()
 
 
-@LONG
 def test_nobodys_answers_wait_behind_all_of_anothers(
     hook: Hook, desk: BrokerDesk, caller: Caller, tmp_path: Path
 ) -> None:

@@ -128,12 +128,26 @@ def test_a_closed_one_is_closed_and_both_operators_hear_of_it_once(talk: Talk, d
         talk.post(1, what, 409, **form)
     talk.person(0, "/continue", 409)
     assert [one["body"] for one in talk.get(1, "/messages")["messages"]] == ["bye"], "it can be read still"
+    assert_told(talk, "done here")
+
+
+def assert_told(talk: Talk, why: str) -> None:
+    """Both operators, once."""
     for person in talk.people:
-        operator = desk.call("GET", "/admin/human-operator", headers=person.login)["address"]
-        inbox = desk.call("GET", f"/admin/messages/inbox/{operator}", headers=person.login)
+        operator = talk.desk.call("GET", "/admin/human-operator", headers=person.login)["address"]
+        inbox = talk.desk.call("GET", f"/admin/messages/inbox/{operator}", headers=person.login)
         [notice] = [one for one in inbox if talk.id in one["body"]]
         assert (notice["subject"], notice["automatic"]) == ("A channel is closed", "notice")
-        assert "done here" in notice["body"]
+        assert why in notice["body"]
+
+
+def test_where_the_broker_ended_before_all_were_told_the_next_close_tells_them(talk: Talk, desk: BrokerDesk) -> None:
+    talk.post(1, "join")
+    closed = "status = 'closed', closed_at = '2026-01-01T00:00:00.000000+00:00', close_reason = 'enough'"
+    desk.sql(f"UPDATE channels SET {closed} WHERE id = :id", id=talk.id)
+    for _ in range(2):
+        assert talk.post(0, "close")["close_reason"] == "enough"
+        assert_told(talk, "enough")
 
 
 def test_those_who_speak_at_once_have_each_their_number(talk: Talk) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
+import shutil
 import sqlite3
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -60,6 +62,26 @@ def test_a_picture_comes_back_as_it_was(desk: BrokerDesk, alice: Person, mime_ty
         assert answer.headers["content-disposition"] == "inline; filename*=UTF-8''my%20picture.bin"
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["content-security-policy"] == "sandbox"
+
+
+def test_what_was_answered_survives_a_power_cut(
+    desk: BrokerDesk, alice: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a file that is synced and whose name is not nothing may be left."""
+    synced: list[str] = []
+
+    def noting(fd: int, fsync: Callable[[int], None] = os.fsync) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        fsync(fd)
+
+    for day in desk.settings.uploads.iterdir():
+        shutil.rmtree(day)
+    monkeypatch.setattr(os, "fsync", noting)
+    name = upload(desk, alice.header, "x", PICTURES["image/gif"])["id"]
+    uploads = desk.settings.uploads.resolve()
+    [path] = uploads.glob(f"*/{name}.gif")
+    # The day's folder is new, too; what the database syncs is its own matter.
+    assert synced == [str(uploads), str(path), str(path.parent)]
 
 
 def test_behind_a_proxy(desk: BrokerDesk, alice: Person) -> None:

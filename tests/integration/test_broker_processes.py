@@ -385,6 +385,22 @@ def test_the_epoch_of_a_hold_counts_at_every_process(pair: Pair) -> None:
         assert [act(0, epochs[1], path)[0] for path in acts] == [200, 201, 200]
 
 
+def test_where_a_process_leaves_in_order_epochs_go_on(pair: Pair) -> None:
+    """Else whoever held the agent there could act by the number of whoever holds it now."""
+    form = {"agent_id": pair.coder["id"], "from_agent": pair.coder["address"], "to_agent": pair.planner["address"]}
+    with ExitStack() as stack:
+        hello = Listener(pair.opened(stack, 0, "w")).next()
+        assert pair.processes[0].stop() == 0
+        epochs = [hello.data["epoch"], Listener(pair.opened(stack, 1, "other")).next().data["epoch"]]
+        with pair.client(1) as client:
+            said = [
+                client.post("/messages/send", json=form, headers={"X-Agent-Mailer-Epoch": str(epoch)})
+                for epoch in epochs
+            ]
+    assert [one.status_code for one in said] == [409, 200]
+    assert said[0].json()["reason"] == "stale"
+
+
 def test_nobody_takes_over_in_the_middle_of_what_an_earlier_hold_does(pair: Pair) -> None:
     """What was let through is stored before the next hold begins."""
     agent, lease = pair.coder["id"], leases.Lease("w", "w", "now")

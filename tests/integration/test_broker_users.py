@@ -383,7 +383,18 @@ def test_nobody_else_may(desk: BrokerDesk, bob: Person) -> None:
 
 def test_guessing_is_slowed_down(tmp_path_factory: pytest.TempPathFactory) -> None:
     with running_broker(tmp_path_factory.mktemp("slow"), login_attempts="5/1 hour") as desk:
+        dave = desk.person("dave")
         desk.person("erin")
+
+        def change(number: int) -> int:
+            form = {"current_password": f"wrong password {number}", "new_password": OTHER_PASSWORD}
+            return desk.http.put("/users/me/password", json=form, headers=dave.login).status_code
+
+        with ThreadPoolExecutor(12) as pool:
+            statuses = list(pool.map(change, range(12)))
+        # Two are looked at side by side.
+        assert set(statuses) == {400, 429}
+        assert statuses.count(400) <= 7, "who has a token of hers guesses no more"
 
         def attempt(password: str) -> int:
             return desk.http.post("/users/login", json={"username": "erin", "password": password}).status_code

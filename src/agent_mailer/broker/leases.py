@@ -98,6 +98,7 @@ _END = (
     .where(_l.agent_id == bindparam("agent"), _l.process_id == bindparam("process"), _l.epoch == bindparam("old"))
     .values(process_id=_NO_PROCESS)
 )
+_END_ALL = update(leases).where(_l.process_id == bindparam("process")).values(process_id=_NO_PROCESS)
 _OF_PROCESS = select(_l.agent_id, _l.epoch).where(_l.process_id == bindparam("process"))
 
 
@@ -159,6 +160,11 @@ def last_epochs(connection: Connection, acts: Iterable[tuple[str, Fence | None]]
     """Of the agents (ids) for whom something is to be done by a hold of them."""
     fences = {agent_id: fence for agent_id, fence in acts if fence is not None}
     return next(iter(fences.values())).last(connection, sorted(fences)) if fences else {}
+
+
+def give_all_back(connection: Connection, process_id: str) -> None:
+    """All that is held at that process."""
+    connection.execute(_END_ALL, {"process": process_id})
 
 
 def give_back(connection: Connection, process_id: str, held: Sequence[tuple[str, int]]) -> None:

@@ -22,8 +22,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from agent_mailer.broker.database import Executor
 from agent_mailer.broker.engines import NOW_MS, listen
-from agent_mailer.broker.leases import LOST_MS, Lease
-from agent_mailer.broker.watch_tables import leases, processes
+from agent_mailer.broker.leases import LOST_MS, Lease, give_all_back
+from agent_mailer.broker.watch_tables import processes
 from agent_mailer.errors import ConfigFault
 
 log = logging.getLogger("agent_mailer.broker")
@@ -156,7 +156,7 @@ class Peers:
         self._others = tuple(row[0] for row in found)
 
     def _leave(self, connection: Connection) -> None:
-        connection.execute(delete(leases).where(leases.c.process_id == self.id))
+        give_all_back(connection, self.id)
         connection.execute(delete(processes).where(_p.id == self.id))
 
     async def _speak_on(self) -> None:

@@ -149,7 +149,6 @@ class OpenPage:
         self.stale = False
         """Something changed that the page has not been told of."""
         self.over = False
-        self.still_signed_in = True
         self.heartbeat_seconds = 15.0
 
     def look_again(self) -> None:

@@ -215,10 +215,10 @@ async def _told(request: Request, find: Callable[[Connection], Channel], since_s
 
 
 async def _closed(request: Request, find: Callable[[Connection], Channel], reason: str | None) -> Response:
-    channel, newly = await store_of(request).write(lambda c: rows.close(c, find(c), reason or "human"))
-    if newly:
-        for owner in await store_of(request).read(lambda c: rows.owners_of(c, channel.id)):
-            await _tell(request, owner, channel)
+    channel = await store_of(request).write(lambda c: rows.close(c, find(c), reason or "human"))
+    # Also where it was closed before: whoever did so may have ended before all were told.
+    for owner in await store_of(request).read(lambda c: rows.owners_of(c, channel.id)):
+        await _tell(request, owner, channel)
     return answer(channel)
 
 

@@ -178,13 +178,13 @@ def history(connection: Connection, channel_id: str, since: int = 0) -> list[Sai
     return [Said(*row) for row in connection.execute(wanted.order_by(_s.seq))]
 
 
-def close(connection: Connection, channel: Channel, reason: str) -> tuple[Channel, bool]:
-    """For good; and whether it is closed only now."""
+def close(connection: Connection, channel: Channel, reason: str) -> Channel:
+    """For good; a second time changes nothing."""
     if channel.status is Status.CLOSED:
-        return channel, False
+        return channel
     values = {"status": Status.CLOSED, "closed_at": now_text(), "close_reason": reason}
     connection.execute(update(channels).where(_c.id == channel.id).values(**values))
-    return find_channel(connection, channel.join_token), True
+    return find_channel(connection, channel.join_token)
 
 
 def go_on(connection: Connection, channel: Channel, turns: int | None, minutes: int | None) -> Channel:

@@ -50,13 +50,15 @@ _NEW = (
     select(_h.id, _h.user_id, _h.name, users.c.username, _h.sender_id, _h.callback_seq)
     .join(agents, agents.c.id == _h.sender_id)
     .join(users, users.c.id == _h.user_id)
-    .where(_h.callback.is_not(None), _h.standing == Standing.ACTIVE, agents.c.inbox_seq > _h.callback_seq)
+    .where(_h.callback.is_not(None), _h.standing == Standing.ACTIVE, users.c.standing == "active")
+    .where(agents.c.inbox_seq > _h.callback_seq)
 )
 
 _DUE = (
     select(_b.message_id)
     .join(hooks, _h.id == _b.hook_id)
-    .where(_h.standing == Standing.ACTIVE, _h.callback.is_not(None))
+    .join(users, users.c.id == _h.user_id)
+    .where(_h.standing == Standing.ACTIVE, _h.callback.is_not(None), users.c.standing == "active")
 )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from agent_mailer.broker.documents import base_url
 from agent_mailer.broker.protocol import Fault, now_text
 from agent_mailer.broker.tables import files
 from agent_mailer.broker.users.quotas import count_alone, require_room
+from agent_mailer.disk import Disk, Sync
 
 router = APIRouter(prefix="/files", tags=["files"])
 
@@ -82,7 +82,7 @@ async def upload(request: Request, caller: AsEither, file: Annotated[UploadFile,
     }
     path = settings.uploads / stored_path
     try:
-        await asyncio.to_thread(_store, path, data)
+        await asyncio.to_thread(store_upload, path, data)
     except OSError as error:
         raise Fault(503, f"The file could not be stored: {error.strerror}", headers={"Retry-After": "1"}) from None
     try:
@@ -108,17 +108,11 @@ def _note_all(connection: Connection, wanted: Sequence[tuple[Quota, dict[str, An
     return results
 
 
-def _store(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-    except OSError:
-        path.unlink(missing_ok=True)
-        raise
+def store_upload(path: Path, data: bytes) -> None:
+    """Durable, with its name. Raises OSError: FileExistsError where there is something of that name."""
+    disk = Disk()
+    disk.make_directory(path.parent, sync=Sync.FULL)
+    disk.create(path, data, sync=Sync.FULL)
 
 
 def _shown(filename: str | None) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from sqlalchemy import Connection, select
 
-from agent_mailer.broker.messages.files import picture_type
+from agent_mailer.broker.messages.files import picture_type, store_upload
 from agent_mailer.broker.tables import files
 from agent_mailer.broker.takeover.source import Source, portions
 from agent_mailer.errors import MailerError
@@ -58,12 +57,8 @@ def _picture(there: Path, stored_path: str, mime_type: str) -> bytes | None:
 
 def _write(path: Path, content: bytes, put: list[Path]) -> None:
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         put.append(path)
-        with os.fdopen(fd, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+        path.unlink(missing_ok=True)  # of one that was killed
+        store_upload(path, content)
     except OSError as error:
         raise MailerError("not_written", f"{path} cannot be written: {error.strerror}", "df -h") from None

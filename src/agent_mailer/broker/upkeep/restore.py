@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import groupby, islice
@@ -17,6 +16,7 @@ from agent_mailer.broker.audit import Act, at_the_command_line, note
 from agent_mailer.broker.data import Data, held, make_folders
 from agent_mailer.broker.database import Executor
 from agent_mailer.broker.engines import Alone, do_alone, is_file, unchecked
+from agent_mailer.broker.messages.files import store_upload
 from agent_mailer.broker.migrate import HEAD, check_place, named, require_nobody, upgrade
 from agent_mailer.broker.tables import users
 from agent_mailer.broker.upkeep import archive
@@ -147,11 +147,7 @@ def _all_or_none() -> Iterator[list[Path]]:
 def _put(path: Path, data: bytes) -> Path:
     """Raises MailerError."""
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
+        store_upload(path, data)
     except OSError as error:
         raise MailerError(
             "not_written", f"{path} cannot be written: {error.strerror}", "give another folder: AGENT_MAILER_UPLOAD_DIR"

@@ -43,17 +43,13 @@ class Passwords:
         async with self._slots:
             return await asyncio.to_thread(hash_password, password)
 
-    async def fits(self, stored: str | None, password: str) -> bool:
-        """Whether the password is the one of `stored`; without one the answer is no and takes as long."""
-        return await self.in_slot(lambda: self.verify(stored, password))
-
     async def in_slot(self, work: Callable[[], Awaitable[T]]) -> T:
         """Run `work`, which may `verify`, once there is a slot for it."""
         async with self._slots:
             return await work()
 
     async def verify(self, stored: str | None, password: str) -> bool:
-        """`fits`, for who has a slot already."""
+        """Whether the password is the one of `stored`; without one the answer is no and takes as long. In a slot."""
         if stored is None and self._nobodys is None:
             self._nobodys = await asyncio.to_thread(hash_password, secrets.token_hex(16))
         fits = await asyncio.to_thread(_fits, stored or self._nobodys or "", password)

@@ -180,6 +180,23 @@ async def register(request: Request, form: Registration) -> UserAnswer:
     return user_answer(user)
 
 
+async def _fits(request: Request, username: str, password: str, found: Login | None, *, known: bool) -> bool:
+    """Whether it is the password of `found`; a wrong one is counted. `known` as in the throttle. Raises Fault 429."""
+    throttle, passwords = cast(Throttle, request.app.state.throttle), _passwords(request)
+    host = request.client.host if request.client else ""
+    await throttle.check(username, host, known=known)
+
+    async def right() -> bool:
+        # Again, with those before in the queue counted: a hundred tries at once are not a hundred tries.
+        await throttle.check(username, host, known=known)
+        fits = await passwords.verify(None if found is None else found.password_hash, password)
+        if not fits:
+            await throttle.failed(username, host, known=known)
+        return fits
+
+    return await passwords.in_slot(right)
+
+
 async def signed_in(request: Request, form: Credentials) -> Login:
     """Whose name and password these are; that they came is noted. Raises Fault 401, 403, 429."""
     throttle = cast(Throttle, request.app.state.throttle)
@@ -187,17 +204,7 @@ async def signed_in(request: Request, form: Credentials) -> Login:
     host = request.client.host if request.client else ""
     found = await store.read(lambda c: find_login(c, users.c.username == form.username))
     known = found is not None and await store.read(lambda c: is_known_host(c, found.user.id, host))
-    await throttle.check(form.username, host, known=known)
-
-    async def right() -> bool:
-        # Again, with those before in the queue counted: a hundred tries at once are not a hundred tries.
-        await throttle.check(form.username, host, known=known)
-        fits = await _passwords(request).verify(None if found is None else found.password_hash, form.password)
-        if not fits:
-            await throttle.failed(form.username, host, known=known)
-        return fits
-
-    if not await _passwords(request).in_slot(right) or found is None:
+    if not await _fits(request, form.username, form.password, found, known=known) or found is None:
         await _refused(request, found)
         raise Fault(401, "Invalid username or password")
     await throttle.succeeded(form.username, host, known=known)
@@ -269,17 +276,12 @@ async def me(request: Request, person: AsPerson) -> UserAnswer:
 @router.put("/me/password", responses=refusals(400, 401, 429))
 async def change_password(request: Request, person: AsPerson, form: PasswordChange) -> Told:
     """All tokens given out before are void; log in again."""
-    throttle = cast(Throttle, request.app.state.throttle)
-    host = request.client.host if request.client else ""
     check_password(form.new_password)
+    found = await store_of(request).read(lambda c: find_login(c, users.c.id == person.user_id))
     # Who has a token of theirs is no stranger.
-    await throttle.check(person.username, host, known=True)
-    store, passwords = store_of(request), _passwords(request)
-    known = await store.read(lambda c: find_login(c, users.c.id == person.user_id))
-    if not await passwords.fits(None if known is None else known.password_hash, form.current_password):
-        await throttle.failed(person.username, host, known=True)
+    if not await _fits(request, person.username, form.current_password, found, known=True):
         raise Fault(400, "Current password is incorrect")
-    hashed = await passwords.hashed(form.new_password)
+    hashed = await _passwords(request).hashed(form.new_password)
     await write_noted(
         request, person, Act.PASSWORD_CHANGED, lambda c: set_password(c, person.user_id, hashed), person.user_id
     )
