@@ -81,7 +81,7 @@ def test_what_was_answered_survives_a_power_cut(
     uploads = desk.settings.uploads.resolve()
     [path] = uploads.glob(f"*/{name}.gif")
     # The day's folder is new, too; what the database syncs is its own matter.
-    assert synced == [str(uploads), str(path), str(path.parent)]
+    assert synced == [str(path), str(path.parent), str(uploads)]
 
 
 def test_behind_a_proxy(desk: BrokerDesk, alice: Person) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,6 @@ from agent_mailer.broker.documents import base_url
 from agent_mailer.broker.protocol import Fault, now_text
 from agent_mailer.broker.tables import files
 from agent_mailer.broker.users.quotas import count_alone, require_room
-from agent_mailer.disk import Disk, Sync
 
 router = APIRouter(prefix="/files", tags=["files"])
 
@@ -109,10 +109,30 @@ def _note_all(connection: Connection, wanted: Sequence[tuple[Quota, dict[str, An
 
 
 def store_upload(path: Path, data: bytes) -> None:
-    """Durable, with its name. Raises OSError: FileExistsError where there is something of that name."""
-    disk = Disk()
-    disk.make_directory(path.parent, sync=Sync.FULL)
-    disk.create(path, data, sync=Sync.FULL)
+    """Durable, with its name; the folder above its own is there. Raises OSError: FileExistsError where there is
+    something of that name.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        # Its own folder may be new, too, or have been made just now by somebody who has not synced it yet.
+        for folder in (path.parent, path.parent.parent):
+            _sync(folder)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _shown(filename: str | None) -> str:
