@@ -83,3 +83,16 @@ def test_a_test_that_is_only_named_otherwise_has_not_failed(bench: Bench) -> Non
     finally:
         bench.write(module, source)
         (bench.tree / test).unlink()
+
+
+def test_where_every_test_is_long_none_looks_and_none_has_failed(bench: Bench) -> None:
+    module, test = "watch/rules.py", "tests/unit/test_all_long.py"
+    (bench.tree / test).write_text(
+        "import pytest\n\npytestmark = pytest.mark.long\n\n\ndef test_it() -> None:\n    assert False\n"
+    )
+    source = (PROJECT / SOURCE / module).read_text()
+    bench.write(module, source)
+    try:
+        assert bench.prepare(module, [test]).to(source, 1) == []
+    finally:
+        (bench.tree / test).unlink()

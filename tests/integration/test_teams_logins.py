@@ -108,7 +108,7 @@ def test_a_login_that_counts_no_more_and_a_broker_that_is_down(team_desk: TeamDe
         assert team_desk.amp("stop").status == 0
         server.kill()
         down = team_desk.amp("up", "--detach")
-        assert (down.status, server.url in down.err) == (69, True), down
+        assert (down.status, server.url in down.err, "the same command again" in down.err) == (69, True, True), down
         assert not team_desk.watching()
         # What is made already is started, and waits for its broker.
         assert team_desk.amp("start", "--detach").status == 0

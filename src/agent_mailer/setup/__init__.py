@@ -6,6 +6,7 @@ Nothing here prints or asks: a command does, with what these functions return.
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,10 @@ import msgspec
 
 from agent_mailer.config_faults import flag_of
 from agent_mailer.confine.port import Kind
-from agent_mailer.errors import UsageFault
+from agent_mailer.errors import MailerError, UsageFault
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from agent_mailer.assemble import Workplace
 
@@ -60,13 +61,22 @@ def mailbox_meant(place: Workplace, values: Mapping[str, object], wishes: Wishes
     return found
 
 
-def before_it_is_there(fix: str) -> str:
-    """What mends something while the folder is no workdir yet: what `config` and `verify` would do, `init` does."""
+@contextmanager
+def before_it_is_there() -> Iterator[None]:
+    """Where the folder is no workdir yet what goes wrong is told so: what `config` and `verify` would do, the same
+    command does.
+    """
     again = "the same command again"
-    fix = re.sub(
-        r"agent-mailer config set ([a-z_]+) (\S+)", lambda found: f"{again}, with {flag_of(found[1])} {found[2]}", fix
-    )
-    return re.sub(r"agent-mailer (?:verify|config show [a-z_]+)", f"then {again}", fix)
+    try:
+        yield
+    except MailerError as fault:
+        fix = re.sub(
+            r"agent-mailer config set ([a-z_]+) (\S+)",
+            lambda found: f"{again}, with {flag_of(found[1])} {found[2]}",
+            fault.fix,
+        )
+        fault.fix = re.sub(r"agent-mailer (?:verify|config show [a-z_]+)", f"then {again}", fix)
+        raise
 
 
 def missing(place: Workplace, wishes: Wishes) -> list[tuple[str, str]]:

@@ -21,7 +21,7 @@ from agent_mailer.mailbox.amp.client import at_broker
 from agent_mailer.mailbox.maildir.layout import FOLDER
 from agent_mailer.runtimes.port import PermissionMode
 from agent_mailer.service.install import own_program
-from agent_mailer.setup import Wishes, mailbox_meant
+from agent_mailer.setup import Wishes, before_it_is_there, mailbox_meant
 from agent_mailer.setup.documents import ADAPTERS, plan_documents
 from agent_mailer.setup.found import refusal
 from agent_mailer.setup.logins import Login
@@ -87,12 +87,13 @@ def _register(team: Team, member: Member, directory: Path, login: Login | None) 
         if Workplace(workdir).config.agent_id:
             # Known at the broker under the id that it has had; its address may be another one by now.
             del values["address"]
-    return register(_place(workdir, values), _wishes(team, member), by_login=True)
+    with before_it_is_there():
+        return register(_place(workdir, values), _wishes(team, member), by_login=True)
 
 
 async def _gather_at_broker(team: Team, made: Mapping[str, Registration | None], login: Login) -> None:
     """The broker's own team of that name has these agents, as `team.yaml` describes them."""
-    with at_broker("amp login"):
+    with before_it_is_there(), at_broker("amp login"):
         async with AccountClient(login.broker_url, login.token) as account:
             found = await account.team(team.name)
             for member in team.members:

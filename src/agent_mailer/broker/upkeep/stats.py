@@ -7,11 +7,12 @@ from pathlib import Path
 import msgspec
 from sqlalchemy import Connection, case, func, select, text
 
+from agent_mailer.broker.agents.rows import OPERATOR
 from agent_mailer.broker.tables import CLAIMED, IN_INBOX, NOT_ERASED, WAITING, agents, api_keys, files, messages, users
 
 
 class OfUser(msgspec.Struct, frozen=True):
-    """`keys`: those that count. `file_bytes`: of uploads."""
+    """`agents`: without the operator's own mailbox. `keys`: those that count. `file_bytes`: of uploads."""
 
     username: str
     standing: str
@@ -42,7 +43,11 @@ class Stats(msgspec.Struct, frozen=True):
 
 
 _m = messages.c
-_AGENTS = select(agents.c.user_id, func.count()).where(agents.c.status == "active").group_by(agents.c.user_id)
+_AGENTS = (
+    select(agents.c.user_id, func.count())
+    .where(agents.c.status == "active", agents.c.role != OPERATOR)
+    .group_by(agents.c.user_id)
+)
 _KEYS = select(api_keys.c.user_id, func.count()).where(api_keys.c.is_active).group_by(api_keys.c.user_id)
 _FILES = select(files.c.user_id, func.sum(files.c.size), func.count()).group_by(files.c.user_id)
 _MAIL = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,11 +15,11 @@ from agent_mailer.cli.options import ApiKey, Workdir, absolute, read_key, workpl
 from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import note, say, screen_text, told_when_done
 from agent_mailer.cli.terminal.progress import shown
-from agent_mailer.errors import MailerError, UsageFault, quoted
+from agent_mailer.errors import UsageFault, quoted
 from agent_mailer.names import one_of, printable, shown_url, split_words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from agent_mailer.assemble import Workplace
     from agent_mailer.setup import Wishes
@@ -238,12 +238,13 @@ def _set_up(
 
     `values` are to be written; `flags` count besides. `asking`: there is a person to ask.
     """
+    from agent_mailer.setup import before_it_is_there
     from agent_mailer.setup.documents import plan_documents
     from agent_mailer.setup.found import refusal
     from agent_mailer.setup.sandbox import settle_sandbox
     from agent_mailer.setup.workdir import set_up
 
-    with _in_words_of_init(place), told_when_done() as done:
+    with nullcontext() if place.configured else before_it_is_there(), told_when_done() as done:
         identity = ""
         if place.at_broker:
             from agent_mailer.setup.registering import is_due, register
@@ -287,19 +288,6 @@ def _set_up(
     if wishes.first_mail:
         words = ["agent-mailer", "send", *here, place.handle, wishes.first_mail]
     say("  " + shlex.join([*words, "--wait", "60"]) + ("\n" if then_watch else ""))
-
-
-@contextmanager
-def _in_words_of_init(place: Workplace) -> Iterator[None]:
-    """What is wrong before the folder is a workdir."""
-    try:
-        yield
-    except MailerError as fault:
-        if not place.configured:
-            from agent_mailer.setup import before_it_is_there
-
-            fault.fix = before_it_is_there(fault.fix)
-        raise
 
 
 def _wanted(change: Change, said: bool | None, show: Callable[[str], None], *, asking: bool) -> bool:
