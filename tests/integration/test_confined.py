@@ -444,7 +444,10 @@ def test_caches_of_packages_are_the_agents_own(scene: Scene) -> None:
         yours=("make", f"{scene.home}/.cache/pip-poison"),
         own=("make", "$XDG_CACHE_HOME/made"),
         npm=("make", "$npm_config_cache.made"),
+        cargo=("make", "$CARGO_HOME.made"),
+        go=("make", "$GOMODCACHE.made"),
     )
     assert told["own"] == ""
     assert not (scene.home / ".cache" / "pip-poison").exists()
-    assert list((scene.home / ".cache" / "agent-mailer").glob("*/made"))
+    made = {path.name for path in (scene.home / ".cache" / "agent-mailer").glob("*/*made")}
+    assert made == {"made", "npm.made", "cargo.made", "go-mod.made"}

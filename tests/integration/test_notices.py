@@ -178,8 +178,8 @@ def test_a_pause_by_hand_is_not_told(desk: Desk) -> None:
     assert not (desk.state / "guards.json").exists()
 
 
-def lives(desk: Desk, change: Callable[[Room], None]) -> None:
-    """A watcher's life, as far as its notices are concerned."""
+def lives(desk: Desk, change: Callable[[Room], None], patience: float = SOON) -> None:
+    """A watcher's life, as far as its notices are concerned; in the end it waits so long for what is being told."""
     place = desk.place()
     lock = place.lock()
     lock.acquire()
@@ -188,7 +188,7 @@ def lives(desk: Desk, change: Callable[[Room], None]) -> None:
         room = place.room(lock)
         room.notices.start(lambda fault: pytest.fail(repr(fault)))
         change(room)
-        await room.notices.end(SOON)
+        await room.notices.end(patience)
 
     try:
         place.prepare()
@@ -405,6 +405,19 @@ def sleepers(desk: Desk) -> list[int]:
             except OSError:
                 continue
     return found
+
+
+def test_what_is_being_told_is_waited_for_only_so_long_and_the_next_one_tells(desk: Desk) -> None:
+    notify(desk, HANGS, address="", timeout=600, trouble_after=0)
+    gone = MailboxUnavailable("mailbox_gone", "it is gone", "put it back")
+    began = time.monotonic()
+    lives(desk, lambda room: room.troubles.begin("", gone), patience=0.2)
+    assert time.monotonic() - began < SOON
+    assert not sleepers(desk)
+    assert waiting(desk) == 1
+    notify(desk, 'echo >"$0"; cat >>"$0"', address="")
+    lives(desk, lambda room: room.notices.wake())
+    assert ('"kind":"trouble"' in (desk.base / "told").read_text(), waiting(desk)) == (True, 0)
 
 
 @pytest.mark.parametrize("way", [signal.SIGTERM, signal.SIGUSR1])

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from platformdirs import user_data_path, user_state_path
+from tests.desk import Desk
 
 from agent_mailer.config import Config
 from agent_mailer.confine.bounds import Places, bounds_of
@@ -20,6 +22,7 @@ from agent_mailer.confining import Around, places_of
 from agent_mailer.disk import Disk
 from agent_mailer.errors import ConfigFault
 from agent_mailer.runtimes.port import Launch, ProgramHome
+from agent_mailer.state.workdirs import known_workdirs
 
 READ, WRITE, HIDE = Access.READ, Access.WRITE, Access.HIDE
 
@@ -136,6 +139,44 @@ def test_keys_of_the_account_are_hidden_whatever_home_says(
     around = Around(workdir=places.workdir, state=places.state, project=None, root=lambda: None, disk=Disk())
     wired = places_of(Config(), around)
     assert (wired.home, wired.account) == (tmp_path, Path(pwd.getpwuid(os.geteuid()).pw_dir))
+
+
+def test_ours_other_agents_and_the_mailbox_are_hidden_as_it_is_configured(tmp_path: Path, home: Path) -> None:
+    del home  # of this test alone
+    desk, other = Desk(tmp_path), tmp_path / "other"
+    above = desk.workdir / "src"
+    above.mkdir()
+    for workdir in (desk.workdir, other, tmp_path):
+        (workdir / ".agent-mailer").mkdir(parents=True, exist_ok=True)
+        known_workdirs(desk.disk).remember(workdir)
+
+    def wired(**changes: object) -> Places:
+        desk.configure(**changes)
+        place = desk.place()
+        around = Around(place.workdir, place.folder.path, place.project_dir(), place.maildir_root, place.disk)
+        return places_of(place.config, around)
+
+    ours = {user_state_path("agent-mailer"), user_data_path("agent-mailer")}
+    of_others = {other, tmp_path / ".agent-mailer", tmp_path / ".agent-mail"}
+    found = wired(sandbox={"kind": "bwrap"}, env={"set": {"CARGO_HOME": "/c"}})
+    assert set(found.hidden) == {*ours, *of_others, desk.root}
+    assert (found.mailbox, found.may_write, found.own_variables) == (None, False, frozenset({"CARGO_HOME"}))
+    opened = wired(
+        permission_mode="acceptEdits",
+        project_dir="src",
+        sandbox={
+            "kind": "bwrap",
+            "mailbox": "write",
+            "read": ["r"],
+            "write": ["~/w"],
+            "hide": ["/h"],
+            "network": "off",
+        },
+    )
+    assert set(opened.hidden) == {*ours, *of_others}
+    assert (opened.mailbox, opened.may_write, opened.project) == (desk.root, True, above)
+    assert (opened.read, opened.write, opened.hide) == ((desk.workdir / "r",), (Path.home() / "w",), (Path("/h"),))
+    assert opened.network is Network.OFF
 
 
 def test_plan_mode_writes_neither_workdir_nor_project(places: Places) -> None:

@@ -16,6 +16,7 @@ from agent_mailer.turn_tools.folder import (
     MAX_STAGED,
     OUTBOX,
     SEALED,
+    TURN_TMP,
     Facts,
     FinishKind,
     FinishNote,
@@ -103,7 +104,9 @@ def test_sealed_is_over_for_every_tool_and_stays_as_it_was(turn: TurnFolder) -> 
     turn.stage(draft())
     turn.finish(FinishNote(FinishKind.BLOCKED, "first"))
     turn.finish(FinishNote(FinishKind.BLOCKED, "last"))
+    (turn.path / TURN_TMP / "scratch").mkdir(parents=True)
     sealed = turn.seal()
+    assert not (turn.path / TURN_TMP).exists(), "temporary files go with the turn"
     assert (len(sealed.drafts), sealed.damaged) == (1, 0)
     assert sealed.finish == FinishNote(FinishKind.BLOCKED, "last")
     for late in (lambda: turn.stage(draft("late")), lambda: turn.finish(FinishNote(FinishKind.DONE))):
