@@ -93,6 +93,16 @@ def play(scene: Callable[[Place], Awaitable[None]], *, ours: bool = False, opene
     asyncio.run(whole())
 
 
+def heads(mail: dict[str, Any], cursors: list[int]) -> Rule:
+    """The mail, to who asks for all anew, and nothing to who asks for more; `cursors` ends with that of now."""
+
+    async def answer(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        found = [mail] if "heads" in asked.query else []
+        await says(200, {"messages": found, "cursor": cursors[-1], "more": False})(asked, writer)
+
+    return answer
+
+
 def sent(item: Outgoing, **changes: str) -> dict[str, str]:
     return {"id": item.id, "thread_id": item.thread, **changes}
 
@@ -327,6 +337,22 @@ def test_one_malformed_item_is_set_aside_and_the_others_proceed() -> None:
     play(scene)
 
 
+def test_what_is_no_message_is_listed_once_and_anew_when_somebody_asks() -> None:
+    async def scene(at: Place) -> None:
+        cursors = [1]
+        at.broker.on(INBOX, heads(message(1, cursor=1, created_at="never"), cursors))
+        for mark in ("read", "unread"):
+            at.broker.on(f"PATCH /messages/m1/{mark}", says(200, {}))
+        (item,) = (await at.mailbox.pending(10)).unreadable
+        await at.mailbox.reject(item)
+        cursors.append(0)  # put back from a copy, in which nobody has read it
+        assert (await at.mailbox.pending(10)).unreadable == ()
+        assert await at.mailbox.ask_again(item.locator) is None
+        assert (await at.mailbox.pending(10)).unreadable == (item,)
+
+    play(scene, ours=True)
+
+
 def test_a_pooled_connection_that_died_is_no_trouble() -> None:
     async def scene(at: Place) -> None:
         async def last(asked: Asked, writer: asyncio.StreamWriter) -> None:
@@ -383,6 +409,10 @@ def test_what_is_read_by_somebody_else_is_gone() -> None:
     async def scene(at: Place) -> None:
         at.broker.on(INBOX, page(message(1)))
         (envelope,) = (await at.mailbox.pending(10)).envelopes
+        for rule in (says(500, {}), html(404), says(429, {"detail": "later"})):
+            at.broker.on(THREAD, rule)
+            with pytest.raises(MailboxUnavailable):
+                await at.mailbox.claim(envelope)
         at.broker.on(THREAD, says(200, [message(1, is_read=True)]))
         assert isinstance(await at.mailbox.claim(envelope), Gone)
         assert isinstance(await at.mailbox.claim(envelope, again=True), Message)
@@ -451,18 +481,14 @@ def test_a_claim_by_its_answers() -> None:
 
 def test_what_could_not_be_claimed_is_listed_again_also_where_a_look_has_left_it_out_meanwhile() -> None:
     async def scene(at: Place) -> None:
-        async def lists(asked: Asked, writer: asyncio.StreamWriter) -> None:
-            heads = "heads" in asked.query
-            await says(200, {"messages": [mail] * heads, "cursor": cursor, "more": False})(asked, writer)
-
         async def is_looked_at_meanwhile(asked: Asked, writer: asyncio.StreamWriter) -> None:
             assert (await at.mailbox.pending(10)).envelopes == ()
             await says(500, {})(asked, writer)
 
-        mail, cursor = message(1, cursor=1), 1
-        at.broker.on(INBOX, lists)
+        cursors = [1]
+        at.broker.on(INBOX, heads(message(1, cursor=1), cursors))
         (envelope,) = (await at.mailbox.pending(10)).envelopes
-        cursor = 0  # put back from a copy: all is asked for anew
+        cursors.append(0)  # put back from a copy: all is asked for anew
         at.broker.on("POST /messages/m1/claim", is_looked_at_meanwhile)
         with pytest.raises(MailboxUnavailable):
             await at.mailbox.claim(envelope)

@@ -10,7 +10,15 @@ import pytest
 from tests.desk import Desk, until
 from tests.typed import COMMAND, Typed, type_in
 
+from agent_mailer.clock import SystemClock
+from agent_mailer.disk import Disk, SystemCalls
+from agent_mailer.errors import MailerError
+from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES
+from agent_mailer.mailbox.port import Action, Draft
+from agent_mailer.names import DEDUPE_KEY
+from agent_mailer.people import Person
+from agent_mailer.people.folder import FolderMail
 
 WAIT = ("--wait", "60")
 
@@ -129,6 +137,23 @@ def test_a_dedupe_key_sends_once_and_never_something_else(desk: Desk) -> None:
     assert fresh.out != first.out
 
 
+def test_who_is_overtaken_under_a_dedupe_key_is_told_so(desk: Desk) -> None:
+    def person(system: SystemCalls) -> Person:
+        return Person(FolderMail(MaildirMailbox(Disk(system), desk.root, "user")), SystemClock())
+
+    def draft(body: str) -> Draft:
+        return Draft(f"{DEDUPE_KEY}k", Action.SEND, 1_790_000_000.0, to=("coder",), body=body)
+
+    class Overtaken(SystemCalls):
+        def rename_noreplace(self, source: Path, target: Path) -> None:
+            person(SystemCalls()).send(draft("one"))
+            super().rename_noreplace(source, target)
+
+    with pytest.raises(MailerError, match="another message was sent under this dedupe key"):
+        person(Overtaken()).send(draft("two"))
+    assert len(new_of(desk, "coder")) == 1
+
+
 def test_a_dedupe_key_completes_what_was_sent_to_some_only(desk: Desk) -> None:
     words = ("send", "--to", "coder,planner", "--body", "x", "--dedupe-key", "k")
     sent = at(desk, *words).out.strip()
@@ -140,6 +165,8 @@ def test_a_dedupe_key_completes_what_was_sent_to_some_only(desk: Desk) -> None:
 
 def test_a_person_reads_answers_and_passes_on(desk: Desk) -> None:
     first = desk.send("Which colour?", sender="coder", to="user", subject="Colour")
+    path = desk.root / "agents/user/inbox/new" / f"{first}.md"
+    path.write_text(path.read_text().replace('"turn":', '"hops": 7, "turn":'))
     second = desk.send("news", sender="planner", to="user", subject="News")
     listed = at(desk, "mail", "inbox", "--json").json["messages"]
     assert [(m["id"], m["from"], m["subject"], m["new"]) for m in listed] == [
@@ -163,6 +190,7 @@ def test_a_person_reads_answers_and_passes_on(desk: Desk) -> None:
     assert reply.status == 0, reply
     answer = desk.inbox("coder")[0]
     assert (answer.envelope.id, answer.subject, answer.refs) == (reply.out.strip(), "Re: Colour", (first,))
+    assert answer.envelope.hops == 1, "what a person says is no further step of those who caused it"
     forwarded = at(desk, "mail", "forward", second, "--to", "coder", "--body", "fyi")
     assert forwarded.status == 0, forwarded
     assert new_of(desk, "user") == []

@@ -36,8 +36,6 @@ from agent_mailer.mailbox.relay.adapter import RelayMailbox, Rhythm
 from agent_mailer.mailbox.relay.session import Account
 from agent_mailer.testing.mailbox_scene import only, waiting
 
-pytestmark = LONG
-
 
 class Town:
     """A server, and whoever lives there."""
@@ -46,11 +44,17 @@ class Town:
         self.url, self.fake, self.base = url, fake, base
 
     def box(
-        self, name: str = "coder", *, token: str = "", rhythm: Rhythm | None = None, **more: object
+        self,
+        name: str = "coder",
+        *,
+        token: str = "",
+        rhythm: Rhythm | None = None,
+        under_way: float = 0.0,
+        **more: object,
     ) -> RelayMailbox:
         account = Account(self.url, name, token, **{"caps": ("review",), "tags": ("back",), **more})  # type: ignore[arg-type]
         rhythm = rhythm or Rhythm(0.2, 0.1)
-        return RelayMailbox(account, self.base / f"{name}.json", Disk(), rhythm=rhythm, under_way=0.0)
+        return RelayMailbox(account, self.base / f"{name}.json", Disk(), rhythm=rhythm, under_way=under_way)
 
     def write(self, to: str, body: str = "work", **more: object) -> int:
         with self.fake.held():
@@ -505,6 +509,23 @@ def test_a_send_whose_answer_is_lost_is_in_doubt_and_found_again(town: Town, kno
     asyncio.run(scenario())
 
 
+def test_what_a_predecessor_sent_may_arrive_after_the_first_look(town: Town) -> None:
+    async def scenario() -> None:
+        await town.box().register()
+        box = town.box("other", under_way=0.2)
+        what = item(box, "k")
+
+        def arrives(call: str) -> None:
+            if call == "GET /messages":
+                town.fake.after = lambda _: None
+                town.write("coder", idempotencyKey=what.id)
+
+        town.fake.after = arrives
+        assert await box.look(what)
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("name", ["two words", "", "broadcast", "cap:review", "a" * 200, "tab\there"])
 def test_a_name_that_could_get_no_mail_is_refused_before_it_is_registered(town: Town, name: str) -> None:
     with pytest.raises(ConfigFault) as caught:
@@ -594,6 +615,7 @@ def init(town: Town, tmp_path: Path, *more: str) -> Path:
     return folder
 
 
+@LONG  # many commands
 def test_a_person_sends_reads_and_is_answered(town: Town, tmp_path: Path) -> None:
     folder = init(town, tmp_path, "--permission-mode", "plan")
     sent = type_in(folder, "mail", "send", "--to", "coder", "--subject", "Hi", "--body", "do", "--json")
@@ -628,6 +650,7 @@ def test_a_person_sends_reads_and_is_answered(town: Town, tmp_path: Path) -> Non
     assert town.fake.asked("select epoch from agents where id = 'coder'")[0][0] == 1
 
 
+@LONG  # each send under a key waits for what may still be on its way
 def test_what_a_person_sends_under_a_dedupe_key_leaves_once(town: Town, tmp_path: Path) -> None:
     town.fake.knows_keys = False
     folder = init(town, tmp_path, "--permission-mode", "plan")
@@ -678,6 +701,7 @@ def test_the_relays_own_variables_and_profiles_are_defaults(tmp_path: Path, monk
         _ = desk.place().config
 
 
+@LONG  # it waits for as long as a look does
 def test_a_server_that_does_not_answer_holds_up_no_look(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         desk = Desk(tmp_path)
@@ -686,6 +710,7 @@ def test_a_server_that_does_not_answer_holds_up_no_look(tmp_path: Path) -> None:
         assert "no answer within" in type_in(desk.workdir, "status").out
 
 
+@LONG
 def test_a_server_that_is_down_is_told_by_every_command(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     desk.settings.pop("maildir_root")
@@ -698,6 +723,7 @@ def test_a_server_that_is_down_is_told_by_every_command(tmp_path: Path) -> None:
     assert type_in(desk.workdir, "status").status in (0, 1)
 
 
+@LONG
 @pytest.mark.parametrize(
     ("table", "said", "mend"),
     [
@@ -727,6 +753,7 @@ def test_an_approval_of_the_environment_is_mended_there(tmp_path: Path, monkeypa
     assert caught.value.fix == "unset AGENT_RELAY_APPROVAL"
 
 
+@LONG
 @pytest.mark.parametrize("mailbox", ["relay", "mcp_agent_mail", "amp"])
 @pytest.mark.parametrize("where", ["/elsewhere", ":1"])
 def test_verify_advises_something_else_than_verify(town: Town, tmp_path: Path, mailbox: str, where: str) -> None:

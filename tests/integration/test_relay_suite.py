@@ -9,15 +9,12 @@ from pathlib import Path
 
 import pytest
 from tests.fake_relay import FakeServer, running
-from tests.sizes import LONG
 
 from agent_mailer.disk import Disk
 from agent_mailer.mailbox.port import Envelope, Outgoing
 from agent_mailer.mailbox.relay.adapter import RelayMailbox, Rhythm
 from agent_mailer.mailbox.relay.session import Account
 from agent_mailer.testing.mailbox_suite import MailboxSuite
-
-pytestmark = LONG
 
 _serial = itertools.count()
 

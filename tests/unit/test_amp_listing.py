@@ -297,6 +297,14 @@ class TestPages:
         shelf.arrive()
         assert ids(run(paged.pending(shelf.page, 1000, 1.0))) == ["m1", "m3", "m4"]
 
+    def test_what_no_glance_tells_is_seen_after_an_hour(self) -> None:
+        shelf, paged = Shelf(4), PagedMailbox(Skipped())
+        one = shelf.mail.pop(1)
+        run(paged.pending(shelf.page, 1000, 0.0))
+        shelf.read(2)
+        shelf.mail[1] = one  # as many as before, and the newest is the same
+        assert ids(run(paged.pending(shelf.page, 1000, RESYNC_SECONDS))) == ["m1", "m3", "m4"]
+
     @LONG
     def test_a_backlog_is_worked_off_in_order_with_few_walks(self) -> None:
         skipped = Skipped()
