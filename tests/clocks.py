@@ -1,12 +1,15 @@
-"""A clock that tests set; durations within one process stay real."""
+"""Clocks that tests set."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import UTC, datetime
 
 
 class FakeClock:
+    """Durations within one process stay real."""
+
     def __init__(self, moment: float | None = None) -> None:
         self.moment = time.time() if moment is None else moment
 
@@ -15,6 +18,21 @@ class FakeClock:
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+
+class AheadOfTime(asyncio.SelectorEventLoop):
+    """A loop, and a clock, that are set ahead while nobody waits."""
+
+    ahead = clock_ahead = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead
+
+    def now(self) -> float:
+        return time.time() + self.clock_ahead
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.clock_ahead
 
 
 def utc_day() -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests import procfs
-from tests.clocks import FakeClock
+from tests.clocks import AheadOfTime, FakeClock
 from tests.desk import Desk, outcomes, until
 from tests.sizes import LONG
 
@@ -199,21 +199,6 @@ def test_silence_is_the_providers_fault_and_an_open_tool_is_not_silence(desk: De
     sent = desk.send("silent")
     assert outcomes(desk.once()) == ["unavailable"]
     assert json.loads((desk.state / "retries.json").read_text())[sent].get("attempts", 0) == 0
-
-
-class AheadOfTime(asyncio.SelectorEventLoop):
-    """A loop, and a clock, that are set ahead while nobody waits."""
-
-    ahead = clock_ahead = 0.0
-
-    def time(self) -> float:
-        return super().time() + self.ahead
-
-    def now(self) -> float:
-        return time.time() + self.clock_ahead
-
-    def monotonic(self) -> float:
-        return time.monotonic() + self.clock_ahead
 
 
 def test_each_clock_ends_its_turn_and_none_runs_while_the_watcher_is_frozen(desk: Desk) -> None:

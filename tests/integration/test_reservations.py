@@ -9,15 +9,15 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from tests.clocks import FakeClock
-from tests.desk import Desk, outcomes, until
+from tests.clocks import AheadOfTime, FakeClock
+from tests.desk import SOON, Desk, outcomes, until
 from tests.fake_mcp_mail import running
 from tests.plain_broker import running_plain_broker
 from tests.sizes import LONG
@@ -26,6 +26,7 @@ from tests.typed import type_in
 from agent_mailer.approvals.hook import Dialect, run
 from agent_mailer.approvals.turn import TurnApprovals, write
 from agent_mailer.at_server import reservations_of
+from agent_mailer.clock import Clock
 from agent_mailer.disk import Disk, SystemCalls
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.mcp_agent_mail.adapter import Account, McpAgentMailbox
@@ -205,9 +206,9 @@ def test_with_fail_it_is_an_attempt_that_says_who(tmp_path: Path) -> None:
 
 
 @contextmanager
-def at_work(desk: Desk) -> Iterator[Room]:
+def at_work(desk: Desk, clock: Clock | None = None) -> Iterator[Room]:
     """A watcher's room, its mailbox not opened."""
-    place = desk.place()
+    place = desk.place(clock)
     lock = place.lock()
     lock.acquire()
     try:
@@ -342,6 +343,64 @@ def test_a_killed_watchers_turn_keeps_its_files_until_its_end(desks: TwoDesks) -
             desks.go()
             until(lambda: desks.first.log(EventName.TURN_SETTLED), "the turn settled")
             until(lambda: desks.held() == [], "everything given back")
+
+
+def test_a_turn_keeps_what_it_has_beyond_the_end_of_its_watcher_and_an_adopted_one_has_it_again(tmp_path: Path) -> None:
+    desks = TwoDesks(tmp_path)
+    desks.first.send("x")
+    path = desks.first.root / "meta" / "reservations.json"
+    loop = AheadOfTime()
+
+    async def soon(what: Callable[[], object]) -> None:
+        late = time.monotonic() + SOON
+        while not what():
+            assert time.monotonic() < late
+            await asyncio.sleep(0.005)
+
+    def pass_by(seconds: float) -> None:
+        loop.ahead += seconds
+        loop.clock_ahead += seconds
+
+    async def works(room: Room) -> None:
+        [envelope] = (await room.mailbox.pending(10)).envelopes
+        reserving = room.reserving
+        assert reserving is not None
+
+        async def story(_: str) -> None:
+            await reserving.begin(room, "turn")
+            (before,) = desks.held()
+            await asyncio.sleep(0.005)
+            pass_by(700)
+            await soon(lambda: desks.held()[0]["until"] > before["until"] + 600)
+            renewed.set()
+            await asyncio.Event().wait()
+
+        renewed = asyncio.Event()
+        turn = asyncio.create_task(reserving.around(room, envelope, "turn", story))
+        await soon(lambda: renewed.is_set() or turn.done())
+        assert not turn.done(), turn.result()
+        (had,) = desks.held()
+        turn.cancel()
+        await asyncio.gather(turn, return_exceptions=True)
+        assert desks.held() == [had]
+        path.write_text("[]")  # it has run out while nobody watched
+        reserving.tend(room, "turn", adopted=True)
+        await soon(desks.held)
+        assert desks.held()[0]["owner"] == had["owner"]
+        await reserving.give_back(room, "turn")
+        planner = Leases(path.parent, Disk(), loop, project=had["project"], address="planner")
+        assert await planner.take("", ["src/a.py"], 6000.0) == []
+        reserving.tend(room, "turn", adopted=True)
+        await soon(lambda: desks.first.log(EventName.RESERVATION_LOST))
+        for _ in range(2):
+            pass_by(700)
+            await asyncio.sleep(0.02)
+        await reserving.give_back(room, "turn")
+
+    with at_work(desks.first, loop) as room, asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(works(room))
+    assert len(desks.first.log(EventName.RESERVATION_LOST)) == 1
+    assert [one["owner"]["address"] for one in desks.held()] == ["planner"]
 
 
 @LONG
