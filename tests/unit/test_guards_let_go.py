@@ -292,6 +292,22 @@ def test_an_order_is_carried_out_once_however_often_a_request_names_it(scene: Sc
     assert scene.state.lifts.standing.allowed == ()
 
 
+def test_an_order_that_the_disk_refuses_is_given_still(scene: Scene) -> None:
+    """The request is applied once more, and is worth nothing without it."""
+    held_already(scene, "one")
+    given = Order(OrderVerb.ALLOW, ("mallory",))
+    request = Request(Verb.ORDER, (scene.state.lifts.give(given),))
+    scene.state.folder.disk.system = Refusing("standing.json")
+    with pytest.raises(OSError, match="No space"):
+        apply(scene.state, request)
+    state = scene.desk.place().state
+    assert state.lifts.order(request.targets[0]) == given
+    assert set(state.held.waiting) == {"one"}, "let go it is allowed, too: what comes next is not held"
+    scene.state.folder.disk.system = SystemCalls()
+    assert apply(scene.state, request).ok
+    assert (scene.state.lifts.standing.allowed, scene.state.held.waiting) == (("mallory",), {})
+
+
 def test_what_is_raised_counts_until_the_day_ends_and_ends_the_pause_of_a_guard(scene: Scene) -> None:
     held_already(scene, "one", "two", guard=Guard.BUDGET)
     held_already(scene, "three")

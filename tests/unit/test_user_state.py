@@ -3,28 +3,49 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.clocks import FakeClock
 from tests.desk import until
 
+from agent_mailer.approvals.calls import Call
 from agent_mailer.disk import Disk
 from agent_mailer.events import EventLog
 from agent_mailer.live.heard import Program
 from agent_mailer.live.sessions import KEPT_SECONDS, LiveSession, LiveSessions
 from agent_mailer.lying import SETTLED_NS
 from agent_mailer.mailbox.maildir.remembered import INODE_BYTES, Remembered
+from agent_mailer.mailbox.port import Envelope
 from agent_mailer.process.handle import identify
+from agent_mailer.remote.port import Answered, Became
+from agent_mailer.schedules.due import Known
 from agent_mailer.state import State
+from agent_mailer.state.approvals import Answer, Approval, By, Verdict
 from agent_mailer.state.folder import StateFolder
-from agent_mailer.state.lifts import Standing
+from agent_mailer.state.held import HeldEntry
+from agent_mailer.state.lifts import Order, OrderVerb, Raised, Standing
 from agent_mailer.state.pauses import AccountPause
 from agent_mailer.state.presence import Presence
-from agent_mailer.state.records import Pause, PauseReason, Sitter
+from agent_mailer.state.records import (
+    AfterStop,
+    DeadLetter,
+    Pause,
+    PauseReason,
+    Phase,
+    RetryEntry,
+    SessionEntry,
+    Sitter,
+    StopAsked,
+    TurnRecord,
+)
+from agent_mailer.state.stuck import StuckKind
 
 NOW = 1_700_000_000.0
 
@@ -64,6 +85,117 @@ def test_a_damaged_file_counts_as_none_and_is_set_aside_by_who_holds_the_lock(
     assert path(state).exists() is not ours
     assert len(list(path(state).parent.glob(f"{path(state).name}.corrupt-*"))) == ours
     assert [damaged for damaged, _ in told] == [path(state)]
+
+
+def test_what_a_person_has_said_stands_beside_what_he_says_next(tmp_path: Path) -> None:
+    workdir = tmp_path / "coder"
+    state, _ = state_in(workdir, ours=True)
+    clock = state.folder.clock
+    assert isinstance(clock, FakeClock)
+    state.lifts.allow(("ann", "bob"))
+    state.lifts.set_aside({"a": Raised(1.0, NOW + 60.0), "b": Raised(1.0, NOW + 60.0), "old": Raised(1.0, NOW + 1.0)})
+    clock.moment += 2.0
+    state.lifts.allow(("ann", "eve"))
+    state.lifts.disallow(("bob",))
+    state.lifts.set_aside({"b": Raised(2.0, NOW + 90.0)})
+    said = Standing(("ann", "eve"), {"a": Raised(1.0, NOW + 60.0), "b": Raised(2.0, NOW + 90.0)})
+    assert state.lifts.standing == said
+    # By whatever name its workdir is called.
+    (tmp_path / "link").symlink_to(workdir)
+    assert state_in(tmp_path / "link", ours=False)[0].lifts.standing == said
+    assert (state.lifts.raised("a"), state.lifts.raised("b"), state.lifts.raised("c")) == (1.0, 2.0, None)
+    clock.moment = NOW + 60.0
+    assert (state.lifts.raised("a"), state.lifts.raised("b")) == (None, 2.0)
+
+
+def test_an_order_lies_among_the_orders_and_is_no_file_that_an_agent_has_made(tmp_path: Path) -> None:
+    state, _ = state_in(tmp_path, ours=True)
+    order = Order(OrderVerb.ALLOW, ("mallory",))
+    name = state.lifts.give(order)
+    assert state.lifts.order(name) == order
+    (tmp_path / "made.order").write_bytes(msgspec.json.encode(order))
+    assert state.lifts.order(os.path.relpath(tmp_path / "made", state.lifts._folder())) is None
+    assert state.lifts.order(str(tmp_path / "made")) is None
+
+
+@contextmanager
+def without_descriptors() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+TURN = "20260101T000001-00000000"
+MAIL = Envelope("m", "t", "user", 0.0, "1", "m.md")
+QUESTION = Approval("q-1", "", Call("Bash", "{}"), "d", TURN, "m", "t", "user", "", NOW, NOW + 60.0)
+ACCOUNT = "account"
+
+
+def account_of(state: State) -> AccountPause:
+    folder = state.folder
+    return AccountPause(folder.workdir / ACCOUNT, "a", folder.disk, folder.clamp, folder.damaged)
+
+
+def answered(state: State) -> None:
+    state.approvals.ask([QUESTION])
+    state.approvals.answer(QUESTION, Answer(Verdict.DENY, NOW, By.COMMAND))
+
+
+def stopped(state: State) -> None:
+    state.turns.create(TurnRecord(TURN, MAIL, Phase.CLAIMED, "command", NOW))
+    state.turns.ask_stop(TURN, StopAsked(AfterStop.DROP, NOW))
+
+
+READ: dict[str, tuple[Callable[[State], object], Callable[[State], object]]] = {
+    "what a person has said for good": (lambda s: s.lifts.allow(("ann",)), lambda s: s.lifts.standing),
+    "what was asked from afar": (lambda s: s.remote.end(Answered(7, Became.DONE)), lambda s: s.remote.seen),
+    "a question": (lambda s: s.approvals.ask([QUESTION]), lambda s: s.approvals.get("q-1")),
+    "the questions": (lambda s: s.approvals.ask([QUESTION]), lambda s: s.approvals.open()),
+    "its answer": (
+        answered,
+        lambda s: s.approvals.answer_to("q-1"),
+    ),
+    "a turn's record": (
+        lambda s: s.turns.create(TurnRecord(TURN, MAIL, Phase.CLAIMED, "command", NOW)),
+        lambda s: s.turns.load(TURN),
+    ),
+    "that a turn is to be stopped": (
+        stopped,
+        lambda s: s.turns.stop_asked(TURN),
+    ),
+    "the pause of an account": (
+        lambda s: account_of(s).write(Pause(PauseReason.LIMITED, NOW)),
+        lambda s: account_of(s).read(),
+    ),
+    "what was settled": (lambda s: s.processed.add("m"), lambda s: "m" in s.processed),
+    "what is to be run again": (lambda s: s.retries.put(RetryEntry(MAIL)), lambda s: s.retries.get("m")),
+    "what is held": (lambda s: s.held.add([HeldEntry("m", envelope=MAIL)]), lambda s: list(s.held.waiting)),
+    "what is stuck": (lambda s: s.stuck.add(StuckKind.NO_WAY_BACK, "m", MAIL, "why"), lambda s: s.stuck.waiting),
+    "what was given up": (
+        lambda s: s.dead_letters.add(DeadLetter("m", turn_id=TURN), again=False),
+        lambda s: s.dead_letters.find("m"),
+    ),
+    "what leaves by the clock": (lambda s: s.schedules.put("a", Known("line", 1.0)), lambda s: s.schedules.all),
+    "a session": (lambda s: s.sessions.put("t", SessionEntry("s", generation=1)), lambda s: s.sessions.get("t")),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_cannot_be_read_just_now_counts_as_nothing_to_nobody(tmp_path: Path, name: str) -> None:
+    """A system without descriptors: the file is whole, and is neither set aside nor written over."""
+    write, read = READ[name]
+    write(state_in(tmp_path, ours=True)[0])
+    state, told = state_in(tmp_path, ours=True)
+    (tmp_path / ACCOUNT).mkdir(exist_ok=True)
+    known = read(state_in(tmp_path, ours=True)[0])
+    assert known
+    with without_descriptors(), pytest.raises(OSError, match="Too many open files"):
+        read(state)
+    assert read(state) == known
+    assert told == []
 
 
 @pytest.mark.parametrize("until", [None, NOW + 600.0])
