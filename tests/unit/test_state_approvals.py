@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -11,7 +12,7 @@ from tests.clocks import FakeClock
 from agent_mailer.approvals.calls import Call
 from agent_mailer.approvals.turn import Word
 from agent_mailer.disk import Disk
-from agent_mailer.state.approvals import Answer, Approval, Approvals, ApprovalState, By, Verdict
+from agent_mailer.state.approvals import UNREADABLE, Answer, Approval, Approvals, ApprovalState, By, Verdict
 from agent_mailer.state.folder import StateFolder
 
 NOW = 2_100_000_000.0
@@ -117,3 +118,69 @@ def test_of_a_message_that_is_over_nobody_is_asked(approvals: Approvals) -> None
     assert approvals.open() == []
     assert approvals.state_of(known(approvals)) is ApprovalState.SETTLED
     assert known(approvals).used == ""
+    approvals.ended(["q-1"], "t-2", (), over=False)
+    assert known(approvals).over, "it is not opened again by a turn that knows less"
+    approvals.answer(known(approvals), YES)
+    late = approvals.grant("q-1", "t-2")
+    assert late is not None
+    assert late.word is Word.UNKNOWN
+
+
+def test_what_cannot_be_an_answer_allows_nothing_and_nobody_answers_in_its_place(approvals: Approvals) -> None:
+    one = known(approvals)
+    (approvals.folder / "q-1.answer").write_bytes(b'{"verdict": "all')
+    found = approvals.answer(one, YES)
+    assert (found.verdict, found.reason) == (Verdict.EXPIRED, UNREADABLE)
+    told = approvals.grant("q-1", "t-2")
+    assert told is not None
+    assert told.word is Word.EXPIRED
+    # Nor is the copy of a question another one.
+    (approvals.folder / "q-2.json").write_bytes((approvals.folder / "q-1.json").read_bytes())
+    assert approvals.get("q-2") is None
+    assert [found.id for found in approvals.all()] == ["q-1"]
+
+
+def test_only_the_answer_that_counts_allows_for_good_and_only_what_was_asked(approvals: Approvals) -> None:
+    one = known(approvals)
+    for_good = msgspec.structs.replace(YES, always=True)
+    approvals.answer(one, Answer(Verdict.DENY, NOW, By.MAIL))
+    assert approvals.answer(one, for_good).verdict is Verdict.DENY
+    assert approvals.standing() == ()
+    for name, changed in (("q-2", '{"command":"git push --dry-run"}'), ("q-3", "")):
+        other = msgspec.structs.replace(one, id=name)
+        approvals.ask([other])
+        approvals.answer(other, msgspec.structs.replace(for_good, changed=changed))
+    assert [standing.id for standing in approvals.standing()] == ["q-3"]
+
+
+def test_what_came_within_the_tick_of_the_folders_time_is_seen(approvals: Approvals) -> None:
+    """As where its file system tells no finer moments, and its time stands still."""
+    assert approvals.answered() == frozenset()
+    at = approvals.folder.stat().st_mtime_ns
+    approvals.answer(known(approvals), YES)
+    os.utime(approvals.folder, ns=(at, at))
+    assert approvals.answered() == {"q-1"}
+
+
+def test_a_question_without_a_token_is_opened_by_no_link(folder: StateFolder, approvals: Approvals) -> None:
+    path = approvals.folder / "q-1.json"
+    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(known(approvals), token="")))
+    assert Approvals(folder).by_token("") is None
+
+
+def test_of_what_is_over_the_newest_are_kept_and_all_that_a_message_needs(
+    approvals: Approvals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent_mailer.state.approvals.KEPT", 2)
+    for number in range(2, 7):
+        one = msgspec.structs.replace(known(approvals), id=f"q-{number}", asked_at=NOW + number)
+        approvals.ask([one])
+        approvals.answer(one, YES)
+    young, old = approvals.folder / ".tmp.q-8.0123456789ab", approvals.folder / ".tmp.q-9.0123456789ab"
+    for path in (young, old):
+        path.touch()
+    os.utime(old, (0.0, 0.0))
+    approvals.prune({"q-1", "q-3"})
+    assert [one.id for one in approvals.all()] == ["q-1", "q-3", "q-5", "q-6"]
+    assert approvals.answered() == {"q-3", "q-5", "q-6"}
+    assert (young.exists(), old.exists()) == (True, False)

@@ -164,6 +164,22 @@ def test_the_newest_turn_counts_although_the_clock_went_back(folder: StateFolder
     assert list(state_of(folder).retries.all()) == [second]
 
 
+def test_neither_what_is_sent_again_nor_an_end_that_is_still_being_settled_says_what_is_to_be_run(
+    folder: StateFolder,
+) -> None:
+    state = state_of(folder)
+    first = turn(state, 1, "m")
+    again = Settlement(Outcome.DONE, "sent again", NOW, 0.0, finished=False)
+    dead = msgspec.structs.replace(again, finished=True, dead=DeadLetter("dead", envelope=envelope("dead")))
+    for number, name, settlement, resends in ((2, "m", again, "20260101T000001-00000000.0"), (3, "dead", dead, "")):
+        turn_id = f"20260101T0000{number:02d}-00000000"
+        state.turns.create(
+            TurnRecord(turn_id, envelope(name), Phase.SETTLING, "x", NOW, settlement=settlement, resends=resends)
+        )
+    (folder.path / "retries.json").write_bytes(b"garbage")
+    assert list(state_of(folder).retries.all()) == [first]
+
+
 def test_a_dead_message_comes_back_only_if_somebody_asked(folder: StateFolder) -> None:
     state = state_of(folder)
     for number, name in enumerate(("dead", "asked"), 1):

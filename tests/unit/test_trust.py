@@ -10,12 +10,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.crash.points import Point, PointedSystem
 from tests.refusing import Died, On, Refusing
 
 from agent_mailer.assemble import Workplace
 from agent_mailer.config import leaves
 from agent_mailer.config_tables import Takes
 from agent_mailer.disk import Disk
+from agent_mailer.errors import MailerError
 from agent_mailer.trust.keeping import BEFORE, Keeper
 from agent_mailer.trust.ownership import unsafe
 from agent_mailer.trust.standing import Standing, in_place, standing_in
@@ -110,6 +112,35 @@ def test_a_record_is_read_back_and_only_for_its_workdir(keeper: Keeper, workdir:
     link = tmp_path / "link"
     link.symlink_to(workdir)
     assert keeper.known(link) == Known(record=ALL)
+    # Copied by hand to where another's would be it is about the first one still.
+    other = keeper.path(tmp_path / "other")
+    other.write_bytes(keeper.path(workdir).read_bytes())
+    other.chmod(0o600)
+    found = keeper.known(tmp_path / "other")
+    assert (found.record, f"is about {workdir}" in found.fault) == (None, True)
+
+
+def test_a_record_is_durable_and_only_then_the_one_under_its_older_path_goes(home: Path, workdir: Path) -> None:
+    trace = home / "trace"
+    keeper = Keeper(home / "trust", Disk(), "machine1")
+    keeper.write(workdir, ALL, "test", 1.0)
+    other = home / "still-there"
+    other.mkdir()
+    moved = workdir.rename(workdir.with_name("moved"))
+    before = keeper.path(workdir)
+    # As of a folder that is mounted under two names.
+    beside = keeper.path(other)
+    beside.write_bytes(before.read_bytes().replace(str(workdir).encode(), str(other).encode()))
+    beside.chmod(0o600)
+    refusing = Keeper(keeper.folder, Disk(Refusing("trust/*.json")), "machine1")
+    with pytest.raises(OSError, match="No space"):
+        refusing.write(moved, ALL, "moved", 2.0)
+    assert before.exists()
+    Keeper(keeper.folder, Disk(PointedSystem(Point(), trace)), "machine1").write(moved, ALL, "moved", 2.0)
+    assert (before.exists(), beside.exists(), keeper.known(moved).record) == (False, True, ALL)
+    done = [line for line in trace.read_text().splitlines() if line.split()[0] in ("fsync", "replace", "unlink")]
+    assert [line.split()[0] for line in done] == ["fsync", "replace", "fsync", "unlink"]
+    assert done[2].endswith("/trust")
 
 
 def test_one_of_another_machine_does_not_count_and_says_so(keeper: Keeper, workdir: Path) -> None:
@@ -215,6 +246,19 @@ def test_what_was_there_before_is_noted_once(keeper: Keeper, workdir: Path, tmp_
     assert not keeper.was_there(other)
     (keeper.folder / BEFORE).write_bytes(b"")
     assert not keeper.was_there(workdir)
+    (keeper.folder / BEFORE).unlink()
+    (keeper.folder / BEFORE).mkdir()
+    assert not keeper.was_there(workdir), "what cannot be read widens nothing"
+
+
+def test_which_workdirs_are_older_is_noted_before_anything_is_remembered(tmp_path: Path, home: Path) -> None:
+    """Else whoever is stopped in between leaves a folder by which all are older for ever."""
+    (tmp_path / "coder" / ".agent-mailer").mkdir(parents=True)
+    place = Workplace(tmp_path / "coder")
+    place.disk.system = Refusing(f"trust/{BEFORE}")
+    with pytest.raises(MailerError, match="cannot be remembered"):
+        place.trust.give(PLAN, "test")
+    assert place.trust.keeper.known(place.workdir) == Known()
 
 
 def test_a_record_holds_what_msgspec_writes(keeper: Keeper, workdir: Path) -> None:
