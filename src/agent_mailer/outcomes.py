@@ -13,6 +13,8 @@ FINAL_TEXT_LIMIT: Final = 256 * 1024
 """Bytes of an agent's final words."""
 PROGRESS_LIMIT: Final = 1000
 """Characters of a line that is for people."""
+MOST_OPEN: Final = 1000
+"""Tools that are known to be open at a time: an agent that opens ever more has no more of our memory."""
 
 NOT_EXECUTED = (126, 127)
 """Exit statuses by which a shell, and our holder, say that a program could not be started."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
+from agent_mailer.process import talking
 from agent_mailer.process.talking import Talking
 
 LONGEST = 300 * 1024
@@ -31,10 +34,38 @@ def test_a_line_that_is_too_long_is_dropped_and_what_follows_is_heard(tmp_path: 
     assert status == 0
 
 
-def test_one_that_stays_is_asked_and_then_ended(tmp_path: Path) -> None:
-    for script, status in (
-        ("exec sleep 60", 128 + 15),
-        ("trap 'exit 5' TERM; while :; do read x || sleep 0.05; done", 5),
+def test_what_is_said_is_taken_whole_however_large_before_its_input_ends(tmp_path: Path) -> None:
+    """A prompt is larger than a pipe holds, and the other end begins to read when it likes."""
+    talk = Talking(("/bin/sh", "-c", "wc -c"), env=dict(os.environ), cwd=tmp_path, longest=LONGEST)
+    woken, waker = os.pipe()
+    try:
+        talk.say(b"x" * 1_000_000 + b"\n")
+        talk.hang_up()
+        heard = []
+        for _ in range(100_000):
+            heard += talk.wait(1.0, woken)
+            if not talk.listening:
+                break
+    finally:
+        talk.end(1.0)
+        os.close(woken)
+        os.close(waker)
+    assert heard == [b"1000001"]
+
+
+def test_one_that_stays_is_asked_and_then_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stays = "while :; do read x || sleep 0.02; done"
+    for script, asked, status in (
+        ("exec sleep 60", 30.0, 128 + 15),
+        (f"trap 'exit 5' TERM; {stays}", 30.0, 5),
+        (f"trap '' TERM; {stays}", 0.1, 128 + 9),
     ):
+        monkeypatch.setattr(talking, "_ASKED", asked)
         talk = Talking(("/bin/sh", "-c", script), env=dict(os.environ), cwd=tmp_path, longest=LONGEST)
         assert talk.end(0.2) == status
+
+
+def test_one_that_says_much_as_it_leaves_is_not_kept_from_leaving(tmp_path: Path) -> None:
+    script = "cat; head -c 1000000 /dev/zero; exit 4"
+    talk = Talking(("/bin/sh", "-c", script), env=dict(os.environ), cwd=tmp_path, longest=LONGEST)
+    assert talk.end(30.0) == 4

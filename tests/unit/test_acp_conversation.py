@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent_mailer.outcomes import Outcome
+from agent_mailer.outcomes import FINAL_TEXT_LIMIT, Outcome
 from agent_mailer.runtimes.acp import wire
 from agent_mailer.runtimes.acp.conversation import Conversation, Decide, Say, Send
 from agent_mailer.runtimes.acp.descriptor import MailBy, Named, UsageOf
@@ -215,6 +215,15 @@ def test_only_what_comes_after_the_last_tool_is_the_answer() -> None:
     assert kinds[0] == "session"
     assert [kind for kind in kinds if kind.startswith("tool")] == ["tool_start", "tool_end"]
     assert talk.said[-1] == {"type": "usage", "input_tokens": 7, "output_tokens": 3}
+
+
+def test_of_words_without_end_as_much_is_kept_as_an_answer_holds() -> None:
+    talk = Talk()
+    talk.prompted()
+    for _ in range(3):
+        talk.update("agent_message_chunk", content={"type": "text", "text": "x" * 100_000})
+    talk.answer(stopReason="end_turn")
+    assert talk.ended.text == "x" * FINAL_TEXT_LIMIT
 
 
 def test_a_typed_failure_beside_an_answer_is_a_failure() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agent_mailer.errors import ConfigFault
-from agent_mailer.outcomes import Exit, Judgement, Outcome
+from agent_mailer.outcomes import MOST_OPEN, Exit, Judgement, Outcome
 from agent_mailer.runtimes.command import CommandRuntime
 from agent_mailer.runtimes.port import (
     FINAL_TEXT_LIMIT,
@@ -137,6 +137,18 @@ def test_an_outcome_that_is_none_of_ours_is_a_failure(outcome: object) -> None:
     assert isinstance(event, Result)
     assert event.outcome is Outcome.FAILED
     assert event.detail
+
+
+def test_of_tools_that_are_opened_without_end_some_are_known_and_their_ends_make_room() -> None:
+    seen = Observation()
+    for number in range(2 * MOST_OPEN):
+        seen.add(ToolStarted(str(number), "Bash"))
+    assert len(seen.open_tools) == MOST_OPEN
+    seen.add(ToolStarted("0", "Read"))
+    assert seen.open_tools["0"].name == "Read"
+    seen.add(ToolEnded("1"))
+    seen.add(ToolStarted("more", "Bash"))
+    assert list(seen.open_tools)[-1] == "more"
 
 
 def test_text_has_no_events() -> None:

@@ -16,8 +16,8 @@ from agent_mailer.choices import PermissionMode as PermissionMode  # noqa: PLC04
 from agent_mailer.errors import UnavailableFault
 from agent_mailer.names import is_session_id
 from agent_mailer.outcomes import FINAL_TEXT_LIMIT as FINAL_TEXT_LIMIT  # noqa: PLC0414 - of this port, where most look for it
+from agent_mailer.outcomes import MOST_OPEN, Exit, Judgement, Outcome, StopReason
 from agent_mailer.outcomes import PROGRESS_LIMIT as PROGRESS_LIMIT  # noqa: PLC0414 - the same
-from agent_mailer.outcomes import Exit, Judgement, Outcome, StopReason
 
 
 class RuntimeMissing(UnavailableFault):
@@ -210,7 +210,8 @@ class Observation(msgspec.Struct):
                 self.progress = text
                 self.worked = True
             case ToolStarted():
-                self.open_tools[event.tool_id] = event
+                if len(self.open_tools) < MOST_OPEN or event.tool_id in self.open_tools:
+                    self.open_tools[event.tool_id] = event
                 self.worked = True
             case ToolEnded(tool_id=tool_id):
                 self.open_tools.pop(tool_id, None)

@@ -195,7 +195,8 @@ class Follower:
             self._last_event = now
             match event:
                 case ToolStarted(tool_id=tool_id, name=name, detail=detail):
-                    self._tool_since[tool_id] = now
+                    if tool_id in self._observation.open_tools:
+                        self._tool_since[tool_id] = now
                     # A command line, say, may quote mail or a key.
                     text = printable(f"{name} {detail}".strip(), TOOL_SHOWN)
                     self._room.log.show(EventName.TURN_PROGRESS, turn_id=self._record.turn_id, tool=name, text=text)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from agent_mailer.names import is_session_id, printable
-from agent_mailer.outcomes import FINAL_TEXT_LIMIT, PROGRESS_LIMIT, Outcome
+from agent_mailer.outcomes import FINAL_TEXT_LIMIT, MOST_OPEN, PROGRESS_LIMIT, Outcome
 from agent_mailer.runtimes.acp import wire
 from agent_mailer.runtimes.acp.descriptor import SERVER, MailBy, UsageOf
 from agent_mailer.runtimes.acp.orders import Ended, Failure, Orders, Verdict
@@ -298,7 +298,8 @@ class Conversation:
             self._tools.pop(name, None)
             self._announced.pop(name, None)
         self._remember(name, update)
-        if name not in self._open and update.get("status") not in ("completed", "failed"):
+        runs = update.get("status") not in ("completed", "failed")
+        if runs and name not in self._open and len(self._open) < MOST_OPEN:
             self._open.add(name)
             shown = wire.text_at(update, "title") or wire.text_at(update, "kind") or "a tool"
             self.steps.append(Say({"type": "tool_start", "id": name[:_NAME], "name": printable(shown, 80)}))

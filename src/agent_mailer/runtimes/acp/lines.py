@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from agent_mailer.names import is_session_id, printable
-from agent_mailer.outcomes import FINAL_TEXT_LIMIT, PROGRESS_LIMIT
+from agent_mailer.outcomes import FINAL_TEXT_LIMIT, MOST_OPEN, PROGRESS_LIMIT
 from agent_mailer.runtimes.acp import wire
 from agent_mailer.runtimes.acp.conversation import FINISH, Decide, HangUp, Say, Send, Step
 from agent_mailer.runtimes.acp.descriptor import Line, UsageOf
@@ -19,7 +19,6 @@ from agent_mailer.runtimes.acp.wire import Fields
 
 _SHOW_EVERY = 1.0
 _NAME = 200
-_MOST_OPEN = 1000
 
 
 class Listening:
@@ -115,7 +114,7 @@ class Listening:
         if self._text.strip():
             self._before = self._text
         self._text = ""
-        if len(self._open) < _MOST_OPEN:
+        if len(self._open) < MOST_OPEN:
             self._open.add(tool)
             self.steps.append(Say({"type": "tool_start", "id": tool, "name": printable(name or "a tool", 80)}))
 

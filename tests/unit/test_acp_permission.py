@@ -1,0 +1,106 @@
+"""An agent asks before a tool of its own, in a turn in which a person is asked about some: what it hears."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from agent_mailer.approvals import APPROVALS
+from agent_mailer.approvals.calls import MOST_INPUT, Call, as_input
+from agent_mailer.approvals.turn import Told, TurnApprovals, Word, asked_in, used_in, write
+from agent_mailer.disk import Disk
+from agent_mailer.runtimes.acp.descriptor import Named
+from agent_mailer.runtimes.acp.orders import Orders
+from agent_mailer.runtimes.acp.permission import permit
+
+OPTIONS = [{"optionId": name, "kind": name} for name in ("allow_always", "allow_once", "reject_once")]
+EDIT = {"kind": "edit", "locations": [{"path": "a.txt"}], "rawInput": {"path": "a.txt"}}
+SHELL = {"kind": "execute", "rawInput": {"command": "make release"}}
+RULED = TurnApprovals(rules=("edit", "bash"))
+HUGE = {**EDIT, "rawInput": {"path": "x" * MOST_INPUT}}
+
+
+def told(word: Word, tool: str, given: object, **more: str) -> TurnApprovals:
+    call = Call(tool, as_input(given))
+    return TurnApprovals(("edit", "bash"), told=(Told("q-1", tool, call.input, call.digest, word, **more),))
+
+
+class Turn:
+    """The mode lets it edit in its folder, and nothing else."""
+
+    def __init__(self, folder: Path) -> None:
+        self.outbox = folder / "outbox"
+        self.outbox.mkdir()
+        self.orders = Orders(
+            ("/bin/agent",),
+            "Agent",
+            str(folder),
+            str(folder),
+            allow_kinds=("edit",),
+            roots=(str(folder),),
+            named=Named("announced.title"),
+            asks=True,
+        )
+
+    def ask(self, tool: str, call: dict[str, Any]) -> bool:
+        permission = permit(self.orders, {"toolCall": call, "announced": {"title": tool}, "options": OPTIONS})
+        assert permission.option == ("allow_once" if permission.allowed else "reject_once")
+        return permission.allowed
+
+    @property
+    def asked(self) -> list[str]:
+        return [call.tool for call in asked_in(self.outbox)]
+
+
+@pytest.fixture
+def turn(tmp_path: Path) -> Turn:
+    return Turn(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("approvals", "tool", "call", "allowed", "asked"),
+    [
+        pytest.param(TurnApprovals(), "edit", EDIT, True, [], id="the mode allows it and no rule names it"),
+        pytest.param(RULED, "edit", EDIT, False, ["edit"], id="a rule names what the mode allows"),
+        pytest.param(RULED, "bash", SHELL, False, ["bash"], id="a rule names what the mode refuses"),
+        pytest.param(TurnApprovals(refused=True), "bash", SHELL, False, ["bash"], id="all that is refused is asked"),
+        pytest.param(TurnApprovals(), "bash", SHELL, False, [], id="nobody is asked about it"),
+        pytest.param(TurnApprovals(), "", EDIT, True, [], id="it has no name, and there are no rules"),
+        pytest.param(RULED, "", EDIT, False, [], id="it has no name by which a rule could know it"),
+        pytest.param(RULED, "edit", HUGE, False, [], id="it is too large to be read by a person"),
+        pytest.param(told(Word.DENY, "edit", EDIT["rawInput"]), "edit", EDIT, False, [], id="a person said no"),
+    ],
+)
+def test_what_it_may_without_a_persons_yes(
+    turn: Turn, approvals: TurnApprovals, tool: str, call: dict[str, Any], *, allowed: bool, asked: list[str]
+) -> None:
+    write(Disk(), Path(turn.orders.turn_dir), approvals)
+    assert turn.ask(tool, call) is allowed
+    assert turn.asked == asked
+
+
+def test_a_yes_is_used_up_durably_and_once(turn: Turn) -> None:
+    write(Disk(), Path(turn.orders.turn_dir), told(Word.ALLOW, "bash", SHELL["rawInput"]))
+    assert turn.ask("bash", SHELL)
+    assert used_in(turn.outbox, ["q-1"]) == {"q-1"}
+    assert not turn.ask("bash", SHELL)
+
+
+def test_a_yes_to_something_else_runs_neither(turn: Turn) -> None:
+    """The protocol has no way to put the other in its place."""
+    changed = as_input({"command": "make -n release"})
+    write(Disk(), Path(turn.orders.turn_dir), told(Word.ALLOW, "bash", SHELL["rawInput"], changed=changed))
+    assert not turn.ask("bash", SHELL)
+    assert not used_in(turn.outbox, ["q-1"])
+
+
+@pytest.mark.parametrize("damaged", [None, b"", b"[]", b'{"rules": 3}'])
+def test_where_nobody_can_tell_what_is_asked_nothing_is_allowed(turn: Turn, damaged: bytes | None) -> None:
+    if damaged is not None:
+        (Path(turn.orders.turn_dir) / APPROVALS).write_bytes(damaged)
+    assert not turn.ask("edit", EDIT)
+    turn.orders = msgspec.structs.replace(turn.orders, asks=False)
+    assert turn.ask("edit", EDIT), "nor is it looked for where nobody is asked"
