@@ -253,9 +253,10 @@ def test_which_tool_asks_says_the_announcement_by_its_whole_text() -> None:
     permission = permit(ORDERS, decide.params)
     assert (permission.allowed, permission.option) == (True, "once")
     # The title of what asks is the very command, which a mail can write.
-    talk.update("tool_call", toolCallId="t2", title="bash", kind="execute")
+    talk.update("tool_call", toolCallId="t2", title="bash", kind="execute", rawInput={"command": "ls"})
     for title in ("agent_mailer_reply", "agent_mailer_reply; rm -rf ~"):
         command = _asks(talk, toolCallId="t2", title=title, rawInput={"command": title})
+        assert wire.at(command.params, "toolCall.rawInput") == {"command": title}, "what it asks now, not what it said"
         assert (permit(ORDERS, command.params).allowed, permit(ORDERS, command.params).option) == (False, "reject")
     talk.update("tool_call", toolCallId="t3", title="agent_mailer_reply x", kind="other")
     assert not permit(ORDERS, _asks(talk, toolCallId="t3").params).allowed
@@ -283,6 +284,8 @@ def test_nothing_is_allowed_for_good() -> None:
     talk.of.decided(talk.decide[-1], None, "x", allowed=False)
     talk.take()
     assert talk.sent[-1] == {"jsonrpc": "2.0", "id": 7, "result": {"outcome": {"outcome": "cancelled"}}}
+    talk.hear(id=3, result={"stopReason": "end_turn"})
+    assert talk.ended.rejected == ("x",)
 
 
 def test_edits_are_allowed_where_they_lie_in_the_folders_it_works_in(tmp_path: Path) -> None:

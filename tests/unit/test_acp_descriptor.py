@@ -5,14 +5,26 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agent_mailer.errors import ConfigFault
 from agent_mailer.outcomes import Exit, Outcome
 from agent_mailer.runtimes.acp.adapter import AgentOptions, AgentRuntime
 from agent_mailer.runtimes.acp.descriptor import read
+from agent_mailer.runtimes.acp.orders import Orders
 from agent_mailer.runtimes.acp.shelf import Shelf
-from agent_mailer.runtimes.port import Counted, Evidence, Observation, PermissionMode, Probe, Result, RuntimeMissing
+from agent_mailer.runtimes.port import (
+    Asking,
+    Counted,
+    Evidence,
+    Observation,
+    PermissionMode,
+    Probe,
+    Reach,
+    Result,
+    RuntimeMissing,
+)
 from agent_mailer.testing.runtime_suite import RuntimeSuite
 
 SHIPPED = ("gemini", "gemini-headless", "kimi", "opencode", "qwen", "qwen-acp", "vibe")
@@ -45,6 +57,17 @@ def test_a_projects_modules_are_none_of_the_bridges(tmp_path: Path) -> None:
     assert b"ended before it was told anything" in done.stdout
 
 
+def test_the_bridge_is_told_what_is_kept_and_that_a_person_is_asked(tmp_path: Path) -> None:
+    known, kept = shelf(tmp_path, some=LEAST).find("some"), tmp_path / ".agent-mailer"
+    options = AgentOptions(PermissionMode.PLAN, reach=Reach(kept=(kept,)))
+    runtime = AgentRuntime(known, options, {"PATH": "/usr/bin:/bin", "HOME": "/home/u"})
+    request = RuntimeSuite().request_for(tmp_path)
+    for asking in (None, Asking(("hook",))):
+        launch = runtime.command(msgspec.structs.replace(request, asking=asking))
+        orders = msgspec.json.decode(launch.argv[-1], type=Orders)
+        assert (orders.kept, orders.asks) == ((str(kept),), asking is not None)
+
+
 def test_the_shipped_ones_have_every_mode_and_a_check(tmp_path: Path) -> None:
     empty = shelf(tmp_path)
     assert tuple(empty.names()) == SHIPPED
@@ -65,6 +88,9 @@ def test_the_workdirs_own_comes_first_then_the_users(tmp_path: Path) -> None:
     assert shelf(tmp_path).find("opencode").where == str(tmp_path / "opencode.toml")
     own = shelf(tmp_path, opencode=LEAST.replace("true", "false")).find("opencode")
     assert own.descriptor.argv[2] == "false"
+    (tmp_path / "kimi.toml").mkdir()
+    with pytest.raises(ConfigFault, match="cannot be read"):
+        shelf(tmp_path).find("kimi")
     for name in ("no-such", "../opencode", "", "Opencode"):
         with pytest.raises(ConfigFault, match="no agent is described"):
             shelf(tmp_path).find(name)

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from agent_mailer.errors import ConfigFault
-from agent_mailer.outcomes import Exit, Outcome
+from agent_mailer.outcomes import FINAL_TEXT_LIMIT, MOST_OPEN, Exit, Outcome
 from agent_mailer.runtimes.acp.adapter import AgentOptions, AgentRuntime
 from agent_mailer.runtimes.acp.conversation import HangUp, Say, Send
 from agent_mailer.runtimes.acp.descriptor import Line, UsageOf, read
@@ -111,6 +111,15 @@ def test_what_was_said_before_a_tool_is_no_answer() -> None:
     assert heard.talk.ended is not None
     assert (heard.talk.ended.text, heard.talk.ended.before) == ("So.", "Let me see.")
     assert heard.talk.in_a_tool
+
+
+def test_of_words_and_tools_without_end_as_much_is_kept_as_anybody_needs() -> None:
+    words = [line("x", text="x" * 100_000)] * 3
+    tools = [line("use", id=str(number), name="sh") for number in range(MOST_OPEN + 10)]
+    heard = Heard(*tools, *words, line("e"))
+    assert heard.talk.ended is not None
+    assert heard.talk.ended.text == "x" * FINAL_TEXT_LIMIT
+    assert len(heard.said("tool_start")) == MOST_OPEN
 
 
 def test_tokens_are_of_what_the_description_says() -> None:
