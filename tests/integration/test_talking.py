@@ -36,14 +36,16 @@ def test_a_line_that_is_too_long_is_dropped_and_what_follows_is_heard(tmp_path: 
 
 def test_what_is_said_is_taken_whole_however_large_before_its_input_ends(tmp_path: Path) -> None:
     """A prompt is larger than a pipe holds, and the other end begins to read when it likes."""
-    talk = Talking(("/bin/sh", "-c", "wc -c"), env=dict(os.environ), cwd=tmp_path, longest=LONGEST)
+    script = "until [ -e go ]; do sleep 0.01; done; wc -c"
+    talk = Talking(("/bin/sh", "-c", script), env=dict(os.environ), cwd=tmp_path, longest=LONGEST)
     woken, waker = os.pipe()
     try:
         talk.say(b"x" * 1_000_000 + b"\n")
         talk.hang_up()
+        (tmp_path / "go").touch()
         heard = []
-        for _ in range(100_000):
-            heard += talk.wait(1.0, woken)
+        for _ in range(1000):
+            heard += talk.wait(0.03, woken)
             if not talk.listening:
                 break
     finally:
