@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from tests.unit.test_runtime_claude import after, judged, make, observe, request
 
+from agent_mailer.approvals.turn import SIGN
 from agent_mailer.config import Config
 from agent_mailer.errors import ConfigFault
 from agent_mailer.outcomes import Exit, Outcome
 from agent_mailer.runtimes.claude.fence import fence
-from agent_mailer.runtimes.port import FENCE, Evidence, Reach, RuntimeMissing
+from agent_mailer.runtimes.claude.lines import NOT_ASKING
+from agent_mailer.runtimes.port import FENCE, Asking, Evidence, Reach, RuntimeMissing
 from agent_mailer.watch.judging import judge
 
 TOOLS = Config().tools
@@ -140,8 +142,30 @@ def test_every_mode_has_the_settings_and_rules(mode: str, tmp_path: Path) -> Non
     assert {"Edit(./.agent-mailer/**)", f"Edit(/{state}/**)", "Read(./.agent-mailer/config.toml)"} <= deny
     assert {f"Read(/{secret})", f"Edit(/{secret})", f"Read(/{tmp_path}/.claude/.credentials.json)"} <= deny
     assert f"Edit(/{tmp_path}/.claude/hooks/**)" in deny, "what it writes there would run in the next turn"
+    assert {f"Edit(./.claude/{name}.json)" for name in ("settings", "settings.local")} <= deny
     assert "Read(./.agent-mailer/**)" not in deny
     assert (f"Read(/{tmp_path}/.ssh/**)" in deny) == (mode != "bypassPermissions")
+
+
+def test_a_turn_in_which_a_person_is_asked_ends_where_no_hook_of_ours_was_heard(tmp_path: Path) -> None:
+    """Before its first tool: else it would run all that its mode allows, and nobody would be asked."""
+    runtime = make(tmp_path, tools=TOOLS, asks=True)
+    heard = {"type": "system", "subtype": "hook_response", "hook_event": "SessionStart", "stdout": SIGN, "exit_code": 0}
+    assert observe(runtime, heard, init("Bash")).doomed is None
+    for silent in (init("Bash"), {**heard, "exit_code": 1}, {**heard, "stdout": ""}, {**heard, "hook_event": "Stop"}):
+        doomed = observe(runtime, silent, init("Bash")).doomed
+        assert doomed is not None
+        assert (doomed.outcome, doomed.for_good, doomed.detail) == (Outcome.UNAVAILABLE, True, NOT_ASKING)
+    assert observe(make(tmp_path, tools=TOOLS), init("Bash")).doomed is None
+
+
+def test_settings_given_by_hand_do_not_switch_off_that_a_person_is_asked(tmp_path: Path) -> None:
+    theirs = {"disableAllHooks": True, "hooks": {"SessionStart": [{"hooks": []}]}}
+    runtime = make(tmp_path, tools=TOOLS, extra_args=("--settings", json.dumps(theirs)), asks=True)
+    asked = request(tmp_path, asking=Asking(("hook", "turn")))
+    found = json.loads(after(runtime.command(asked), "--settings"))
+    assert found["disableAllHooks"] is False
+    assert [len(found["hooks"][event]) for event in ("SessionStart", "PermissionRequest")] == [2, 1]
 
 
 def test_a_path_with_signs_of_a_pattern_means_itself(tmp_path: Path) -> None:

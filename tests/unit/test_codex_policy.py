@@ -77,8 +77,11 @@ def place(tmp_path: Path) -> Place:
 
 
 def test_the_login_the_configuration_and_the_state_are_out_of_reach(place: Place) -> None:
+    for name in ("work.config.toml", "state_5.sqlite", "state_5.sqlite-wal"):
+        (place.home / ".codex" / name).touch()
     for mode, base in ((EDITS, ":workspace"), (PLAN, ":read-only")):
         found = profile(place.policy(mode))
+        assert {found["filesystem"].get(str(path)) for path in (place.home / ".codex").iterdir()} == {"deny"}
         assert (found["extends"], found["network"]) == (base, {"enabled": False})
         files = found["filesystem"]
         assert files[str(place.state)] == "read"

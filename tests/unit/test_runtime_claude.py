@@ -200,6 +200,8 @@ FAILURES = [
     (None, failed(subtype="error_max_budget_usd", terminal_reason="budget_exhausted"), "failed", None),
     (None, unfinished(terminal_reason="completed", errors=["[ede]"]), "failed", None),
     (None, unfinished(terminal_reason="aborted_tools"), "interrupted", None),
+    (None, unfinished(terminal_reason="tool_deferred_unavailable"), "unavailable", None),
+    (None, succeeded("", stop_reason="tool_deferred"), "asked", None),
     (complaint("a new kind"), failed(terminal_reason="a new reason"), "failed", None),
 ]  # fmt: skip
 
@@ -361,7 +363,7 @@ def test_tools_open_and_close_and_subagents_end_nothing(tmp_path: Path) -> None:
         started,
         {"type": "assistant", "message": {"content": [inner]}, **below},
         {"type": "user", "message": {"content": [back]}, **below},
-        complaint("rate_limit", api_error_status=429, **below),
+        complaint("server_error", api_error_status=500, **below),
     )
     assert list(seen.open_tools) == ["t1"]
     assert (seen.progress, seen.trouble, seen.result) == ("Bash ls", None, None)

@@ -482,12 +482,11 @@ class TestResetTime:
         assert told() == self.SEEN + 500
         self.rollout(tmp_path, {"primary": used_up, "secondary": week}, None)
         assert told() == self.SEEN + 90_000
+        assert told(OTHER) == told("../*") == by_words, "another session's file"
         self.rollout(tmp_path, {"primary": free})
         assert told() == by_words, "no window is used up: the limit is another"
         self.rollout(tmp_path, {"primary": {**used_up, "resets_at": int(self.SEEN) - 500}})
         assert told() == by_words, "that window is over"
-        assert told(OTHER) == by_words
-        assert told("../*") == by_words
 
     def test_a_limit_is_judged_with_its_moment(self, tmp_path: Path) -> None:
         self.rollout(tmp_path / ".codex", {"primary": {"used_percent": 100.0, "resets_at": RESET}})
@@ -496,6 +495,12 @@ class TestResetTime:
         given = evidence(tmp_path, Exit(status=1), observation=seen)
         os.utime(given.stdout, (RESET - 1000, RESET - 1000))
         assert codex(tmp_path).judge(given).retry_at == RESET
+        # Where only the words tell they are in the agent's time.
+        there = (codex(tmp_path, env={"TZ": zone, "CODEX_HOME": str(tmp_path)}) for zone in ("UTC", "Asia/Tokyo"))
+        utc, tokyo = (one.judge(given).retry_at for one in there)
+        assert utc is not None
+        assert tokyo is not None
+        assert (tokyo - utc) % 86_400 == 15 * 3600
 
 
 class TestProbes:
