@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.names import (
     is_turn_id,
+    meant,
     new_turn_id,
     path_name,
+    pick,
     printable,
     prompt_word,
     shown_path,
@@ -151,3 +154,36 @@ def test_turns_of_one_second_sort_as_they_began() -> None:
     assert all(map(is_turn_id, made))
     assert [turn_began(one) for one in made] == [float(int(moment)) for moment in moments]
     assert len({new_turn_id(0.0) for _ in range(50)}) == 50
+
+
+SENTENCE = "m 1; rm -rf ~"
+KNOWN = ["m-1", "m-10", "abc-1-x", "abc-2-y", "x-abc", SENTENCE]
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ("m-1", ["m-1"]),
+        ("m-10", ["m-10"]),
+        ("abc-1", ["abc-1-x"]),
+        ("abc", ["abc-1-x", "abc-2-y"]),
+        ("-y", ["abc-2-y"]),
+        ("abc-1…", ["abc-1-x"]),
+        ("…2-y", ["abc-2-y"]),
+        ("...2-y", ["abc-2-y"]),
+        (prompt_word(SENTENCE, "message"), [SENTENCE]),
+        (prompt_word("another; x", "message"), []),
+        ("bc-1", []),
+        ("", []),
+        ("…", []),
+    ],
+)
+def test_what_a_person_types_is_the_whole_or_its_beginning_or_its_end(typed: str, found: list[str]) -> None:
+    assert meant(typed, KNOWN) == found
+    if len(found) == 1:
+        assert pick(typed, KNOWN, "message", "fix") == found[0]
+    else:
+        with pytest.raises(
+            UsageFault if found else MailerError, match="could be abc" if found else "there is no message"
+        ):
+            pick(typed, KNOWN, "message", "fix")
