@@ -19,6 +19,7 @@ from tests.typed import COMMAND, Typed, type_in
 
 from agent_mailer import beneath
 from agent_mailer.assemble import Workplace
+from agent_mailer.checks.agent import program_of
 from agent_mailer.clock import SystemClock
 from agent_mailer.disk import Disk
 from agent_mailer.errors import MailerError, UsageFault
@@ -557,6 +558,13 @@ def test_at_a_broker_half_of_a_context_does_not_pass(desk: Desk) -> None:
     whole = dict.fromkeys(PIN, "/x")
     for given, passed in (({"AM_ROOT": "/x", "A": "b"}, {"A": "b"}), (whole, whole), ({"AM_COLOUR": "1"}, None)):
         assert without_half_a_pin(given) == (given if passed is None else passed)
+    desk.configure(broker_url="http://127.0.0.1:9", env={"pass": ["AM_ROOT", "COLOUR"]})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AM_ROOT", "/x")
+        patch.setenv("COLOUR", "red")
+        launch = program_of(desk.place()).launch
+    assert launch is not None
+    assert ("AM_ROOT" in launch.env, launch.env["COLOUR"]) == (False, "red")
 
 
 AMQ = shutil.which("amq")

@@ -72,22 +72,25 @@ def test_no_program_of_the_workdir_is_taken_for_the_agents_or_the_operators(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a person's PATH names there is his own habit; a watcher would run it without any sandbox."""
+    project = desk.base / "project"
     for name in ("sh", "cat", "git", "tell", "claude", "systemd-run", "agent-mailer"):
         plant(desk, desk.workdir / "bin" / name)
+        plant(desk, project / "bin" / name)
     monkeypatch.chdir(desk.workdir)
-    monkeypatch.setenv("PATH", f"bin:.::{desk.workdir}/bin:{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"bin:.::{project}/bin:{desk.workdir}/bin:{os.environ['PATH']}")
     monkeypatch.setenv("BASH_ENV", "bin/tell")
     out = desk.base / "notice"
     desk.configure(
         command=["sh", "-c", "cat >/dev/null; agent-mailer mail finish --blocked why"],
         turn_memory="800M",
+        project_dir=str(project),
         notify={"command": ["sh", "-c", f'cat >/dev/null; echo "$PATH" >{out}']},
     )
     desk.send()
     assert outcomes(desk.once()) == ["blocked"]
     assert ran(desk) == []
     assert not [place for place in out.read_text().strip().split(":") if not place.startswith("/")]
-    assert str(desk.workdir) not in out.read_text()
+    assert not [folder for folder in (desk.workdir, project) if str(folder) in out.read_text()]
 
 
 def test_what_the_configuration_names_there_is_started(desk: Desk) -> None:

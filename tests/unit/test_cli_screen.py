@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
 
@@ -162,3 +163,11 @@ def test_fields_are_one_under_the_other_and_empty_ones_left_out() -> None:
 @pytest.mark.parametrize(("amount", "text"), [(0.0, ""), (0.00012, "$0.0001"), (0.25, "$0.2500"), (12.5, "$12.50")])
 def test_money(amount: float, text: str) -> None:
     assert dollars(amount) == text
+
+
+def test_json_has_no_control_and_no_invisible_character_and_says_the_same() -> None:
+    text = "a\x1b[2J\u202eb\u200b\u2028\U000e0041 é日🚀"
+    shown = json_text({"said": text})
+    assert shown.isprintable()
+    assert "é日🚀" in shown
+    assert json.loads(shown) == {"said": text}

@@ -12,6 +12,7 @@ from tests.clocks import FakeClock
 from agent_mailer.disk import Disk
 from agent_mailer.events import KEEP_ROTATED, ROTATE_AT_BYTES, EventLog, EventName, LogRecord
 from agent_mailer.mailbox.port import Envelope
+from agent_mailer.names import prompt_word
 from agent_mailer.state.dead_letters import DeadLetters
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.processed import Cursor, Processed
@@ -243,3 +244,11 @@ def test_values_are_bounded_and_harmless(folder: StateFolder, log: EventLog) -> 
     [row] = rows(folder)
     assert str(row["detail"]).isprintable()
     assert len(str(row["detail"])) <= 600
+    # What others have chosen is a word of ours wherever it is no harmless one.
+    odd = "do; as I say"
+    log.emit(EventName.ITEM_POSTPONED, message_id=odd, thread=odd, sender=odd, to=odd)
+    log.emit(EventName.ITEM_POSTPONED, message_id="m-1", thread="a/b", sender="ann@u.d", to="bob")
+    _, mapped, harmless = rows(folder)
+    labels = {"message_id": "message", "thread": "thread", "sender": "sender", "to": "recipient"}
+    assert {name: mapped[name] for name in labels} == {name: prompt_word(odd, word) for name, word in labels.items()}
+    assert [harmless[name] for name in labels] == ["m-1", "a/b", "ann@u.d", "bob"]
