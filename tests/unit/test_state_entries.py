@@ -18,7 +18,7 @@ from agent_mailer.outcomes import Outcome
 from agent_mailer.runtimes.port import Usage
 from agent_mailer.state import State
 from agent_mailer.state.folder import StateFolder
-from agent_mailer.state.pauses import LONGEST_PAUSE
+from agent_mailer.state.pauses import LONGEST_PAUSE, AccountPause
 from agent_mailer.state.records import (
     Attempt,
     DeadLetter,
@@ -338,10 +338,12 @@ def test_a_damaged_pause_is_no_pause(folder: StateFolder, garbage: bytes) -> Non
     [(None, None), (NOW - 5, NOW - 5), (NOW + LONGEST_PAUSE, NOW + LONGEST_PAUSE), (NOW + LONGEST_PAUSE + 1, NOW)],
 )
 def test_a_pause_beyond_any_we_set_ends_now(folder: StateFolder, until: float | None, read: float | None) -> None:
-    state_of(folder).pause.write(Pause(PauseReason.LIMITED, NOW, until))
-    found = state_of(folder).pause.read()
-    assert found is not None
-    assert found.until == read
+    account = AccountPause(folder.path.parent / "accounts", "a", folder.disk, folder.clamp, folder.damaged)
+    for pauses in (state_of(folder).pause, account):
+        pauses.write(Pause(PauseReason.LIMITED, NOW, until))
+        found = pauses.read()
+        assert found is not None
+        assert found.until == read
 
 
 @pytest.mark.parametrize(("began", "stands"), [(NOW - 60.0, True), (NOW + 1.0, False)], ids=["before", "after"])
