@@ -81,6 +81,8 @@ class Desk:
         self.witness = base / "witness.jsonl"
         self.disk = Disk()
         self._serial = itertools.count()
+        self.failed = False
+        """Whether the last `once` ends the command with 1."""
         _make_mail(self.disk, self.root)
         self.state.mkdir(parents=True)
         self.state.chmod(0o700)
@@ -202,7 +204,9 @@ class Desk:
             place.prepare()
 
             async def run() -> None:
-                assert await Watcher(place.room(lock), once=True).run() is End.DRAINED
+                watcher = Watcher(place.room(lock), once=True)
+                assert await watcher.run() is End.DRAINED
+                self.failed = watcher.failed
 
             asyncio.run(run())
         finally:

@@ -408,7 +408,9 @@ def test_an_answer_that_cannot_be_delivered_holds_up_nobody_else(desk: Desk) -> 
     assert EventName.ITEM_POSTPONED in [event.event for event in events]
     assert [m.body for m in desk.inbox("user")] == ["done\n"]
     assert desk.inbox("planner") == []
+    assert desk.failed, "who waits for the command hears that there is something left"
     assert outcomes(desk.once()) == []
+    assert not desk.failed
     assert [m.body for m in desk.inbox("planner")] == ["done\n"]
 
 
