@@ -454,7 +454,17 @@ def test_mail_leaves_the_folder_of_a_turn_whose_message_is_done_or_in_which_noth
     (folder / "outbox").mkdir()
     for number in range(1200 if process is not None else 0):
         (folder / f"outbox/{number}").touch()
+    left: list[bool] = []
+
+    class Looks(SystemCalls):
+        def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
+            if path == folder / "settled":
+                left.append((folder / "prompt.md").exists())
+            return super().open(path, flags, mode)
+
+    scene.place.disk.system = Looks()
     apply(scene, record)
+    assert left == [not settlement.finished], "nobody comes back to a settled turn for what a crash has left in it"
     assert ((folder / "prompt.md").exists(), (folder / "outbox").exists()) == (not gone, not gone)
     assert (folder / "stdout").exists()
     assert scene.state.turns.is_settled(record.turn_id)
