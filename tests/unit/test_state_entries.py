@@ -18,6 +18,8 @@ from agent_mailer.outcomes import Outcome
 from agent_mailer.runtimes.port import Usage
 from agent_mailer.state import State
 from agent_mailer.state.folder import StateFolder
+from agent_mailer.state.held import HeldEntry
+from agent_mailer.state.lifts import Order, OrderVerb
 from agent_mailer.state.pauses import LONGEST_PAUSE, AccountPause
 from agent_mailer.state.records import (
     Attempt,
@@ -33,6 +35,7 @@ from agent_mailer.state.records import (
 from agent_mailer.state.requests import Answer, Request, RequestBox, Verb
 from agent_mailer.state.sessions import FOLD_AT, Sessions
 from agent_mailer.state.usage import UsageLedger
+from agent_mailer.watch.guards.holding import carry_out
 from agent_mailer.watch.requests import apply
 
 NOW = 1_700_000_000.0
@@ -178,6 +181,21 @@ def test_neither_what_is_sent_again_nor_an_end_that_is_still_being_settled_says_
         )
     (folder.path / "retries.json").write_bytes(b"garbage")
     assert list(state_of(folder).retries.all()) == [first]
+
+
+def test_what_a_person_has_let_go_is_found_again_and_not_what_ended_since(folder: StateFolder) -> None:
+    state = state_of(folder)
+    names = ("let go", "settled", "given up", "dropped", "held")
+    state.held.add(HeldEntry(name, NOW, envelope=envelope(name)) for name in names)
+    carry_out(state, Order(OrderVerb.RELEASE, names[:3]))
+    state.processed.add("settled")
+    state.dead_letters.add(DeadLetter("given up", envelope=envelope("given up")), again=False)
+    carry_out(state, Order(OrderVerb.DROP, ("dropped",)))
+    (folder.path / "retries.json").write_bytes(b"garbage")
+    found = [RetryEntry(envelope("let go"), released=True)]
+    assert list(state_of(folder).retries.all()) == found
+    assert list(state_of(folder).retries.all()) == found
+    assert len(list(folder.path.glob("retries.json.corrupt-*"))) == 1, "who has made it anew has written it"
 
 
 def test_a_dead_message_comes_back_only_if_somebody_asked(folder: StateFolder) -> None:

@@ -90,6 +90,16 @@ def test_a_record_that_is_no_file_is_none_and_never_waited_for(folder: StateFold
     assert TurnStore(folder).load(made.turn_id) is None
 
 
+def test_a_folder_in_a_records_place_is_put_beside_it(folder: StateFolder) -> None:
+    made = open_turn(folder)
+    path = folder.turns / made.turn_id / "turn.json"
+    path.unlink()
+    path.mkdir()
+    TurnStore(folder).save(made)
+    assert TurnStore(folder).load(made.turn_id) == made
+    assert len([one for one in path.parent.iterdir() if one.is_dir() and one.name.startswith("turn.json.")]) == 1
+
+
 @pytest.mark.parametrize("other", ["../../../x", "20260101T000000-ffffffff", ""])
 def test_a_record_that_claims_another_folder_is_none(folder: StateFolder, other: str) -> None:
     made = open_turn(folder)

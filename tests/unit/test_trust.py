@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import shutil
@@ -249,6 +250,37 @@ def test_what_was_there_before_is_noted_once(keeper: Keeper, workdir: Path, tmp_
     (keeper.folder / BEFORE).unlink()
     (keeper.folder / BEFORE).mkdir()
     assert not keeper.was_there(workdir), "what cannot be read widens nothing"
+
+
+def test_a_first_start_has_it_all_durable_in_this_order(tmp_path: Path, home: Path) -> None:
+    state = tmp_path / "coder" / ".agent-mailer"
+    state.mkdir(parents=True)
+    (state / "config.toml").write_text('permission_mode = "plan"\n')
+    place = Workplace(state.parent)
+    place.disk.system = PointedSystem(Point(), tmp_path / "trace")
+    place.trust.remember()
+    made = [line for line in (tmp_path / "trace").read_text().splitlines() if line.split()[0] in ("fsync", "replace")]
+    at = made.index(f"replace trust/{BEFORE}") - 1
+    record = made[at + 4].partition(" ")[2]
+    assert [line.partition(" ")[0] for line in made[at:]] == ["fsync", "replace", "fsync"] * 3
+    assert [made[at + number] for number in (2, 5, 7, 8)] == [
+        *["fsync agent-mailer/trust"] * 2,
+        *("replace .agent-mailer/trusted", "fsync coder/.agent-mailer"),
+    ]
+    assert record.startswith("trust/")
+
+
+def test_what_is_trusted_is_changed_by_one_at_a_time(tmp_path: Path, home: Path) -> None:
+    (tmp_path / "coder" / ".agent-mailer").mkdir(parents=True)
+    trust = Workplace(tmp_path / "coder").trust
+    trust.give(PLAN, "test")
+    other = os.open(trust.keeper.folder, os.O_RDONLY)
+    try:
+        with trust.changing(), pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(other)
 
 
 def test_which_workdirs_are_older_is_noted_before_anything_is_remembered(tmp_path: Path, home: Path) -> None:

@@ -95,7 +95,7 @@ def test_what_a_person_has_said_stands_beside_what_he_says_next(tmp_path: Path) 
     state.lifts.allow(("ann", "bob"))
     state.lifts.set_aside({"a": Raised(1.0, NOW + 60.0), "b": Raised(1.0, NOW + 60.0), "old": Raised(1.0, NOW + 1.0)})
     clock.moment += 2.0
-    state.lifts.allow(("ann", "eve"))
+    state.lifts.allow(("eve", "ann"))
     state.lifts.disallow(("bob",))
     state.lifts.set_aside({"b": Raised(2.0, NOW + 90.0)})
     said = Standing(("ann", "eve"), {"a": Raised(1.0, NOW + 60.0), "b": Raised(2.0, NOW + 90.0)})

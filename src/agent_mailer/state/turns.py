@@ -84,12 +84,7 @@ class TurnStore:
 
     def save(self, record: TurnRecord) -> None:
         """Durable when it returns."""
-        path = self.path(record.turn_id) / "turn.json"
-        try:
-            self._folder.disk.replace(path, encode_record(record), sync=Sync.FULL)
-        except IsADirectoryError:
-            self._folder.clear_way(path)
-            self._folder.disk.replace(path, encode_record(record), sync=Sync.FULL)
+        self._folder.disk.replace(self.path(record.turn_id) / "turn.json", encode_record(record), sync=Sync.FULL)
         if record.phase is not Phase.SETTLING:
             self._note(record)
 
