@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import subprocess
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
 from tests.desk import SOON
 
-from agent_mailer.process.commands import Brief, run_briefly
+from agent_mailer.process.commands import Brief, run_briefly, run_briefly_async
+from agent_mailer.process.handle import waited_for
+from agent_mailer.process.holder import TURN_ID_VARIABLE
+from agent_mailer.process.leashed import Leashed
 from agent_mailer.processes import read_stat
 
 
@@ -40,8 +46,14 @@ def test_a_signal_is_told_as_a_shell_tells_it(tmp_path: Path) -> None:
 
 
 def test_output_is_cut_and_still_taken(tmp_path: Path) -> None:
-    done = run(tmp_path, "head -c 5000000 /dev/zero | tr '\\0' x; exit 3")
+    tracemalloc.start()
+    try:
+        done = run(tmp_path, "head -c 5000000 /dev/zero | tr '\\0' x; exit 3")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
     assert done == Brief(3, "x" * 1000, cut=True)
+    assert peak < 2_000_000, "what is more than is wanted is not kept"
 
 
 def test_time_is_bounded_and_everything_is_ended(tmp_path: Path) -> None:
@@ -74,3 +86,26 @@ def test_what_closes_its_output_is_waited_for(tmp_path: Path) -> None:
 def test_a_program_that_is_not_there_raises(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         run_briefly(["./nowhere"], env={}, cwd=tmp_path, seconds=1.0)
+
+
+def test_what_a_killed_one_of_the_same_mark_has_left_is_ended_first(tmp_path: Path) -> None:
+    left = subprocess.Popen(["/bin/sleep", "600"], env={TURN_ID_VARIABLE: "fence-1"}, start_new_session=True)
+    try:
+        looks = ("/bin/sh", "-c", f"kill -0 {left.pid}")
+        asked = run_briefly_async(looks, env={}, cwd=tmp_path, seconds=2 * SOON, mark="fence-1")
+        asyncio.run(asked)
+        assert left.poll() == -signal.SIGKILL
+    finally:
+        left.kill()
+        left.wait()
+
+
+def test_who_is_waited_for_is_no_stranger_that_a_turn_has_left(tmp_path: Path) -> None:
+    """A turn's end has all ended that nobody waits for: another one's, too, were it not for this."""
+    leashed = Leashed(("/bin/cat",), env={}, cwd=tmp_path)
+    assert leashed.process.pid in waited_for
+    leashed.bury()
+    assert leashed.process.pid not in waited_for
+    for stream in (leashed.process.stdin, leashed.process.stdout):
+        assert stream is not None
+        stream.close()

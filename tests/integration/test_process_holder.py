@@ -16,7 +16,7 @@ import pytest
 
 from agent_mailer.outcomes import Exit
 from agent_mailer.process import holder
-from agent_mailer.process.handle import ProcessIdentity, identify, is_alive, reap, send, wait_gone
+from agent_mailer.process.handle import ProcessIdentity, identify, is_alive, reap, send, wait_gone, waited_for
 from agent_mailer.process.holder import GatedHolder, Supervised, adopt, start_behind_gate
 from agent_mailer.process.tree import EndReport, end_tree, members
 from agent_mailer.processes import scan
@@ -119,8 +119,10 @@ def start_parent(started: list[subprocess.Popen[str]], turn: Turn, release: str,
 def test_a_gate_that_is_not_released_runs_nothing(turn: Turn) -> None:
     gated = turn.start("/usr/bin/touch", str(turn.witness))
     assert is_alive(gated.identity)
+    assert gated.identity.pid in waited_for, "no stranger, whom the end of another turn would end"
     gated.abandon()
     assert identify(gated.identity.pid) != gated.identity, "reaped"
+    assert gated.identity.pid not in waited_for
     assert not turn.witness.exists()
     assert not turn.file("exit").exists()
     gated.abandon()
