@@ -91,9 +91,10 @@ def test_a_program_that_is_not_there_raises(tmp_path: Path) -> None:
 def test_what_a_killed_one_of_the_same_mark_has_left_is_ended_first(tmp_path: Path) -> None:
     left = subprocess.Popen(["/bin/sleep", "600"], env={TURN_ID_VARIABLE: "fence-1"}, start_new_session=True)
     try:
-        looks = ("/bin/sh", "-c", f"kill -0 {left.pid}")
-        asked = run_briefly_async(looks, env={}, cwd=tmp_path, seconds=2 * SOON, mark="fence-1")
-        asyncio.run(asked)
+        # It is not buried yet.
+        looks = ("/bin/grep", "-q", "^State:.Z", f"/proc/{left.pid}/status")
+        done = asyncio.run(run_briefly_async(looks, env={}, cwd=tmp_path, seconds=2 * SOON, mark="fence-1"))
+        assert done.status == 0
         assert left.poll() == -signal.SIGKILL
     finally:
         left.kill()
