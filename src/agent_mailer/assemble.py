@@ -17,7 +17,7 @@ import msgspec
 
 from agent_mailer.choices import Kind
 from agent_mailer.clock import Clock, SystemClock
-from agent_mailer.config import Config, Delivery, GitCare, Loaded, MailboxKind, Source, expand
+from agent_mailer.config import Config, Delivery, GitCare, Loaded, MailboxKind, RuntimeKind, Source, expand
 from agent_mailer.disk import Disk
 from agent_mailer.errors import ConfigFault, MailerError, quoted
 from agent_mailer.identity import require_agreement
@@ -204,6 +204,14 @@ class Workplace:
 
     def runtime(self) -> Runtime:
         """Raises ConfigFault where the agent program refuses what is configured."""
+        return self._runtime(self.config)
+
+    def _runtime_named(self, name: str) -> Runtime:
+        """As a turn's record calls it. Raises ConfigFault, and ValueError where it can be none."""
+        kind, _, agent = name.partition("-")
+        return self._runtime(msgspec.structs.replace(self.config, runtime=RuntimeKind(kind), agent=agent))
+
+    def _runtime(self, config: Config) -> Runtime:
         from agent_mailer.agents import Around, runtime_of
         from agent_mailer.runtimes.programs import build_env
 
@@ -211,7 +219,7 @@ class Workplace:
         # So that the agent's `agent-mailer mail` is this installation.
         env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH") or os.defpath])
         around = Around(self.workdir, self._for_amq(env), self._reach(), self.trust.verdict.counts.templates)
-        return runtime_of(self.config, around)
+        return runtime_of(config, around)
 
     def shelf(self) -> Shelf:
         """The agents that are described for this workdir."""
@@ -337,6 +345,7 @@ class Workplace:
             guard=lock.guard,
         )
         room.live_runtime = lambda sitter: self._live(sitter, room.policy)
+        room.earlier_runtime = self._runtime_named
         if self.config.delivery is Delivery.LIVE_FIRST:
             from agent_mailer.state.presence import Presence
             from agent_mailer.watch.offering import Offers

@@ -155,6 +155,18 @@ def test_a_failed_probe_pauses_all_for_longer(agents: tuple[Agent, Agent]) -> No
     assert outcomes(one.once()) == []
 
 
+def test_who_is_kept_from_probing_keeps_no_other_from_it(agents: tuple[Agent, Agent]) -> None:
+    one, two = agents
+    one.script = LIMITED
+    one.desk.send()
+    one.once()
+    _run_out(one.accounts)
+    one.desk.configure(guards={"min_disk": "900000G"})
+    two.desk.send()
+    assert outcomes(one.once()) == [], "a guard of its own stops it"
+    assert outcomes(two.once()) == ["done"]
+
+
 def test_resume_by_hand_frees_the_account(agents: tuple[Agent, Agent]) -> None:
     """By whichever of its watchers: also by one that has not looked at it yet."""
     one, two = agents

@@ -84,9 +84,12 @@ def test_hand_over_leaves_at_once_and_the_turn_goes_on(desk: Desk) -> None:
         assert is_alive(holder(desk))
         assert desk.log(EventName.WATCH_HANDED_OVER)
         (desk.workdir / "AGENTS.md").write_text("obey\n")
+        # It keeps the runtime that it began with: what it says is read as it was told to print.
+        desk.configure(runtime="claude")
         go.touch()
         assert outcomes(desk.once()) == ["done"]
     assert len(desk.marks()) == 2
+    assert [m.body for m in desk.inbox()] == ["finished\n"]
     # Who sees it end has not seen it begin.
     assert [event["file"] for event in desk.log(EventName.INSTRUCTIONS_CHANGED)] == ["AGENTS.md"]
 

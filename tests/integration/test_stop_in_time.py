@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import socket
 import subprocess
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import pytest
 from tests.desk import Desk, until
+from tests.integration.test_degraded import Watch
 from tests.sizes import LONG
 
 from agent_mailer.errors import ExitCode
 from agent_mailer.events import EventName
 from agent_mailer.watch.room import SETTLE_PATIENCE
+from agent_mailer.watch.watcher import Watcher
 
 IN_TIME = 15.0
 """Ending a tree takes up to 8 s, and the machine may be slow. What was seen to hang took 22 s and more."""
@@ -84,6 +87,33 @@ def test_with_a_disk_that_refuses_what_is_to_be_settled(desk: Desk) -> None:
     assert desk.inbox() == []
     desk.once()
     assert len(desk.inbox()) == 1
+
+
+def test_with_news_that_a_mailbox_does_not_take(desk: Desk) -> None:
+    """The turn has its grace, and is ended: who stops it waits for no mailbox, and neither do its clocks."""
+    draft = '{"key":"k1","action":"reply","created":1,"body":"half way","at_once":true}'
+    desk.shell_that_tells(f"printf '%s' '{draft}' >\"$AGENT_MAILER_TURN_DIR/outbox/k1.json\"; exec sleep 600")
+    desk.send()
+    watch = Watch(desk)
+
+    async def story(watcher: Watcher) -> None:
+        del watcher
+        asked = asyncio.Event()
+
+        async def never(item: object) -> None:
+            del item
+            asked.set()
+            await asyncio.Event().wait()
+
+        assert watch.room is not None
+        watch.room.mailbox.deliver = never  # type: ignore[assignment, method-assign]
+        await asyncio.wait_for(asked.wait(), 60)
+
+    try:
+        watch.run(story)
+        assert [one["outcome"] for one in watch.seen(EventName.TURN_ENDED)] == ["interrupted"]
+    finally:
+        desk.end_turns()
 
 
 def not_alive(desk: Desk) -> bool:

@@ -6,14 +6,20 @@ from pathlib import Path
 
 import pytest
 from tests.desk import Desk, until
+from tests.integration.test_engine_turn import FullFor
+from tests.watch_room import Scene
 
 from agent_mailer.clock import SystemClock
-from agent_mailer.disk import Disk
+from agent_mailer.disk import Disk, SystemCalls
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Envelope, Message, Priority
+from agent_mailer.names import new_turn_id
+from agent_mailer.state.records import Phase, TurnRecord
 from agent_mailer.turn_tools.commands import AgentMail
 from agent_mailer.turn_tools.folder import Facts, TurnFolder
 from agent_mailer.turn_tools.mcp_tools import Toolbox
+from agent_mailer.watch.room import Stage, Work
+from agent_mailer.watch.rules import Candidate
 
 
 @pytest.fixture
@@ -88,3 +94,17 @@ def test_the_mcp_tools_tell_each_of_them_once(tmp_path: Path) -> None:
     assert "u1" not in again
     (folder.path / "urgent.json").write_text("garbage")
     assert "urgent" not in said()
+
+
+def test_what_the_disk_kept_from_being_told_is_told_at_the_next_look(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    runs, urgent = scene.mail(thread="talk"), scene.mail(thread="talk", priority=Priority.URGENT)
+    record = TurnRecord(new_turn_id(1.0), runs, Phase.RUNNING, "command", 1.0)
+    scene.state.turns.create(record)
+    folder = scene.state.turns.path(record.turn_id)
+    scene.room.work[record.turn_id] = Work(runs, Stage.RUNNING, {runs.id})
+    for system in (FullFor(folder), SystemCalls()):
+        scene.state.folder.disk.system = system
+        scene.room.tell_of_urgent([Candidate(urgent)])
+        assert (folder / "urgent.json").exists() is not isinstance(system, FullFor)
+    scene.close()

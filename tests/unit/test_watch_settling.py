@@ -51,6 +51,7 @@ from agent_mailer.watch.recovery import recover, salvage
 from agent_mailer.watch.room import Stage as At
 from agent_mailer.watch.room import Work
 from agent_mailer.watch.settling import settle
+from agent_mailer.watch.watcher import Watcher
 
 NOW = 2_100_000_000.0
 RAN = ProcessIdentity(1, 1, "another boot")
@@ -578,6 +579,30 @@ def test_what_this_watcher_has_in_work_waits_and_hides_no_other(scene: Scene) ->
     scene.room.work.clear()
     found = {one.record.turn_id for one in scene.run(recover(scene.room))}
     assert found == {ours.turn_id, other.turn_id, again.turn_id}
+
+
+def test_what_is_interrupted_while_open_turns_are_looked_for_is_taken_up_as_well(scene: Scene) -> None:
+    ours = turn(scene, None, phase=Phase.CLAIMED)
+    damaged = turn(scene, None, envelope=scene.mail(body="other"), moment=NOW + 1)
+    (scene.state.turns.path(damaged.turn_id) / "turn.json").write_text("{")
+    scene.room.policy = msgspec.structs.replace(scene.policy, trouble_first=0.0)
+    scene.room.work[ours.turn_id] = Work(ours.envelope, At.CLAIMING, {ours.envelope.id})
+    watcher = Watcher(scene.room)
+
+    async def interrupted() -> None:
+        looking = asyncio.create_task(watcher._take_up_open())
+        await asyncio.sleep(0)
+        assert not scene.told(EventName.TURN_DROPPED), "what the damaged one has left is looked for"
+        del scene.room.work[ours.turn_id]
+        watcher._interrupted(OSError(28, "No space left on device"))
+        await looking
+        await asyncio.sleep(watcher._hold_remaining())
+        await watcher._take_up_open()
+        assert list(scene.room.work) == [ours.turn_id]
+        await asyncio.gather(*(work.task for work in scene.room.work.values() if work.task is not None))
+
+    scene.run(interrupted())
+    assert scene.state.turns.is_settled(ours.turn_id)
 
 
 def test_a_settlement_that_an_earlier_watcher_may_have_applied_begins_no_pause(scene: Scene) -> None:

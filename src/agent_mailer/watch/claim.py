@@ -22,7 +22,7 @@ BATCH_CHARACTERS = 256 * 1024
 
 
 async def open_turn(
-    room: Room, candidate: Candidate, turn_id: str, batch: Sequence[Envelope] = ()
+    room: Room, candidate: Candidate, turn_id: str, runtime: str, batch: Sequence[Envelope] = ()
 ) -> TurnRecord | None:
     """The claim's record, durable, with the way that an answer will go; `batch`: what else it is to be handed. None
     where the message wants an answer and none can be delivered: it waits for a person.
@@ -37,7 +37,6 @@ async def open_turn(
     others = await _with_ways(room, () if isinstance(way, NoWay) else batch)
     state, envelope, retry = room.state, candidate.envelope, candidate.retry
     counted = room.gate.counted(envelope, retry)
-    runtime = room.program_of(candidate.taker).traits.name
     room.guard()
     session = state.sessions.get(envelope.thread)
     record = TurnRecord(

@@ -47,6 +47,8 @@ class Follower:
         self._record = record
         self._supervised = supervised
         self._at_once = at_once
+        self._sending: asyncio.Task[None] | None = None
+        """What is to leave at once: no clock of the turn, and no stop, waits for a mailbox."""
         self._tail = OutputTail(supervised.turn_dir / STDOUT_FILE)
         self._framer = LineFramer()
         self._observation = Observation()
@@ -79,7 +81,7 @@ class Follower:
                 with suppress(OSError):
                     grew = self._read()
                     self._note_progress()
-                    await self._at_once.send_what_waits()
+                    self._send_what_waits()
                 interval = BUSY_INTERVAL if grew else min(QUIET_INTERVAL, interval * 1.5)
                 with suppress(OSError):
                     reason = self._why_stop()
@@ -87,11 +89,20 @@ class Follower:
                     await self._end(reason)
             await ended
         finally:
-            stopping.cancel()
-            ended.cancel()
+            # What was under way the settlement sends, and looks for it before where it may have left.
+            tasks = (stopping, ended, *([self._sending] if self._sending is not None else []))
+            for task in tasks:
+                task.cancel()
             with suppress(asyncio.CancelledError):
-                await asyncio.gather(stopping, ended, return_exceptions=True)
+                await asyncio.gather(*tasks, return_exceptions=True)
         return await self._room.until_system_lets(self._record.turn_id, self._evidence)
+
+    def _send_what_waits(self) -> None:
+        """Raises OSError where what was staged cannot be read just now."""
+        if self._sending is None or self._sending.done():
+            before, self._sending = self._sending, asyncio.create_task(self._at_once.send_what_waits())
+            if before is not None:
+                before.result()
 
     def _leave_out(self, late: float) -> None:
         """We were frozen, and perhaps the agent with us: no clock of the turn has run meanwhile."""
@@ -258,7 +269,9 @@ class AtOnce:
             return
         try:
             for item in composed:
-                await self._room.mailbox.deliver(item)
+                # Where a second delivery is not recognised, an earlier watcher or try may have made the first.
+                if mailbox.capabilities.recognises_delivery or not await mailbox.look(item):
+                    await mailbox.deliver(item)
         except MailboxUnavailable:
             return  # settlement delivers it at the latest
         self._done.add(draft.key)

@@ -98,6 +98,8 @@ class Room:
     offers: Offers | None = None
     """To live sessions, where they come first."""
     live_runtime: Callable[[Sitter], Runtime]
+    earlier_runtime: Callable[[str], Runtime]
+    """The one that a record of an earlier watcher names. May raise MailerError and ValueError."""
 
     def __init__(
         self,
@@ -187,9 +189,9 @@ class Room:
         running = {work.envelope.thread: turn_id for turn_id, work in turns.items() if work.stage is Stage.RUNNING}
         for turn_id, waiting in urgent_beside(candidates, running).items() if running else ():
             if waiting != turns[turn_id].urgent:
-                turns[turn_id].urgent = waiting
                 with suppress(OSError):
                     self.state.turns.folder(turn_id).tell_urgent(waiting)
+                    turns[turn_id].urgent = waiting
 
     def hear(self, candidates: Iterable[Candidate], pause: Pause | None, now: float) -> float | None:
         """Tell of mail that lies too long; when there may be more to tell, in seconds since the epoch."""

@@ -61,10 +61,12 @@ async def _keep(room: Room, record: TurnRecord, items: tuple[SettledItem, ...]) 
 async def _deliver(room: Room, record: TurnRecord, entry: SettledItem) -> SettledItem:
     item = entry.item
     tries = 0
-    first_try = room.clock.monotonic()
+    answers_since: float | None = None
+    """So long the mailbox answers otherwise, and does not take this item."""
     # Where a second delivery is not recognised, an earlier life or the turn itself may have made the first.
     doubtful = not room.mailbox.capabilities.recognises_delivery
     while True:
+        began = room.clock.monotonic()
         try:
             if doubtful and await room.mailbox.look(item):
                 result: Delivered | Refused | None = Delivered()
@@ -89,7 +91,9 @@ async def _deliver(room: Room, record: TurnRecord, entry: SettledItem) -> Settle
                 _tell_refused(room, record, refused)
                 return refused
             case None:
-                if reached and room.clock.monotonic() - first_try > room.policy.undeliverable_after:
+                answers_since = (began if answers_since is None else answers_since) if reached else None
+                patience = room.policy.undeliverable_after
+                if answers_since is not None and room.clock.monotonic() - answers_since > patience:
                     refused = msgspec.structs.replace(entry, state=ItemState.REFUSED, why=f"not taken for a day: {why}")
                     _tell_refused(room, record, refused)
                     return refused

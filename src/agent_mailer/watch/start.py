@@ -26,6 +26,7 @@ from agent_mailer.state.records import Phase, TurnRecord
 from agent_mailer.turn_tools import ISOLATED
 from agent_mailer.turn_tools.folder import DOCUMENTS, OUTBOX, TEAM, TURN_TMP, Facts, TurnFolder
 from agent_mailer.watch.asking import approvals_of, as_words, asking_of, goes_on_by_itself
+from agent_mailer.watch.program import Program
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.rules import WatchPolicy, choose_session
 
@@ -46,13 +47,13 @@ class WeLeave(Exception):
     """We are to leave before the turn has begun."""
 
 
-async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> Supervised:
+async def start(room: Room, record: TurnRecord, messages: Sequence[Message], program: Program) -> Supervised:
     """`messages`: the turn's own first, and those of its batch.
 
     Raises RuntimeMissing, OSError and WeLeave: then nothing ran.
     """
     state, policy = room.state, room.policy
-    launch, directory = await (_prepared if record.live is None else _prepared_live)(room, record, messages)
+    launch, directory = await (_prepared if record.live is None else _prepared_live)(room, record, messages, program)
     behind_gate = partial(
         start_behind_gate, launch.argv, env=launch.env, cwd=launch.cwd, turn_dir=directory, turn_id=record.turn_id
     )
@@ -84,10 +85,12 @@ async def start(room: Room, record: TurnRecord, messages: Sequence[Message]) -> 
     return supervised
 
 
-async def _prepared(room: Room, record: TurnRecord, messages: Sequence[Message]) -> tuple[Launch, Path]:
+async def _prepared(
+    room: Room, record: TurnRecord, messages: Sequence[Message], program: Program
+) -> tuple[Launch, Path]:
     """What is to run, and the turn's folder with all that it finds there. Raises as `start`."""
     state, policy, envelope, confinement = room.state, room.policy, record.envelope, room.confinement
-    program, folder = room.program, state.turns.folder(record.turn_id)
+    folder = state.turns.folder(record.turn_id)
     directory = folder.path
     choice = choose_session(
         state.sessions.get(envelope.thread),
@@ -151,13 +154,15 @@ def _request(policy: WatchPolicy, record: TurnRecord, words: Words, folder: Turn
     )
 
 
-async def _prepared_live(room: Room, record: TurnRecord, messages: Sequence[Message]) -> tuple[Launch, Path]:
+async def _prepared_live(
+    room: Room, record: TurnRecord, messages: Sequence[Message], program: Program
+) -> tuple[Launch, Path]:
     """Of a turn that a live session has taken: the mail, and who stands in for it. Nothing is asked of any program."""
     policy, folder = room.policy, room.state.turns.folder(record.turn_id)
     request = _request(policy, record, words_of(record, policy.project_dir), folder)
     await _prepare(room, record, messages, folder)
     room.state.folder.disk.overwrite(folder.path / PROMPT_FILE, b"")
-    return room.program_of(record.live).runtime.command(request), folder.path
+    return program.runtime.command(request), folder.path
 
 
 async def _unless_we_leave(room: Room, trial: Coroutine[None, None, None]) -> None:

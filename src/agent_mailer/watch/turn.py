@@ -75,7 +75,9 @@ async def _run(
     refused: str = "",
 ) -> Outcome | None:
     """`refused`: why nothing may run of what is claimed."""
-    record = await open_turn(room, candidate, turn_id, batch)
+    # The turn's own until its end: the configuration may name another one meanwhile.
+    program = room.program_of(candidate.taker)
+    record = await open_turn(room, candidate, turn_id, program.traits.name, batch)
     if record is None:
         return None
     others: tuple[Message, ...] = ()
@@ -99,12 +101,10 @@ async def _run(
         return await _end(room, record, message, Judgement(Outcome.INTERRUPTED, NO_RECORD), Observation())
     if refused:
         return await _end(room, record, message, Judgement(Outcome.FAILED, refused), Observation())
-    # The turn's own until its end: the configuration may name another one meanwhile.
-    program = room.program_of(record.live)
     if room.reserving is not None:
         await room.reserving.begin(room, turn_id, live=record.live is not None)
     try:
-        supervised = await start(room, record, (message, *others))
+        supervised = await start(room, record, (message, *others), program)
     except WeLeave:
         return await give_back(room, record)
     except (RuntimeMissing, OSError) as fault:
@@ -118,10 +118,20 @@ async def _run(
 
 async def adopt_turn(room: Room, record: TurnRecord, supervised: Supervised) -> Outcome:
     """Follow a turn that an earlier watcher started, running or ended, to its settlement."""
-    program = room.program_of(record.live)
+    program = _program_then(room, record)
     if room.reserving is not None:
         room.reserving.tend(room, record.turn_id, adopted=True, live=record.live is not None)
     return await _see_through(room, record, supervised, await origin_of(room, record), program, adopted=True)
+
+
+def _program_then(room: Room, record: TurnRecord) -> Program:
+    """What the turn was started with: the configuration may name another runtime since."""
+    program = room.program_of(record.live)
+    if record.live is None and record.runtime != program.traits.name:
+        # What cannot be made any more is judged as well as it can be.
+        with suppress(MailerError, ValueError):
+            return Program(room.earlier_runtime(record.runtime))
+    return program
 
 
 async def give_back(room: Room, record: TurnRecord, detail: str = NOTHING_RAN) -> Outcome:
@@ -157,7 +167,7 @@ async def _see_through(
     judgement = judge_end(record, evidence, program.runtime, released=follower.released, adopted=adopted)
     # Before it holds its place no longer: what it has found out may keep the next from starting.
     changed = await _changed_documents(room, record, folder.path)
-    return await _end(room, record, message, judgement, evidence.observation, folder, changed)
+    return await _end(room, record, message, judgement, evidence.observation, folder, changed, program)
 
 
 async def _end(
@@ -168,6 +178,7 @@ async def _end(
     observation: Observation,
     folder: TurnFolder | None = None,
     changed: Sequence[str] = (),
+    program: Program | None = None,
 ) -> Outcome:
     """From here on the record holds every decision (SPEC 5.6)."""
     touched = await room.reserving.end(room, record.turn_id) if room.reserving is not None else ()
@@ -178,7 +189,8 @@ async def _end(
     folder = folder or room.state.turns.folder(record.turn_id)
     if changed:
         await room.until_disk_takes_it(record.turn_id, _tell_of_documents, room, record, changed)
-    end = await _gather(room, record, message, judgement, observation, folder)
+    program = program or room.program_of(record.live)
+    end = await _gather(room, record, message, judgement, observation, folder, program)
     end = msgspec.structs.replace(end, touched=tuple(touched)) if touched else end
     answered = await _answered(room, record, folder) if _must_be_known(end, room.policy) else frozenset[str]()
     if record.batch:
@@ -245,6 +257,7 @@ async def _gather(
     judgement: Judgement,
     observation: Observation,
     folder: TurnFolder,
+    program: Program,
 ) -> TurnEnd:
     state, envelope = room.state, record.envelope
 
@@ -274,7 +287,7 @@ async def _gather(
         judgement=judgement,
         observation=observation,
         sealed=sealed,
-        resumes=room.program_of(record.live).traits.resumes,
+        resumes=program.traits.resumes,
         session=session,
         pause=pause,
         stop=stop,

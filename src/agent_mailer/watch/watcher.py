@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import closing, suppress
 from enum import Enum
-from typing import TypeVar
 
 from agent_mailer.events import EventName
 from agent_mailer.file_events import FileEvents
@@ -36,8 +35,6 @@ STOPPING_LOOKS = 0.5
 PROBE_PATIENCE = 60.0
 """Another watcher probes the account: its result wakes us; this is the net should it never come."""
 ONCE_LOOKS = 0.2
-
-T = TypeVar("T")
 
 
 class End(Enum):
@@ -154,6 +151,7 @@ class Watcher:
                 await self._sleep(min(patience, STOPPING_LOOKS))
                 continue
             next_look = await self._room.unless_leaving(self._start_what_may())
+            self._let_others_probe()
             if self._room.leaving:
                 continue
             if self._once and next_look is None:
@@ -183,8 +181,8 @@ class Watcher:
                 self._prunes_first = False
                 await prune(room)
             # Before the look, so that it finds what has just left.
-            next_due = await self._from_mailbox(room.send_due(pause))
-            found = await self._from_mailbox(self._look())
+            next_due = await self._ear.waits_for(room.send_due(pause))
+            found = await self._ear.waits_for(self._look())
             now = room.clock.now()
             plan = found.plan({work.envelope.thread for work in room.work.values()}, now)
             ready, taken = [candidate for candidate in plan.ready if self._is_due_once(candidate)], list[Candidate]()
@@ -211,6 +209,7 @@ class Watcher:
                 work = Work(candidate.envelope, Stage.CLAIMING, ids, candidate.taker)
                 self._spawn(turn_id, work, self._turn(candidate, turn_id, batch))
         except (MailboxUnavailable, OSError) as fault:
+            self._look_for_open = True
             return self._give_up_or(self._in_trouble(fault))
         if room.troubles.lasting:
             self._out_of_trouble()
@@ -250,12 +249,13 @@ class Watcher:
         """Before anything new is started: open turns are seen through, as after a start. Raises OSError."""
         if not self._look_for_open or self._hold_remaining() > 0:
             return
+        # Before it: what is interrupted while others are looked for is looked for the next time.
+        self._look_for_open = False
         for open_work in await recover(self._room):
             record = open_work.record
             stage = Stage.RUNNING if record.settlement is None else Stage.SETTLING
             work = Work(record.envelope, stage, ids_of(record), record.live)
             self._spawn(record.turn_id, work, self._finish(open_work))
-        self._look_for_open = False
 
     def _pause(self) -> Pause | None:
         pause = self._room.gate.pause(self._room.state.pause.current(), self._room.clock.now())
@@ -328,12 +328,16 @@ class Watcher:
 
     def _ended(self, turn_id: str, task: asyncio.Task[None]) -> None:
         self._room.work.pop(turn_id, None)
-        if not self._room.work and self._room.state.pause.account is not None:
-            self._room.state.pause.end_probe()
+        self._let_others_probe()
         if not task.cancelled() and (error := task.exception()) is not None:
             # A fault of ours: leave, so that the next watcher recovers from the files rather than from this memory.
             self._fail(error)
         self._wake.set()
+
+    def _let_others_probe(self) -> None:
+        """Who was free to, and was kept from it by a guard or a fault, holds up nobody on his account."""
+        if not self._room.work:
+            self._room.state.pause.end_probe()
 
     def _fail(self, error: BaseException) -> None:
         self._fault = self._fault or error
@@ -358,16 +362,8 @@ class Watcher:
                 return False
 
     async def _opened(self) -> bool:
-        await self._from_mailbox(self._room.mailbox.open())
+        await self._ear.waits_for(self._room.mailbox.open())
         return True
-
-    async def _from_mailbox(self, answer: Awaitable[T]) -> T:
-        """Whoever asks the loop meanwhile hears that it waits for its mailbox."""
-        self._ear.mailbox_since = self._room.clock.monotonic()
-        try:
-            return await answer
-        finally:
-            self._ear.mailbox_since = None
 
     async def _pump(self, wait: Callable[[], Awaitable[None]], heed: Callable[[], bool] | None = None) -> None:
         await self._room.pump(wait, heed, self._wake.set, self._fail)

@@ -1,0 +1,161 @@
+"""What the watcher's loop and its room do where two things come together: trouble and a request, a stop and a claim."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.integration.test_engine_turn import Ahead, FullFor
+from tests.watch_room import Scene
+
+from agent_mailer.disk import SystemCalls
+from agent_mailer.events import EventName
+from agent_mailer.mailbox.port import MailboxRefused, MailboxUnavailable, Message
+from agent_mailer.names import new_turn_id
+from agent_mailer.process.handle import ProcessIdentity, identify
+from agent_mailer.process.holder import Supervised
+from agent_mailer.state.notices import TroubleWith
+from agent_mailer.state.records import Phase, TurnRecord
+from agent_mailer.state.requests import Request, Verb
+from agent_mailer.watch.following import AtOnce, Follower
+from agent_mailer.watch.recovery import recover
+from agent_mailer.watch.room import Room, Stage, Work
+from agent_mailer.watch.trouble import OWN, Troubles
+from agent_mailer.watch.watcher import Watcher
+
+NOW = 2_100_000_000.0
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/nowhere")
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    one = Scene(tmp_path, Ahead(NOW))
+    yield one
+    one.close()
+
+
+def running(scene: Scene, process: ProcessIdentity | None = None) -> TurnRecord:
+    envelope = scene.mail()
+    scene.run(scene.room.mailbox.claim(envelope))
+    record = TurnRecord(new_turn_id(NOW), envelope, Phase.RUNNING, "command", NOW, process=process, started_at=NOW)
+    scene.state.turns.create(record)
+    return record
+
+
+def test_while_nothing_is_started_for_trouble_a_person_is_heard(scene: Scene) -> None:
+    watcher = Watcher(scene.room)
+    watcher._hold_off(600.0)
+    scene.state.requests.submit(Request(Verb.PAUSE))
+    waits = scene.run(watcher._start_what_may())
+    assert waits is not None
+    assert waits > 500
+    assert scene.state.pause.read() is not None
+    assert scene.state.requests.waiting() == []
+
+
+@pytest.mark.parametrize(("stage", "marked"), [(Stage.CLAIMING, True), (Stage.RUNNING, True), (None, False)])
+def test_a_turn_that_is_just_being_claimed_is_stopped_with_its_watcher(
+    scene: Scene, stage: Stage | None, marked: bool
+) -> None:
+    if stage is not None:
+        envelope = scene.mail()
+        scene.room.work["t"] = Work(envelope, stage, {envelope.id})
+    scene.room.request_stop(1.0)
+    assert scene.state.turns.stop_was_cut_off() is marked
+
+
+def test_a_source_that_fails_wakes_the_loop_which_looks_for_itself(scene: Scene) -> None:
+    room: Room = scene.room
+    room.policy = msgspec.structs.replace(scene.policy, trouble_first=0.0)
+    fails: list[Exception] = [FULL, MailboxUnavailable("gone", "gone")]
+    woken: asyncio.Queue[str] = asyncio.Queue()
+
+    async def wait() -> None:
+        if not fails:
+            await asyncio.Event().wait()
+        raise fails.pop(0)
+
+    async def pumped() -> None:
+        told = asyncio.create_task(room.pump(wait, lambda: False, lambda: woken.put_nowait("look"), pytest.fail))
+        async with asyncio.timeout(20):
+            assert [await woken.get(), await woken.get()] == ["look", "look"]
+        told.cancel()
+
+    asyncio.run(pumped())
+
+
+def test_trouble_of_another_kind_is_told_and_what_the_disk_refused_of_it_is_shown_later(scene: Scene) -> None:
+    troubles, seen = Troubles(scene.state, scene.place.clock), list[str]()
+    troubles.listen(lambda: seen.append("changed"))
+    troubles.begin(OWN, MailboxUnavailable("gone", "gone"))
+    troubles.begin(OWN, MailboxUnavailable("gone", "still gone"))
+    scene.state.folder.disk.system = FullFor(scene.desk.state)
+    troubles.begin(OWN, MailboxRefused("refused", "not this key"))
+    assert [len(scene.told(one)) for one in (EventName.MAILBOX_TROUBLE, EventName.MAILBOX_REFUSED)] == [1, 1]
+    shown = scene.state.trouble.read()
+    assert shown is None or shown.what is TroubleWith.MAILBOX
+    scene.state.folder.disk.system = SystemCalls()
+    troubles.begin(OWN, MailboxRefused("refused", "not this key"))
+    shown = scene.state.trouble.read()
+    assert shown is not None
+    assert (shown.what, shown.why) == (TroubleWith.CREDENTIALS, "not this key")
+    # A turn's, which began later, is shown once the watcher's own is over.
+    scene.place.clock.moment += 1  # type: ignore[attr-defined]
+    troubles.begin("t", FULL)
+    before = len(seen)
+    assert troubles.over(OWN)
+    shown = scene.state.trouble.read()
+    assert shown is not None
+    assert shown.what is TroubleWith.DISK
+    assert len(seen) == before + 1
+    assert troubles.over("t")
+    assert not troubles.over("t")
+    assert scene.state.trouble.read() is None
+
+
+def test_an_agent_that_outlived_a_stop_that_was_cut_off_is_judged_as_ever(scene: Scene) -> None:
+    """It carries its turn's id and lives: nothing has stopped it."""
+    name = new_turn_id(NOW)
+    child = subprocess.Popen(["sleep", "600"], env={**os.environ, "AGENT_MAILER_TURN_ID": name})
+    try:
+        envelope = scene.mail()
+        scene.run(scene.room.mailbox.claim(envelope))
+        holder = identify(child.pid)
+        record = TurnRecord(name, envelope, Phase.RUNNING, "command", NOW, process=holder, started_at=NOW)
+        scene.state.turns.create(record)
+        scene.state.turns.stop_begins()
+        [one] = scene.run(recover(scene.room))
+        assert one.record.stopped is None
+        kept = scene.state.turns.load(name)
+        assert kept is not None
+        assert kept.stopped is None
+        assert not scene.state.turns.stop_was_cut_off()
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_who_was_frozen_moves_every_clock_of_a_turn(scene: Scene) -> None:
+    """Total, tool, silence and grace: none of them has run meanwhile."""
+    record = running(scene, ProcessIdentity(1, 1, "another boot"))
+    folder = scene.state.turns.folder(record.turn_id)
+    supervised = Supervised(ProcessIdentity(1, 1, "another boot"), folder.path, record.turn_id, proved=False)
+    news = AtOnce(scene.room, record, Message(record.envelope), folder)
+    follower = Follower(scene.room, record, supervised, news, scene.room.program)
+    now = scene.place.clock.monotonic()
+    follower._started, follower._last_event, follower._result_at = now, now, None
+    follower._tool_since = {"a": now}
+    follower._leave_out(1.0)
+    assert (follower._started, follower._last_event, follower._tool_since) == (now, now, {"a": now})
+    follower._leave_out(500.0)
+    assert (follower._started, follower._last_event, follower._result_at) == (now + 500, now + 500, None)
+    assert follower._tool_since == {"a": now + 500}
+    follower._last_event, follower._result_at = None, now
+    follower._leave_out(500.0)
+    assert (follower._last_event, follower._result_at) == (None, now + 500)

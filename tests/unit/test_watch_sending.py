@@ -1,0 +1,106 @@
+"""What leaves a turn: how long an item is tried, and what waits for a mailbox that does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.integration.test_engine_turn import Ahead
+from tests.watch_room import Scene
+
+from agent_mailer.disk import SystemCalls
+from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
+from agent_mailer.mailbox.port import Action, Draft, Message, Outgoing
+from agent_mailer.names import new_turn_id
+from agent_mailer.outcomes import Outcome
+from agent_mailer.state.records import ItemState, Phase, SettledItem, Settlement, TurnRecord
+from agent_mailer.watch.following import AtOnce
+from agent_mailer.watch.sending import send_items
+
+NOW = 2_100_000_000.0
+DAY = 100_000.0
+
+
+class Tries(SystemCalls):
+    """A disk that refuses the folder: `each` hears of every try, and says whether it is let through."""
+
+    def __init__(self, folder: Path, each: Callable[[int], bool]) -> None:
+        self._folder, self._each = folder, each
+        self.tries = 0
+
+    def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
+        if flags & os.O_CREAT and path.is_relative_to(self._folder):
+            self.tries += 1
+            if not self._each(self.tries):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return super().open(path, flags, mode)
+
+
+@pytest.mark.parametrize(("gone", "ends"), [(True, ItemState.DELIVERED), (False, ItemState.REFUSED)])
+def test_of_the_day_that_an_item_has_only_what_its_mailbox_answered_counts(
+    tmp_path: Path, gone: bool, ends: ItemState
+) -> None:
+    """One that was out of order for days has refused nothing, though it does not take the item at once."""
+    clock = Ahead(NOW)
+    scene = Scene(tmp_path, clock)
+    away = scene.box.with_name("away")
+
+    def each(number: int) -> bool:
+        clock.ahead += DAY if number == 1 else 0.0
+        if gone and number < 3:
+            source, target = (scene.box, away) if number == 1 else (away, scene.box)
+            source.rename(target)
+        return number > 2
+
+    scene.state.folder.disk.system = Tries(scene.desk.root / "agents/user", each)
+    scene.room.policy = msgspec.structs.replace(scene.policy, trouble_first=0.0)
+    envelope = scene.mail()
+    draft = Draft("k", Action.SEND, NOW, to=("user",), body="x")
+
+    async def send() -> ItemState:
+        await scene.room.mailbox.claim(envelope)
+        composed = scene.room.mailbox.compose(draft, None, "t")
+        assert isinstance(composed, list | tuple)
+        items = tuple(SettledItem(item) for item in composed if isinstance(item, Outgoing))
+        settlement = Settlement(Outcome.DONE, "", NOW, 1.0, finished=True, items=items)
+        record = TurnRecord(new_turn_id(NOW), envelope, Phase.SETTLING, "command", NOW, settlement=settlement)
+        scene.state.turns.create(record)
+        await send_items(scene.room, record)
+        assert record.settlement is not None
+        return record.settlement.items[0].state
+
+    assert scene.run(asyncio.wait_for(send(), 20)) is ends
+    scene.close()
+
+
+def test_news_that_may_have_left_are_looked_for_before_they_are_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a second delivery is not recognised: a turn that is adopted has sent some of them already."""
+    scene = Scene(tmp_path)
+    mailbox = scene.room.mailbox
+    able = msgspec.structs.replace(mailbox.capabilities, recognises_delivery=False)
+    monkeypatch.setattr(MaildirMailbox, "capabilities", able)
+    left: list[str] = []
+    deliver = mailbox.deliver
+
+    async def delivered(item: Outgoing) -> object:
+        left.append(item.recipient)
+        return await deliver(item)
+
+    monkeypatch.setattr(mailbox, "deliver", delivered)
+    record = TurnRecord(new_turn_id(NOW), scene.mail(), Phase.RUNNING, "command", NOW)
+    scene.state.turns.create(record)
+    folder = scene.state.turns.folder(record.turn_id)
+    (folder.path / "outbox").mkdir()
+    news = Draft("k1", Action.SEND, NOW, to=("user", "planner"), body="half way", at_once=True)
+    (folder.path / "outbox/k1.json").write_bytes(msgspec.json.encode(news))
+    for _ in range(2):
+        scene.run(AtOnce(scene.room, record, Message(record.envelope), folder).send_what_waits())
+    assert left == ["user", "planner"]
+    scene.close()
