@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.desk import Desk, until
-from tests.integration.test_engine_turn import FullFor
+from tests.refusing import Refusing
 from tests.watch_room import Scene
 
 from agent_mailer.clock import SystemClock
@@ -103,8 +103,8 @@ def test_what_the_disk_kept_from_being_told_is_told_at_the_next_look(tmp_path: P
     scene.state.turns.create(record)
     folder = scene.state.turns.path(record.turn_id)
     scene.room.work[record.turn_id] = Work(runs, Stage.RUNNING, {runs.id})
-    for system in (FullFor(folder), SystemCalls()):
+    for system in (Refusing("urgent.json"), SystemCalls()):
         scene.state.folder.disk.system = system
         scene.room.tell_of_urgent([Candidate(urgent)])
-        assert (folder / "urgent.json").exists() is not isinstance(system, FullFor)
+        assert (folder / "urgent.json").exists() is not isinstance(system, Refusing)
     scene.close()

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.integration.test_engine_turn import Ahead, FullFor
+from tests.integration.test_engine_turn import Ahead
+from tests.refusing import Refusing
 from tests.watch_room import Scene
 
 from agent_mailer.disk import SystemCalls
@@ -75,6 +76,7 @@ def test_a_source_that_fails_wakes_the_loop_which_looks_for_itself(scene: Scene)
     room.policy = msgspec.structs.replace(scene.policy, trouble_first=0.0)
     fails: list[Exception] = [FULL, MailboxUnavailable("gone", "gone")]
     woken: asyncio.Queue[str] = asyncio.Queue()
+    failed: list[BaseException] = []
 
     async def wait() -> None:
         if not fails:
@@ -82,12 +84,13 @@ def test_a_source_that_fails_wakes_the_loop_which_looks_for_itself(scene: Scene)
         raise fails.pop(0)
 
     async def pumped() -> None:
-        told = asyncio.create_task(room.pump(wait, lambda: False, lambda: woken.put_nowait("look"), pytest.fail))
+        told = asyncio.create_task(room.pump(wait, lambda: False, lambda: woken.put_nowait("look"), failed.append))
         async with asyncio.timeout(20):
             assert [await woken.get(), await woken.get()] == ["look", "look"]
         told.cancel()
 
     asyncio.run(pumped())
+    assert failed == []
 
 
 def test_trouble_of_another_kind_is_told_and_what_the_disk_refused_of_it_is_shown_later(scene: Scene) -> None:
@@ -95,7 +98,7 @@ def test_trouble_of_another_kind_is_told_and_what_the_disk_refused_of_it_is_show
     troubles.listen(lambda: seen.append("changed"))
     troubles.begin(OWN, MailboxUnavailable("gone", "gone"))
     troubles.begin(OWN, MailboxUnavailable("gone", "still gone"))
-    scene.state.folder.disk.system = FullFor(scene.desk.state)
+    scene.state.folder.disk.system = Refusing("trouble.json")
     troubles.begin(OWN, MailboxRefused("refused", "not this key"))
     assert [len(scene.told(one)) for one in (EventName.MAILBOX_TROUBLE, EventName.MAILBOX_REFUSED)] == [1, 1]
     shown = scene.state.trouble.read()
