@@ -595,6 +595,7 @@ def test_what_is_interrupted_while_open_turns_are_looked_for_is_taken_up_as_well
         assert not scene.told(EventName.TURN_DROPPED), "what the damaged one has left is looked for"
         del scene.room.work[ours.turn_id]
         watcher._interrupted(OSError(28, "No space left on device"))
+        assert watcher._hold_remaining() > 0, "it goes round and round"
         await looking
         await asyncio.sleep(watcher._hold_remaining())
         await watcher._take_up_open()
