@@ -58,14 +58,19 @@ def test_tags(desk: BrokerDesk, alice: Person, bob: Person) -> None:
 
 def test_listed_and_deleted(desk: BrokerDesk, alice: Person, bob: Person) -> None:
     agent = desk.own_agent(alice, "leaving")
+    desk.call("PUT", f"/admin/agents/{agent['id']}/tags", json={"tags": ["t"]}, headers=alice.login)
     listed = {one["id"]: one for one in desk.call("GET", "/admin/agents", headers=alice.login)}
     assert listed[agent["id"]]["status"] == "offline"
     path = f"/admin/agents/{agent['id']}"
     assert desk.call("DELETE", path, 404, headers=bob.login) == {"detail": "Agent not found"}
+    key = {"X-API-Key": agent["api_key_plaintext"]}
+    desk.call("GET", "/agents", headers=key)
     assert desk.call("DELETE", path, headers=alice.login) == {"detail": "Agent deleted", "agent_id": agent["id"]}
     assert agent["id"] not in [one["id"] for one in desk.call("GET", "/admin/agents", headers=alice.login)]
     assert "leaving" not in stats(desk, alice)
-    desk.call("GET", "/agents", 401, headers={"X-API-Key": agent["api_key_plaintext"]})
+    desk.call("GET", "/agents", 401, headers=key)
     operator = desk.call("GET", "/admin/human-operator", headers=alice.login)["agent_id"]
     desk.call("DELETE", f"/admin/agents/{operator}", 409, headers=alice.login)
     desk.call("GET", "/admin/agents", 401, headers=alice.header)
+    noted = desk.sql("SELECT act FROM audit_log WHERE about = :id ORDER BY id", id=agent["id"])
+    assert [act for (act,) in noted] == ["agent_added", "agent_changed", "agent_deleted"]

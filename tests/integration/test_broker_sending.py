@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import create_engine, event
 from tests.broker_desk import BrokerDesk, running_broker
 
+from agent_mailer.broker.data import Quota
 from agent_mailer.broker.messages.sending import Sent, send_all
 from agent_mailer.broker.messages.submission import NewMessage, Submission
 from agent_mailer.broker.messages.wire import LONGEST_MARKDOWN, body_html
@@ -517,20 +518,24 @@ def test_who_reads_nothing_of_a_thread_that_another_begins_at_the_same_time(room
 
     def submission(sender: dict[str, Any], to: dict[str, Any], key: str) -> Submission:
         new = NewMessage(sender["address"], (to["address"],), thread_id=thread)
-        return Submission(new, room.alice.id, sender["id"], bound=True, key=key, longest=1000)
+        whose = (room.alice.id, sender["id"])
+        return Submission(new, *whose, bound=True, key=key, longest=1000, quota=Quota(messages_per_day=2))
 
     engine = create_engine(room.desk.settings.database)
     with engine.begin() as connection:
-        begun, refused, answered = send_all(
+        begun, refused, answered, beyond = send_all(
             connection,
             [
                 submission(room.planner, room.coder, thread + "1"),
                 submission(room.reviewer, room.coder, thread + "2"),
                 submission(room.coder, room.planner, thread + "3"),
+                submission(room.coder, room.planner, thread + "4"),
             ],
         )
     engine.dispose()
     assert isinstance(begun, Sent)
     assert isinstance(answered, Sent)
     assert isinstance(refused, Fault)
-    assert refused.status == 403
+    # What is refused is not counted, what is sent is: in one transaction, too.
+    assert isinstance(beyond, Fault)
+    assert (refused.status, beyond.status) == (403, 429)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,9 @@ from tests.broker_desk import PASSWORD, BrokerDesk, Person, running_broker
 from tests.desk import until
 from tests.sizes import LONG
 from tests.typed import type_in
+
+from agent_mailer.broker.database import Store
+from agent_mailer.broker.directory import Directory
 
 pytestmark = pytest.mark.usefixtures("each_database")
 
@@ -25,6 +29,27 @@ def desk(tmp_path_factory: pytest.TempPathFactory, each_database: None) -> Itera
 @pytest.fixture(scope="module")
 def root(desk: BrokerDesk) -> Person:
     return desk.person("root")
+
+
+def test_what_was_read_before_a_change_is_not_believed_after_it(desk: BrokerDesk, root: Person) -> None:
+    """Else who is deleted while somebody asks for them is let in for a while."""
+    gone = desk.agent(root, "gone")["id"]
+
+    async def ask() -> list[str]:
+        store = Store(desk.settings.database)
+        await store.open()
+        try:
+            directory = Directory(store)
+            asking = asyncio.create_task(directory.agent(gone))
+            await asyncio.sleep(0)
+            directory.forget()
+            before = await asking
+            desk.sql("UPDATE agents SET status = 'deleted' WHERE id = :id", id=gone)
+            return [one.status for one in (before, await directory.agent(gone)) if one is not None]
+        finally:
+            await store.close()
+
+    assert asyncio.run(ask()) == ["active", "deleted"]
 
 
 class Team:

@@ -24,7 +24,9 @@ from tests.desk import until
 from tests.sizes import LONG
 
 from agent_mailer.broker import listening
+from agent_mailer.broker.database import Store
 from agent_mailer.broker.listening import Stream
+from agent_mailer.broker.messages import inbox
 
 pytestmark = pytest.mark.usefixtures("each_database")
 
@@ -192,6 +194,36 @@ def test_a_client_that_takes_nothing_is_forgotten(monkeypatch: pytest.MonkeyPatc
         assert len(asyncio.run(play(stuck_at))) == 1
 
 
+def test_what_arrives_while_something_is_told_is_told_next() -> None:
+    told: list[bytes] = []
+
+    class Keeper:
+        def end(self, stream: Stream) -> None:
+            assert stream.over
+
+    async def play() -> None:
+        never = asyncio.Event()
+        stream = Stream("agent", "key", "host", None)
+
+        async def receive() -> Message:
+            await never.wait()
+            raise AssertionError
+
+        async def send(message: Message) -> None:
+            told.append(message.get("body", b""))
+            if b"mail" in told[-1]:
+                (stream.arrived if stream.newest == 1 else lambda _: stream.end())(2)
+
+        stream.arrived(1)
+        # Long before the next heartbeat.
+        await asyncio.wait_for(listening.Events(Keeper(), stream, 0, 0, 60.0).go_on(receive, send), 10)
+
+    asyncio.run(play())
+    assert [one for one in told if b"mail" in one] == [
+        b'event: mail\nid: %d\ndata: {"cursor":%d}\n\n' % (n, n) for n in (1, 2)
+    ]
+
+
 def test_read_mail_is_no_news_and_unread_again_is(room: Room) -> None:
     agent = room.agent()
     sent = room.desk.send(room.alice, room.sender, agent["address"])
@@ -353,11 +385,54 @@ def test_what_is_refused(room: Room) -> None:
     until(lambda: not room.desk.app.state.streams.lease(agent["id"]), "no refusal holds the agent")
 
 
+@contextmanager
+def without(room: Room, table: str) -> Iterator[None]:
+    """Whatever asks for that table fails meanwhile."""
+    room.desk.sql(f"ALTER TABLE {table} RENAME TO away")
+    try:
+        yield
+    finally:
+        room.desk.sql(f"ALTER TABLE away RENAME TO {table}")
+
+
+def seen(room: Room, agent: dict[str, Any]) -> str:
+    """The moment of the last look at the streams: their agents count as seen then."""
+    moment: str = room.desk.app.state.directory.last_seen(agent["id"], None)
+    return moment
+
+
+def test_a_stream_that_cannot_say_what_is_new_holds_nobody(room: Room) -> None:
+    agent = room.agent()
+    with without(room, "messages"):
+        status, _ = room.refused(agent, watcher="one")
+        assert status == 503
+    with room.listening(agent, watcher="two") as listener:
+        listener.hello()
+
+
+def test_what_arrives_while_it_is_asked_what_is_new_is_told(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent, news = room.agent(), inbox.news
+
+    async def and_then(store: Store, agent_id: str, after: int) -> tuple[int, int]:
+        found = await news(store, agent_id, after)
+        room.desk.app.state.streams.wake([(agent_id, 7)])
+        return found
+
+    monkeypatch.setattr(inbox, "news", and_then)
+    with room.listening(agent) as listener:
+        assert (listener.hello(), listener.mail()) == (0, 7)
+
+
 def test_a_revoked_key_ends_its_streams(room: Room) -> None:
     agent = room.agent()
     bob = room.desk.call("POST", "/users/api-keys", 201, json={"name": "short"}, headers=room.alice.login)
     with room.listening(agent) as kept, room.listening(agent, key=bob["raw_key"], watcher="w") as ended:
         assert (kept.hello(), ended.hello()) == (0, 0)
+        with without(room, "api_keys"):
+            # A look at the keys that fails is not the last one.
+            for _ in range(2):
+                before = seen(room, agent)
+                until(lambda before=before: seen(room, agent) != before, "the next look")  # type: ignore[misc]
         room.desk.call("POST", f"/users/api-keys/{bob['id']}/deactivate", headers=room.alice.login)
         assert ended.over.wait(20)
         room.send(agent)

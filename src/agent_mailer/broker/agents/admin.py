@@ -8,8 +8,9 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from sqlalchemy import Connection, Select, case, func, select
 
+from agent_mailer.broker.agents.owner import OwnAgentChange, change_own, delete_own
 from agent_mailer.broker.agents.routes import AgentAnswer, agent_answer
-from agent_mailer.broker.agents.rows import agents_of, change_agent, delete_agent, presence
+from agent_mailer.broker.agents.rows import agents_of, presence
 from agent_mailer.broker.answers import refusals
 from agent_mailer.broker.callers import AsPerson, directory_of, store_of
 from agent_mailer.broker.protocol import Tags
@@ -115,13 +116,12 @@ async def stats(request: Request, person: AsPerson) -> list[AgentStats]:
 @router.put("/{agent_id}/tags", responses=refusals(404))
 async def tag(request: Request, person: AsPerson, agent_id: str, form: TagsForm) -> Tagged:
     """Give the agent these tags in place of what it has."""
-    agent = await store_of(request).write(lambda c: change_agent(c, person.user_id, agent_id, {"tags": form.tags}))
+    agent = await change_own(request, person, agent_id, OwnAgentChange(tags=form.tags))
     return Tagged(agent_id=agent.id, tags=agent.tags)
 
 
 @router.delete("/{agent_id}", responses=refusals(404, 409))
 async def delete(request: Request, person: AsPerson, agent_id: str) -> AgentGone:
     """As `DELETE /users/me/agents/{agent_id}`: its mail stays, its keys end at once."""
-    await store_of(request).write(lambda c: delete_agent(c, person.user_id, agent_id))
-    directory_of(request).forget()
+    await delete_own(request, person, agent_id)
     return AgentGone(detail="Agent deleted", agent_id=agent_id)
