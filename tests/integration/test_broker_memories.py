@@ -88,6 +88,9 @@ def test_agents_read_what_their_team_remembers(desk: BrokerDesk, alice: Person) 
     desk.call("POST", path.replace("memories", "agents"), json={"agent_id": own["id"]}, headers=alice.login)
     assert desk.call("GET", listing, headers=bound) == [memory]
     assert desk.call("GET", f"/memories/{memory['id']}", headers=bound) == memory
+    desk.call("DELETE", f"{path.replace('memories', 'agents')}/{own['id']}", headers=alice.login)
+    desk.call("GET", f"/memories/{memory['id']}", 404, headers=bound)
+    desk.call("POST", path.replace("memories", "agents"), json={"agent_id": own["id"]}, headers=alice.login)
     assert desk.call("GET", f"/memories/{foreign['id']}", 404, headers=bound) == {"detail": "Memory not found"}
     # A key for all of the user's agents reads all of the user's teams.
     assert desk.call("GET", f"/memories/{foreign['id']}", headers=alice.header) == foreign

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
@@ -14,7 +15,10 @@ from tests.broker_desk import PASSWORD, BrokerDesk, Person, running_broker
 from tests.desk import until
 from tests.sizes import LONG
 
+from agent_mailer.broker.database import Store
+from agent_mailer.broker.protocol import Fault
 from agent_mailer.broker.users.login import issue_token
+from agent_mailer.broker.users.throttle import Throttle
 
 pytestmark = pytest.mark.usefixtures("each_database")
 
@@ -410,6 +414,41 @@ def test_guessing_is_slowed_down(tmp_path_factory: pytest.TempPathFactory) -> No
         assert "Too many" in answer.json()["detail"]
         # A user who is not there is counted in the same way.
         assert desk.http.post("/users/login", json={"username": "ghost", "password": PASSWORD}).status_code == 429
+
+
+def test_strangers_lock_nobody_out_where_they_are_known_and_nobody_makes_room_for_guessing(desk: BrokerDesk) -> None:
+    async def waits(throttle: Throttle, name: str, host: str, *, known: bool = False) -> bool:
+        try:
+            await throttle.check(name, host, known=known)
+        except Fault as fault:
+            return fault.status == 429
+        return False
+
+    async def play() -> list[bool]:
+        store = Store(desk.settings.database)
+        await store.open()
+        try:
+            throttle = Throttle(store, "2/1 hour")
+            for n in range(2):
+                await throttle.failed("hers", f"10.2.2.{n}", known=False)
+                await throttle.failed(f"his{n}", "10.9.9.9", known=False)
+            found = [
+                await waits(throttle, "hers", "10.3.3.3"),
+                await waits(throttle, "another", "10.9.9.9"),
+                not await waits(throttle, "another", "10.3.3.3"),
+                not await waits(throttle, "hers", "10.1.1.1", known=True),
+                not await waits(throttle, "hers", "10.9.9.9", known=True),
+            ]
+            # One's own login there leaves the address as it was.
+            await throttle.succeeded("another", "10.9.9.9", known=False)
+            found.append(await waits(throttle, "another", "10.9.9.9"))
+            for _ in range(2):
+                await throttle.failed("hers", "10.1.1.1", known=True)
+            return [*found, await waits(throttle, "hers", "10.1.1.1", known=True)]
+        finally:
+            await store.close()
+
+    assert asyncio.run(play()) == [True] * 7
 
 
 def test_a_restart_forgets_no_guess(tmp_path: Path) -> None:

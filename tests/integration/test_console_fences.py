@@ -143,6 +143,7 @@ def test_a_browser_of_text_acts(visitor: Visitor) -> None:
 
 def test_signing_out_ends_the_session_also_for_a_copy_of_its_cookie(desk: BrokerDesk, visitor: Visitor) -> None:
     copy = httpx.Cookies(visitor.http.cookies)
+    assert visitor.get("/console/threads").status_code == 200, "it is known just now"
     assert visitor.post("/console/logout").headers["Location"] == "/console/login?done=signed-out"
     assert not visitor.http.cookies
     with httpx.Client(base_url=desk.url, cookies=copy, trust_env=False) as thief:
