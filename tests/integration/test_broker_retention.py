@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ from tests.desk import until
 from tests.typed import Typed, type_in
 
 from agent_mailer.broker.data import Keep
+from agent_mailer.broker.database import Store
+from agent_mailer.broker.upkeep.retention import prune
 from agent_mailer.cli.examples import examples_of
+from agent_mailer.progress import Step
 
 LONG_AGO = "2020-01-01T00:00:00.000000+00:00"
 pytestmark = pytest.mark.usefixtures("each_database")
@@ -82,6 +86,25 @@ def test_by_age_what_was_read_goes_and_what_was_not_stays_with_its_thread(aged: 
     assert again["body"] == ""
     assert len(aged.bodies()) == 5
     assert aged.broker("prune", "--keep-days", "30", "--json").json["messages"] == 0
+
+
+def test_what_becomes_unread_while_it_is_looked_stays(aged: Aged) -> None:
+    message = aged.send("old and read")["id"]
+
+    def tell(step: Step) -> None:
+        if step.what == "deletes old mail":
+            aged.desk.call("PATCH", f"/messages/{message}/unread", headers=aged.ann.header)
+
+    async def play() -> None:
+        store = Store(aged.desk.settings.database)
+        await store.open()
+        try:
+            await prune(store, aged.desk.settings.uploads, Keep(days=30), tell=tell)
+        finally:
+            await store.close()
+
+    asyncio.run(play())
+    assert aged.bodies() == ["old and read"]
 
 
 def test_by_size_the_oldest_that_was_read_goes_first(aged: Aged) -> None:
