@@ -121,6 +121,8 @@ def test_a_root_that_was_replaced_is_followed(root: Path, tmp_path: Path) -> Non
 def test_a_path_that_goes_up_again_is_taken_for_where_it_leads(root: Path, tmp_path: Path) -> None:
     assert beneath.is_anchored(f"{root}/a/../a/b")
     assert not beneath.is_anchored(f"{root}/../outside")
+    assert beneath.is_anchored(f"{root}/a/b/..")
+    assert not beneath.is_anchored(f"{root}/.."), "the folder above it is none of the root's"
 
 
 class Meanwhile(SystemCalls):
