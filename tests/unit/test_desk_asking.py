@@ -1,0 +1,101 @@
+"""Having a workdir's state changed: by who watches it, by who asks where nobody does, or by nobody."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tests.desk import Desk, until
+
+from agent_mailer.assemble import Workplace
+from agent_mailer.desk.asking import ask, order, watched
+from agent_mailer.errors import UnavailableFault, UsageFault
+from agent_mailer.state.lifts import Order, OrderVerb
+from agent_mailer.state.requests import Request, Verb
+from agent_mailer.watch.requests import apply_waiting
+
+PAUSE = Request(Verb.PAUSE, reason="lunch")
+ALLOW = Order(OrderVerb.ALLOW, ("ann",))
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    monkeypatch.setattr("agent_mailer.desk.asking.LOCK_EVERY", 0.01)
+    return Desk(tmp_path)
+
+
+@contextmanager
+def holding(desk: Desk, heeds: Callable[[Workplace], object]) -> Iterator[None]:
+    """Some process holds the workdir, and does that once it is asked."""
+    place = desk.place()
+    lock = place.lock()
+    lock.acquire()
+    place.prepare()
+
+    def watch() -> None:
+        until(place.state.requests.waiting, "it is asked")
+        heeds(place)
+        lock.release()
+
+    holder = threading.Thread(target=watch)
+    holder.start()
+    try:
+        yield
+    finally:
+        holder.join()
+
+
+def paused(desk: Desk) -> str:
+    known = desk.place().state.pause.read()
+    return "" if known is None else known.detail
+
+
+def test_who_watches_does_it(desk: Desk) -> None:
+    with holding(desk, lambda place: apply_waiting(place.state)):
+        assert watched(desk.place())
+        assert ask(desk.place(), PAUSE).ok
+    assert (paused(desk), watched(desk.place())) == ("lunch", False)
+    assert not desk.place().state.requests.waiting()
+
+
+def test_who_leaves_without_reading_it_leaves_it_to_who_asks(desk: Desk) -> None:
+    with holding(desk, lambda place: None):
+        assert ask(desk.place(), PAUSE).ok
+    assert paused(desk) == "lunch"
+    assert not desk.place().state.requests.waiting(), "else it would be done once more"
+
+
+@pytest.mark.parametrize("asks", [lambda place: ask(place, PAUSE), lambda place: order(place, ALLOW)])
+def test_a_watcher_that_does_not_answer_changes_nothing(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, asks: Callable[[Workplace], object]
+) -> None:
+    monkeypatch.setattr("agent_mailer.desk.asking.ANSWER_SECONDS", 0.05)
+    lock = desk.place().lock()
+    lock.acquire()
+    desk.place().prepare()
+    try:
+        with pytest.raises(UnavailableFault, match="nothing was changed"):
+            asks(desk.place())
+    finally:
+        lock.release()
+    state = desk.place().state
+    assert not state.requests.waiting()
+    apply_waiting(state)
+    assert (paused(desk), state.lifts.standing.allowed) == ("", ())
+    assert not [*state.lifts._folder().glob("*.order")], "what was ordered is not left for later"
+
+
+def test_what_only_a_person_orders_is_refused_in_a_turn(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENT_MAILER_TURN_DIR", str(desk.base))
+    with pytest.raises(UsageFault, match="for a person to decide"):
+        order(desk.place(), ALLOW)
+    monkeypatch.delenv("AGENT_MAILER_TURN_DIR")
+    assert not desk.place().state.lifts._folder().exists()
+    assert order(desk.place(), ALLOW).ok
+    assert desk.place().state.lifts.standing.allowed == ("ann",)
+    # A request alone gives no power: what it names no person has ordered.
+    answer = ask(desk.place(), Request(Verb.ORDER, ("1800000000.000000-00",)))
+    assert (answer.ok, answer.lines) == (False, ("no person has ordered that",))
