@@ -103,10 +103,15 @@ def test_an_agent_that_is_set_up_anew_in_the_folder_of_another_inherits_no_yes(d
         "off",
     )
     assert "forgot" not in desk.say(*init).out
+    desk.say("held", "allow", "stranger")
+    assert desk.place().state.lifts.standing.allowed == ("stranger",)
     assert desk.say("approvals", "list", "--json").json["always"]
     shutil.rmtree(desk.state)
     assert "forgot    what an earlier agent" in desk.say(*init).out
     assert desk.say("approvals", "list", "--json", "--all").json == {"approvals": [], "always": []}
+    assert desk.place().state.lifts.standing.allowed == (), (
+        "whose mail that one was to work on says nothing of this one"
+    )
 
 
 def test_where_none_waits_nobody_is_told_how_to_answer(desk: AskingDesk) -> None:

@@ -85,7 +85,7 @@ def test_a_watcher_that_does_not_answer_changes_nothing(
     assert not state.requests.waiting()
     apply_waiting(state)
     assert (paused(desk), state.lifts.standing.allowed) == ("", ())
-    assert not [*state.lifts._folder().glob("*.order")], "what was ordered is not left for later"
+    assert not [*state.lifts.folder.glob("*.order")], "what was ordered is not left for later"
 
 
 def test_what_only_a_person_orders_is_refused_in_a_turn(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +93,7 @@ def test_what_only_a_person_orders_is_refused_in_a_turn(desk: Desk, monkeypatch:
     with pytest.raises(UsageFault, match="for a person to decide"):
         order(desk.place(), ALLOW)
     monkeypatch.delenv("AGENT_MAILER_TURN_DIR")
-    assert not desk.place().state.lifts._folder().exists()
+    assert not desk.place().state.lifts.folder.exists()
     assert order(desk.place(), ALLOW).ok
     assert desk.place().state.lifts.standing.allowed == ("ann",)
     # A request alone gives no power: what it names no person has ordered.

@@ -65,7 +65,7 @@ def state_in(workdir: Path, *, ours: bool) -> tuple[State, Told]:
 
 FILES: dict[str, tuple[Callable[[State], Path], Callable[[State], bool]]] = {
     "what a person has said for good": (
-        lambda state: state.lifts._folder() / "standing.json",
+        lambda state: state.lifts.folder / "standing.json",
         lambda state: state.lifts.standing == Standing(),
     ),
     "the book of requests from afar": (lambda state: state.remote._path, lambda state: state.remote.seen == 0),

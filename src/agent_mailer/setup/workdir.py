@@ -86,10 +86,13 @@ def set_up(place: Workplace, values: Mapping[str, object], documents: Documents,
 
 def _forget_another(place: Workplace, lines: list[str]) -> None:
     """Before the config file is there: what was allowed to another agent of this folder is not allowed to this one."""
-    book = place.state.approvals.folder
-    if book.exists():
-        place.disk.remove_tree(book)
-        lines.append("forgot    what an earlier agent of this folder has asked, and was allowed for good")
+    for folder, what in (
+        (place.state.approvals.folder, "has asked, and was allowed for good"),
+        (place.state.lifts.folder, "was let do beyond its guards and limits"),
+    ):
+        if folder.exists():
+            place.disk.remove_tree(folder)
+            lines.append(f"forgot    what an earlier agent of this folder {what}")
 
 
 def _require_name(place: Workplace) -> None:

@@ -75,13 +75,13 @@ class Lifts:
     def standing(self) -> Standing:
         """What counts now. Raises OSError where the file cannot be read just now."""
         if self._standing is None:
-            self._standing = self._read(self._folder() / "standing.json", Standing) or Standing()
+            self._standing = self._read(self.folder / "standing.json", Standing) or Standing()
         return self._standing
 
     def give(self, order: Order) -> str:
         """Durable when it returns; its name. Raises OSError."""
         name = f"{self._clock.now():017.6f}-{secrets.token_hex(8)}"
-        folder = self._folder()
+        folder = self.folder
         self._disk.make_directory(folder, sync=Sync.FULL)
         self._disk.replace(folder / f"{name}.order", msgspec.json.encode(order), sync=Sync.FULL)
         return name
@@ -90,12 +90,12 @@ class Lifts:
         """None where no person has given it. Raises OSError where it cannot be read just now."""
         if path_name(name) != name:
             return None
-        return self._read(self._folder() / f"{name}.order", Order)
+        return self._read(self.folder / f"{name}.order", Order)
 
     def done(self, name: str) -> None:
         """It was carried out; carried out again by a crash it changes nothing."""
         with suppress(OSError):
-            self._disk.remove(self._folder() / f"{name}.order")
+            self._disk.remove(self.folder / f"{name}.order")
 
     def allow(self, senders: tuple[str, ...]) -> None:
         """Durable when it returns."""
@@ -121,7 +121,7 @@ class Lifts:
         return one.value if one is not None and now < one.until <= now + LONGEST else None
 
     def _write(self, standing: Standing) -> None:
-        folder = self._folder()
+        folder = self.folder
         self._disk.make_directory(folder, sync=Sync.FULL)
         data = msgspec.json.format(msgspec.json.encode(standing), indent=2) + b"\n"
         self._state.clear_way(folder / "standing.json")
@@ -143,5 +143,6 @@ class Lifts:
                 self._state.damaged(path, str(error))
             return None
 
-    def _folder(self) -> Path:
+    @property
+    def folder(self) -> Path:
         return user_state() / "guards" / path_name(os.path.realpath(self._workdir))
