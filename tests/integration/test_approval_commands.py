@@ -114,6 +114,15 @@ def test_an_agent_that_is_set_up_anew_in_the_folder_of_another_inherits_no_yes(d
     )
 
 
+def test_in_a_turn_no_code_is_shown_and_nothing_is_taken_back(desk: AskingDesk) -> None:
+    """A hint to the agent, no wall."""
+    code = put(desk, Call("Bash", as_input({"command": PUSH})))
+    for words in (("list",), ("list", "--json"), ("show", code), ("revoke", "q-")):
+        said = desk.say("approvals", *words, code=2, AGENT_MAILER_TURN_DIR=str(desk.base))
+        assert "for a person to decide" in said.out + said.err
+        assert code not in said.out
+
+
 def test_where_none_waits_nobody_is_told_how_to_answer(desk: AskingDesk) -> None:
     code = put(desk, Call("Bash", as_input({"command": PUSH})))
     assert "yes: agent-mailer approve CODE" in desk.say("approvals", "list", "--all").err
