@@ -114,7 +114,7 @@ def test_an_order_lies_among_the_orders_and_is_no_file_that_an_agent_has_made(tm
     name = state.lifts.give(order)
     assert state.lifts.order(name) == order
     (tmp_path / "made.order").write_bytes(msgspec.json.encode(order))
-    assert state.lifts.order(os.path.relpath(tmp_path / "made", state.lifts._folder())) is None
+    assert state.lifts.order(os.path.relpath(tmp_path / "made", state.lifts.folder)) is None
     assert state.lifts.order(str(tmp_path / "made")) is None
 
 
