@@ -407,6 +407,24 @@ def test_what_another_consumer_took_is_gone_for_good(box: Box) -> None:
     gone(box.claim(envelope, again=True))
 
 
+def test_each_message_to_one_of_a_group_has_one_taker_who_has_it_again_after_a_crash(box: Box) -> None:
+    bob = MaildirMailbox(Disk(), box.root, "bob")
+    for name in ("m1", "m2"):
+        data = message(name, **{"from": "carol", "to": ["alice", "bob"], "labels": ["one-of:cap:review"]})
+        box.put(name, data)
+        (Paths(box.root, "bob").new / f"{name}.md").write_bytes(data)
+    first, second = box.pending().envelopes
+    assert isinstance(box.claim(first), Message)
+    assert asyncio.run(bob.claim(first)) == Gone("alice has taken it", elsewhere=True)
+    # The thread, which is the same, is nobody's.
+    assert isinstance(asyncio.run(bob.claim(second)), Message)
+    box.disk.syncs = 0
+    assert box.claim(second) == Gone("bob has taken it", elsewhere=True)
+    assert box.disk.syncs == 2, "what is found to be another's was written before it was looked for"
+    assert box.names("receipts") == ["m1__alice__drained.json"]
+    assert isinstance(box.claim(first, again=True), Message)
+
+
 def test_one_message_under_both_names_is_one_message(box: Box) -> None:
     path = box.put("m1")
     envelope = box.one()

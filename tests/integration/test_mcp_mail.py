@@ -18,8 +18,9 @@ from tests.fake_mcp_mail import FakeServer, running
 from tests.sizes import LONG
 from tests.typed import type_in
 
+from agent_mailer.assemble import Workplace
 from agent_mailer.disk import Disk
-from agent_mailer.errors import BusyFault, ConfigFault, RefusedFault
+from agent_mailer.errors import BusyFault, ConfigFault, MailerError, RefusedFault
 from agent_mailer.mailbox.mcp_agent_mail.adapter import Account, McpAgentMailbox, Rhythm
 from agent_mailer.mailbox.port import (
     Action,
@@ -34,7 +35,10 @@ from agent_mailer.mailbox.port import (
     Refused,
     Unknown,
 )
+from agent_mailer.names import DEDUPE_KEY
 from agent_mailer.path_patterns import overlap
+from agent_mailer.people.send import send
+from agent_mailer.people.server import ServerMail
 from agent_mailer.testing.mailbox_scene import only, took_a_wake, waiting
 
 
@@ -431,6 +435,28 @@ def work(town: Town, tmp_path: Path) -> Path:
     assert made.status == 0, made.err
     assert "registered coder-1" in made.out
     return folder
+
+
+def test_a_persons_key_sends_once_also_where_the_answer_was_lost(town: Town, tmp_path: Path) -> None:
+    place = Workplace(tmp_path, {"mailbox": "mcp_agent_mail", "broker_url": town.url, "address": "coder-1"})
+
+    async def scenario() -> None:
+        await town.box().register()
+        mail = ServerMail(place, "the-user", town.box("the-user"))
+
+        def words(body: str) -> Draft:
+            return draft(f"{DEDUPE_KEY}k", body)
+
+        town.fake.after = lambda name: (500, b"") if name == "send_message" else None
+        first = await send(mail, words("one"))
+        town.fake.after = lambda _: None
+        again = await send(mail, words("one"))
+        assert (first.already, again.already, again.id) == (False, True, first.id)
+        with pytest.raises(MailerError, match="another message was sent under this dedupe key"):
+            await send(mail, words("two"))
+
+    asyncio.run(scenario())
+    assert len(town.fake.asked("select id from messages")) == 1
 
 
 @LONG  # each send under a key waits for what may still be on its way
