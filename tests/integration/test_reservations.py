@@ -20,6 +20,7 @@ from tests.clocks import AheadOfTime, FakeClock
 from tests.desk import SOON, Desk, outcomes, until
 from tests.fake_mcp_mail import running
 from tests.plain_broker import running_plain_broker
+from tests.refusing import On, Refusing
 from tests.sizes import LONG
 from tests.typed import type_in
 
@@ -27,7 +28,7 @@ from agent_mailer.approvals.hook import Dialect, run
 from agent_mailer.approvals.turn import TurnApprovals, write
 from agent_mailer.at_server import reservations_of
 from agent_mailer.clock import Clock
-from agent_mailer.disk import Disk, SystemCalls
+from agent_mailer.disk import Disk
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.mcp_agent_mail.adapter import Account, McpAgentMailbox
 from agent_mailer.mailbox.port import MailboxUnavailable
@@ -246,30 +247,14 @@ def test_what_was_taken_though_the_disk_did_not_say_so_is_given_back(tmp_path: P
     desks = TwoDesks(tmp_path)
     desks.go()
     desks.first.send("x")
-    meta = desks.first.root / "meta"
-
-    class Sick(SystemCalls):
-        faults = ["open", "fsync"] if twice else ["fsync"]
-
-        def _fail(self, call: str, folder: Path) -> None:
-            if folder == meta and self.faults[-1:] == [call]:
-                self.faults.pop()
-                raise OSError(errno.EIO, os.strerror(errno.EIO), str(meta))
-
-        def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
-            self._fail("open", path.parent)
-            return super().open(path, flags, mode)
-
-        def fsync(self, fd: int) -> None:
-            self._fail("fsync", Path(f"/proc/self/fd/{fd}").readlink())
-            super().fsync(fd)
 
     async def works(room: Room) -> None:
         await room.mailbox.open()
         try:
             [envelope] = (await room.mailbox.pending(10)).envelopes
             turns = [new_turn_id(room.clock.now()) for _ in range(2)]
-            room.state.folder.disk.system = Sick()
+            # What is written aside is synced; its folder is not, nor (twice) is anything new made there after that.
+            room.state.folder.disk.system = Refusing("meta", On.MAKE, On.SYNC, code=errno.EIO, times=1 + twice, after=2)
             with pytest.raises(MailboxUnavailable):
                 await run_turn(room, Candidate(envelope), turns[0], lambda: None)
             assert [one["owner"]["turn"] for one in desks.held()] == turns[:1] * twice
