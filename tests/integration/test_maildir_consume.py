@@ -410,7 +410,7 @@ def test_what_another_consumer_took_is_gone_for_good(box: Box) -> None:
 def test_each_message_to_one_of_a_group_has_one_taker_who_has_it_again_after_a_crash(box: Box) -> None:
     bob = MaildirMailbox(Disk(), box.root, "bob")
     for name in ("m1", "m2"):
-        data = message(name, **{"from": "carol", "to": ["alice", "bob"], "labels": ["one-of:cap:review"]})
+        data = message(name, to=["alice", "bob"], labels=["one-of:cap:review"], **{"from": "carol"})
         box.put(name, data)
         (Paths(box.root, "bob").new / f"{name}.md").write_bytes(data)
     first, second = box.pending().envelopes
