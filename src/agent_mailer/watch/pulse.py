@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from agent_mailer.errors import BusyFault, MailerError
 from agent_mailer.outcomes import NOT_EXECUTED
@@ -22,8 +21,6 @@ from agent_mailer.watch.room import Room
 
 if TYPE_CHECKING:
     from agent_mailer.watch.errands import Errands
-
-T = TypeVar("T")
 
 LOGIN_SECONDS = 20.0
 MAILBOX_SECONDS = 2.0
@@ -42,7 +39,7 @@ class Ear:
         """The loop waits for a wake: what it does in between it has brought to an end."""
         self.errands: Errands | None = None
         """What is asked from afar, where somebody can."""
-        self._mailbox_since: float | None = None
+        self.mailbox_since: float | None = None
         """The moment since which the loop waits for its mailbox; None where it does not."""
 
     def heed(self) -> bool:
@@ -68,14 +65,6 @@ class Ear:
         self.asked = False
         return (self.errands is not None and self.errands.attend()) or opened
 
-    async def waits_for(self, mailbox: Awaitable[T]) -> T:
-        """Whoever asks the loop meanwhile hears that it waits for its mailbox."""
-        self._mailbox_since = self._room.clock.monotonic()
-        try:
-            return await mailbox
-        finally:
-            self._mailbox_since = None
-
     def listen_afar(self) -> None:
         """There may be something that nobody has attended to."""
         self.asked = True
@@ -84,7 +73,7 @@ class Ear:
         """The loop rests, or waits for its mailbox. What the disk refuses is no answer."""
         self.pinged = False
         requests = self._room.state.requests
-        since = self._mailbox_since
+        since = self.mailbox_since
         with suppress(OSError):
             for name, request in requests.waiting():
                 if _is_ping(request):
@@ -93,7 +82,7 @@ class Ear:
 
     def _answer_in_between(self) -> None:
         """A mailbox that lets the loop wait does not make it stand still."""
-        since = self._mailbox_since
+        since = self.mailbox_since
         if self.pinged and since is not None and self._room.clock.monotonic() - since >= MAILBOX_SECONDS / 2:
             self.answer()
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import closing, suppress
 from enum import Enum
+from typing import TypeVar
 
 from agent_mailer.events import EventName
 from agent_mailer.file_events import FileEvents
@@ -35,6 +36,8 @@ STOPPING_LOOKS = 0.5
 PROBE_PATIENCE = 60.0
 """Another watcher probes the account: its result wakes us; this is the net should it never come."""
 ONCE_LOOKS = 0.2
+
+T = TypeVar("T")
 
 
 class End(Enum):
@@ -151,7 +154,9 @@ class Watcher:
                 await self._sleep(min(patience, STOPPING_LOOKS))
                 continue
             next_look = await self._room.unless_leaving(self._start_what_may())
-            self._let_others_probe()
+            if not self._room.work:
+                # Who was kept from probing by a guard or a fault holds up nobody on his account.
+                self._room.state.pause.end_probe()
             if self._room.leaving:
                 continue
             if self._once and next_look is None:
@@ -181,8 +186,8 @@ class Watcher:
                 self._prunes_first = False
                 await prune(room)
             # Before the look, so that it finds what has just left.
-            next_due = await self._ear.waits_for(room.send_due(pause))
-            found = await self._ear.waits_for(self._look())
+            next_due = await self._from_mailbox(room.send_due(pause))
+            found = await self._from_mailbox(self._look())
             now = room.clock.now()
             plan = found.plan({work.envelope.thread for work in room.work.values()}, now)
             ready, taken = [candidate for candidate in plan.ready if self._is_due_once(candidate)], list[Candidate]()
@@ -299,7 +304,7 @@ class Watcher:
         except (MailboxUnavailable, OSError) as fault:
             self._interrupted(fault)
         else:
-            self._note(outcome)
+            self.failed |= outcome is not None and not outcome.settles
             # What has left the turn, or its head was not to be had, was not tried.
             self._attempted -= {one.id for one in batch if self._room.state.retries.get(one.id) is None}
 
@@ -309,17 +314,13 @@ class Watcher:
         except (MailboxUnavailable, OSError) as fault:
             self._interrupted(fault)
         else:
-            if isinstance(outcome, Outcome):
-                self._note(outcome)
+            self.failed |= isinstance(outcome, Outcome) and not outcome.settles
 
     def _interrupted(self, fault: MailboxUnavailable | OSError) -> None:
         """Whatever it has left open is taken up again, by this watcher once the trouble allows or by the next."""
         self._hold_off(self._in_trouble(fault))
         self._look_for_open = not self._once
         self.failed = True
-
-    def _note(self, outcome: Outcome | None) -> None:
-        self.failed |= outcome is not None and not outcome.settles
 
     def _spawn(self, turn_id: str, work: Work, story: Coroutine[None, None, None]) -> None:
         self._room.work[turn_id] = work
@@ -328,16 +329,10 @@ class Watcher:
 
     def _ended(self, turn_id: str, task: asyncio.Task[None]) -> None:
         self._room.work.pop(turn_id, None)
-        self._let_others_probe()
         if not task.cancelled() and (error := task.exception()) is not None:
             # A fault of ours: leave, so that the next watcher recovers from the files rather than from this memory.
             self._fail(error)
         self._wake.set()
-
-    def _let_others_probe(self) -> None:
-        """Who was free to, and was kept from it by a guard or a fault, holds up nobody on his account."""
-        if not self._room.work:
-            self._room.state.pause.end_probe()
 
     def _fail(self, error: BaseException) -> None:
         self._fault = self._fault or error
@@ -362,8 +357,16 @@ class Watcher:
                 return False
 
     async def _opened(self) -> bool:
-        await self._ear.waits_for(self._room.mailbox.open())
+        await self._from_mailbox(self._room.mailbox.open())
         return True
+
+    async def _from_mailbox(self, answer: Awaitable[T]) -> T:
+        """Whoever asks the loop meanwhile hears that it waits for its mailbox."""
+        self._ear.mailbox_since = self._room.clock.monotonic()
+        try:
+            return await answer
+        finally:
+            self._ear.mailbox_since = None
 
     async def _pump(self, wait: Callable[[], Awaitable[None]], heed: Callable[[], bool] | None = None) -> None:
         await self._room.pump(wait, heed, self._wake.set, self._fail)
