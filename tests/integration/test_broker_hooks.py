@@ -293,6 +293,8 @@ def test_what_cannot_be_delivered_is_kept_and_tried_again(hook: Hook, desk: Brok
     assert hook.tell("d", title="x", dedupeKey="k")["outcome"] == "failed"
     [came] = hook.admin("GET", "/deliveries?outcome=failed")
     assert (came["tries"], came["waits"]) == (1, True)
+    [(due,)] = desk.sql("SELECT due_ms FROM hook_deliveries WHERE id = :id", id=came["id"])
+    assert 100_000 < due - time.time() * 1000 <= 120_000, "a minute, then two"
     desk.sql("UPDATE agents SET status = 'active' WHERE id = :id", id=hook.agent["id"])
     assert hook.admin("POST", f"/deliveries/{came['id']}/retry")["outcome"] == "sent"
     hook.admin("POST", f"/deliveries/{came['id']}/retry", 409)

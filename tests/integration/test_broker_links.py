@@ -98,7 +98,7 @@ def test_a_no_has_its_reason_on_one_line(links: Links) -> None:
 
 
 def test_used_unknown_and_expired_are_one_page(links: Links) -> None:
-    used, expired = links.offer(), links.offer()
+    used, expired, left = links.offer(), links.offer(), links.offer()
     links.answer(used)
     links.broker.sql(
         "UPDATE approval_links SET ends_ms = 1 WHERE token_hash = :hash",
@@ -110,6 +110,9 @@ def test_used_unknown_and_expired_are_one_page(links: Links) -> None:
     assert pages == {(404, links.answer(path).text) for path in paths}
     [mail] = links.mail()
     assert used.removeprefix("/approve/") in mail["body"]
+    # Whose agent is deleted has nothing to say yes to.
+    links.broker.sql("UPDATE agents SET status = 'deleted' WHERE id = :id", id=links.agent["id"])
+    assert {(links.look(left).status_code, links.answer(left).text)} == pages
 
 
 @pytest.mark.parametrize(

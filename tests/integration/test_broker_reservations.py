@@ -101,6 +101,17 @@ def test_of_others_there_is_nothing_and_nobody_takes_all(
     desk.call("POST", at(hers), json=form("/srv/both", "src"), headers=alice.header)
     assert desk.call("GET", at(his), params={"project": "/srv/both"}, headers=bob.header) == []
     desk.call("POST", at(his), json=form("/srv/both", "src"), headers=bob.header)
+    # Two people of one name.
+    person: dict[str, Any] = {"turn": "", "by": "operator"}
+    for agent, key in ((hers, alice.header), (his, bob.header)):
+        desk.call("POST", at(agent), json=form("/srv/named", "docs", **person), headers=key)
+    assert desk.call("POST", at(hers, "/release"), json={"project": "/srv/named", **person}, headers=alice.header) == {
+        "many": 1
+    }
+    assert desk.call("POST", at(his, "/renew"), json={"seconds": 60, **person}, headers=bob.header) == {"many": 1}
+    assert desk.call("POST", at(his, "/release"), json={"project": "/srv/named", **person}, headers=bob.header) == {
+        "many": 1
+    }
     desk.call("GET", at(hers), 404, params={"project": "/srv/both"}, headers=bob.header)
     for last in ("", "/renew", "/release"):
         desk.call("POST", at(hers, last), 404, json=form("/srv/both", "src"), headers=bob.header)
