@@ -233,6 +233,8 @@ def test_acting_as_another_shows_a_bar_and_is_in_the_audit(desk: BrokerDesk, vis
     hers = Visitor(desk)
     hers.sign_in("carol")
     assert "logged in as" in hers.get("/console/audit").text
+    # Everybody's is a superadmin's to see.
+    assert hers.get("/console/audit?whose=all").text.count("<tr") == hers.get("/console/audit").text.count("<tr") > 1
 
 
 def test_a_new_key_is_shown_once_and_works(desk: BrokerDesk, visitor: Visitor) -> None:
