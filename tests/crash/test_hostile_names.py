@@ -129,9 +129,13 @@ class Swap:
         path = self._path
         if path is None:
             return
-        with suppress(FileNotFoundError):
-            if path.lstat().st_ino == self._made:
-                path.rmdir() if stat.S_ISDIR(path.lstat().st_mode) else path.unlink()
+        if os.path.lexists(path) and path.lstat().st_ino == self._made:
+            if stat.S_ISDIR(path.lstat().st_mode):
+                # An empty folder where the watcher wants one is as good as its own, and may have something in it.
+                with suppress(OSError):
+                    path.rmdir()
+            else:
+                path.unlink()
         kept = self._kept(path)
         if os.path.lexists(kept):
             put_back(kept, path)
