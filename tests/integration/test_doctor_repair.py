@@ -189,6 +189,20 @@ def test_what_others_could_read_is_closed(desk: Desk) -> None:
     desk.place().folder.check()
 
 
+def test_the_mode_of_a_file_that_has_its_second_name_among_ours_is_left(desk: Desk) -> None:
+    theirs = desk.base / "theirs"
+    theirs.write_text("")
+    theirs.chmod(0o644)
+    ours = desk.state / "processed.txt"
+    os.link(theirs, ours)
+    mend(desk)
+    assert stat.S_IMODE(theirs.stat().st_mode) == 0o644
+    ours.unlink(missing_ok=True)
+    os.link(theirs, ours)
+    desk.place().prepare()
+    assert (stat.S_IMODE(theirs.stat().st_mode), theirs.read_text()) == (0o644, "")
+
+
 def test_the_word_of_a_watcher_that_is_gone_goes(desk: Desk) -> None:
     desk.once()
     (desk.state / "trouble.json").write_text('{"what":"disk","why":"full","since":1.0}')

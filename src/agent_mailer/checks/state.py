@@ -73,7 +73,8 @@ def mend_permissions(folder: StateFolder) -> tuple[list[Mended], list[Left]]:
     for path in _private(folder):
         try:
             found = path.lstat()
-            if stat.S_ISLNK(found.st_mode):
+            if stat.S_ISLNK(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink > 1):
+                # Its mode is another file's.
                 continue
             mode = stat.S_IMODE(found.st_mode)
             needed = 0o700 if stat.S_ISDIR(found.st_mode) else 0o600

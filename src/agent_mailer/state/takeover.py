@@ -121,9 +121,9 @@ def _agent_of(workdir: Path, message_id: str) -> int | None:
 
 
 def _make_private(folder: StateFolder) -> None:
-    """The other client leaves `processed.txt` readable for everybody."""
+    """The other client leaves `processed.txt` readable for everybody. What has a second name is no file of its own."""
     path = folder.path / "processed.txt"
     with suppress(OSError):
         found = status(path)
-        if stat.S_ISREG(found.st_mode) and found.st_mode & 0o077:
+        if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_mode & 0o077:
             folder.disk.system.chmod(path, 0o600)
