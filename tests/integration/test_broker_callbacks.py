@@ -206,7 +206,8 @@ def test_an_answer_is_told_back_signed_and_until_it_is_taken(hook: Hook, desk: B
 
 
 @LONG
-def test_the_broker_looks_by_itself(hook: Hook, desk: BrokerDesk, caller: Caller, tmp_path: Path) -> None:
+def test_the_broker_looks_by_itself(caller: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(posting, "EVERY", 0.1)
     with running_broker(tmp_path) as other:
         theirs = Hook.__new__(Hook)
         theirs.desk, theirs.person = other, other.person("alice")
