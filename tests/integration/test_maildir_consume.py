@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.refusing import On, Refusing
+from tests.refusing import Died, On, Refusing
 
 from agent_mailer.disk import Disk, SystemCalls
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
@@ -363,6 +363,24 @@ def test_a_disk_that_fails_while_rejecting_loses_nothing(box: Box) -> None:
         asyncio.run(mailbox.reject(Unreadable("bad.md", "x")))
     assert path.read_bytes() == b"torn"
     assert box.names("dlq/tmp") == box.names("dlq/new") == []
+
+
+@pytest.mark.parametrize("code", [errno.EIO, None])
+@pytest.mark.parametrize(("name", "call"), [("dlq/tmp", On.SYNC), ("dlq/new", On.COME), ("dlq/new", On.SYNC)])
+def test_what_is_rejected_stays_until_its_dead_letter_is_durable(
+    box: Box, name: str, call: On, code: int | None
+) -> None:
+    path = box.put("bad", b"torn")
+    (item,) = box.pending().unreadable
+    box.disk.system = Refusing(name, call, code=code)
+    with pytest.raises(Died if code is None else MailboxUnavailable):
+        asyncio.run(box.mailbox.reject(item))
+    assert path.read_bytes() == b"torn"
+    box.disk.system = SystemCalls()
+    box.reject_all()
+    assert box.names("inbox/new") == []
+    assert all((box.paths.dlq_new / letter).read_bytes().endswith(b"torn") for letter in box.names("dlq/new"))
+    assert box.names("dlq/new") != []
 
 
 def test_a_message_that_went_bad_after_its_listing_is_listed_as_unreadable(box: Box) -> None:
