@@ -11,11 +11,12 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.integration.test_engine_turn import Ahead
+from tests.refusing import On, Refusing
 from tests.watch_room import Scene
 
 from agent_mailer.disk import SystemCalls
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
-from agent_mailer.mailbox.port import Action, Draft, Message, Outgoing
+from agent_mailer.mailbox.port import Action, Draft, Message, Outgoing, Refused
 from agent_mailer.names import new_turn_id
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state.records import ItemState, Phase, SettledItem, Settlement, TurnRecord
@@ -103,4 +104,46 @@ def test_news_that_may_have_left_are_looked_for_before_they_are_sent_again(
     for _ in range(2):
         scene.run(AtOnce(scene.room, record, Message(record.envelope), folder).send_what_waits())
     assert left == ["user", "planner"]
+    scene.close()
+
+
+def test_what_may_have_arrived_by_any_try_is_looked_for_before_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a second delivery is not recognised: the first try is still on its way at the second."""
+    scene = Scene(tmp_path)
+    mailbox = scene.room.mailbox
+    able = msgspec.structs.replace(mailbox.capabilities, recognises_delivery=False)
+    monkeypatch.setattr(MaildirMailbox, "capabilities", able)
+    scene.room.policy = msgspec.structs.replace(scene.policy, trouble_first=0.0)
+    inbox = scene.desk.root / "agents/user/inbox/new"
+    (away := tmp_path / "away").mkdir()
+    moves = [(inbox, away), (away, inbox)]
+    found: list[int] = []
+    deliver = mailbox.deliver
+
+    async def delivered(item: Outgoing) -> object:
+        # The first is not confirmed, the second not written.
+        times, after = min(len(moves), 1), 0 if found else 1
+        scene.state.folder.disk.system = Refusing("user/inbox", On.SYNC, code=errno.EIO, times=times, after=after)
+        found.append(len([*inbox.iterdir()]))
+        try:
+            return await deliver(item)
+        finally:
+            if moves:
+                source, target = moves.pop(0)
+                (source / f"{item.id}.md").rename(target / f"{item.id}.md")
+
+    monkeypatch.setattr(mailbox, "deliver", delivered)
+    composed = mailbox.compose(Draft("k", Action.SEND, NOW, to=("user",), body="x"), None, "t")
+    assert not isinstance(composed, Refused)
+    [item] = composed
+    settlement = Settlement(Outcome.DONE, "", NOW, 1.0, finished=True, items=(SettledItem(item),))
+    record = TurnRecord(new_turn_id(NOW), scene.mail(), Phase.SETTLING, "command", NOW, settlement=settlement)
+    scene.state.turns.create(record)
+    scene.run(asyncio.wait_for(send_items(scene.room, record), 20))
+    assert record.settlement is not None
+    assert record.settlement.items[0].state is ItemState.DELIVERED
+    assert found == [0, 0], "what the inbox held at each try"
+    assert len([*inbox.iterdir()]) == 1
     scene.close()
