@@ -72,4 +72,4 @@ def test_the_same_seed_is_the_same_schedule(place: Path) -> None:
 @pytest.mark.parametrize("race", RACES)
 def test_a_planted_race_is_found(tmp_path: Path, race: str) -> None:
     test = f"{Path(__file__)}::test_in_whatever_order_things_happen_each_message_comes_to_its_one_end"
-    find_planted(tmp_path, "watch/watcher.py", *RACES[race], test, 150)
+    find_planted(tmp_path, "watch/watcher.py", *RACES[race], test, 600)
