@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.amq_tree import write
-from tests.refusing import Refusing
+from tests.refusing import PUT, Died, On, Refusing
 from tests.watch_room import Scene
 
 from agent_mailer.events import EventName
@@ -170,6 +170,16 @@ def test_an_answer_is_taken_once_and_what_it_answers_can_go_on(scene: Scene) -> 
     assert scene.names("new") == 0
     told = [(one["message_id"], one["thread"], one["why"]) for one in scene.told(EventName.MESSAGE_SKIPPED)]
     assert told == [(one.id, one.thread, "answer") for one in (first, second)]
+
+
+def test_an_answer_is_durable_before_its_mail_is_over(scene: Scene) -> None:
+    question, one = scene.asked(), scene.mail(body="yes")
+    scene.state.folder.disk.system = Refusing("processed.txt", On.WRITE, *PUT, code=None)
+    with pytest.raises(Died):
+        scene.do(Answered(one, Said(Verdict.ALLOW, question.code)))
+    known = scene.desk.place().state.approvals.answer_to(question.id)
+    assert known is not None
+    assert known.message_id == one.id
 
 
 def test_mail_that_the_folder_does_not_give_holds_up_no_other_and_is_told_once(scene: Scene) -> None:
