@@ -329,7 +329,7 @@ def _mode(path: Place) -> int:
 def _absolute(path: Place) -> str:
     text = os.fspath(path)
     # A path that goes up again would lead out of every root.
-    return text if text.startswith("/") and "/../" not in text and not text.endswith("/..") else os.path.abspath(text)
+    return text if text.startswith("/") and "/../" not in f"{text}/" else os.path.abspath(text)
 
 
 def _root_of(text: str) -> str | None:

@@ -16,7 +16,7 @@ from tests.watch_room import Scene
 
 from agent_mailer.disk import SystemCalls
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
-from agent_mailer.mailbox.port import Action, Draft, Message, Outgoing, Refused
+from agent_mailer.mailbox.port import Action, Draft, Mailbox, Message, Outgoing, Refused
 from agent_mailer.names import new_turn_id
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state.records import ItemState, Phase, SettledItem, Settlement, TurnRecord
@@ -79,14 +79,19 @@ def test_of_the_day_that_an_item_has_only_what_its_mailbox_answered_counts(
     scene.close()
 
 
+def recognising_nothing(mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder mailbox that says of itself that it would deliver a second time."""
+    able = msgspec.structs.replace(mailbox.capabilities, recognises_delivery=False)
+    monkeypatch.setattr(MaildirMailbox, "capabilities", able)
+
+
 def test_news_that_may_have_left_are_looked_for_before_they_are_sent_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a second delivery is not recognised: a turn that is adopted has sent some of them already."""
     scene = Scene(tmp_path)
     mailbox = scene.room.mailbox
-    able = msgspec.structs.replace(mailbox.capabilities, recognises_delivery=False)
-    monkeypatch.setattr(MaildirMailbox, "capabilities", able)
+    recognising_nothing(mailbox, monkeypatch)
     left: list[str] = []
     deliver = mailbox.deliver
 
@@ -113,8 +118,7 @@ def test_what_may_have_arrived_by_any_try_is_looked_for_before_the_next(
     """Where a second delivery is not recognised: the first try is still on its way at the second."""
     scene = Scene(tmp_path)
     mailbox = scene.room.mailbox
-    able = msgspec.structs.replace(mailbox.capabilities, recognises_delivery=False)
-    monkeypatch.setattr(MaildirMailbox, "capabilities", able)
+    recognising_nothing(mailbox, monkeypatch)
     scene.room.policy = msgspec.structs.replace(scene.policy, trouble_first=0.0)
     inbox = scene.desk.root / "agents/user/inbox/new"
     (away := tmp_path / "away").mkdir()

@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
 import msgspec
@@ -161,11 +161,8 @@ def _require_no_turn(place: Workplace) -> None:
 def _nobodys_yet(base: Path, name: str) -> Path:
     """A folder that is not there yet: of two agents of one name each keeps its own, though they go in one second."""
     stem = f"{path_name(name)}-{time.strftime('%Y%m%dT%H%M%S')}"
-    return next(path for number in count(1) if not os.path.lexists(path := base / _numbered(stem, number)))
-
-
-def _numbered(stem: str, number: int) -> str:
-    return stem if number == 1 else f"{stem}-{number}"
+    names = chain([stem], (f"{stem}-{number}" for number in count(2)))
+    return next(path for name in names if not os.path.lexists(path := base / name))
 
 
 def _below(value: object, folder: Path) -> Path | None:

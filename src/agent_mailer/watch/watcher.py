@@ -268,7 +268,8 @@ class Watcher:
             self._hold_off(SPREAD_SECONDS * self._room.jitter())
         before, self._paused = self._paused, pause is not None
         if self._paused != before and not self._once:
-            self._room.mailbox.announce(*((Presence.PAUSED, pause.reason.value) if pause else (Presence.ACTIVE, "")))
+            status = Presence.PAUSED if self._paused else Presence.ACTIVE
+            self._room.mailbox.announce(status, pause.reason.value if pause is not None else "")
         return pause
 
     def _hold_remaining(self) -> float:
