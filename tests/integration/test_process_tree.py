@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -335,6 +335,51 @@ def test_a_zombie_is_no_member() -> None:
         assert not send(identity, signal.SIGTERM)
     finally:
         child.wait()
+
+
+def test_only_two_looks_in_a_row_that_find_nobody_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is missed once may be missed again after another was found."""
+    turn_id = f"turn-{uuid.uuid4().hex}"
+    env = {"AGENT_MAILER_TURN_ID": turn_id}
+    both = [subprocess.Popen(["/bin/sleep", "600"], env=env, start_new_session=True) for _ in range(2)]
+    listed = processes.listed_pids
+    looks: list[Callable[[], Iterable[int]]] = [list, lambda: [both[0].pid], list]
+    try:
+        # Whatever begins elsewhere meanwhile would have a look list more.
+        monkeypatch.setattr(processes, "_newest_pid", int)
+        monkeypatch.setattr(processes, "listed_pids", lambda: looks.pop(0)() if looks else listed())
+        report = asyncio.run(end_tree(turn_id, None, grace=0))
+        assert (looks, report.survivors) == ([], ())
+        assert [one.poll() for one in both] == [-signal.SIGKILL, -signal.SIGKILL]
+    finally:
+        for one in both:
+            one.kill()
+            one.wait()
+
+
+def test_who_gets_a_pid_between_the_look_and_its_descriptor_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    meant, stranger = [subprocess.Popen(["/bin/sleep", "600"]) for _ in range(2)]
+    open_pidfd, opened = os.pidfd_open, list[int]()
+
+    def given_out_again(_pid: int, flags: int = 0) -> int:
+        meant.kill()
+        meant.wait()
+        opened.append(open_pidfd(stranger.pid, flags))
+        return opened[-1]
+
+    try:
+        process = identify(meant.pid)
+        assert process is not None
+        monkeypatch.setattr(os, "pidfd_open", given_out_again)
+        assert not send(process, signal.SIGKILL)
+        assert opened
+        assert stranger.poll() is None
+        with pytest.raises(OSError, match="Bad file"):
+            os.fstat(opened[0])
+    finally:
+        for one in (meant, stranger):
+            one.kill()
+            one.wait()
 
 
 @pytest.mark.parametrize("holder", [None, ProcessIdentity(2**40, 5, "x"), ProcessIdentity(-1, -1, "")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -172,6 +173,30 @@ def test_a_lock_is_on_the_file_that_its_path_names(root: Path) -> None:
     other.write(b"me")
     assert path.read_bytes() == b"me"
     other.release()
+    lock.release()
+
+
+def test_who_waited_for_a_lock_whose_file_was_replaced_has_nothing_by_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is opened, and before it is locked somebody removes it and locks the one that he makes."""
+    path = root / "a" / "lock"
+    lock, other = FileLock(path), FileLock(path)
+    flock, calls = fcntl.flock, list[int]()
+
+    def replaced(fd: int, how: int) -> None:
+        calls.append(fd)
+        if len(calls) == 1:
+            path.unlink()
+            assert other.acquire()
+        flock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", replaced)
+    assert path.parent.is_dir()
+    assert not lock.acquire()
+    assert other.stands
+    other.release()
+    assert lock.acquire()
     lock.release()
 
 

@@ -40,6 +40,11 @@ def sitter(name: str, pid: int | None = None) -> Sitter:
     return Sitter(name, process)
 
 
+def pid_reused(by: Sitter) -> Sitter:
+    """Who has this pid, and so this name, after him."""
+    return Sitter(by.who, msgspec.structs.replace(by.process, started=by.process.started + 1))
+
+
 def candidate(name: str) -> Candidate:
     return Candidate(Envelope(name, f"th-{name}", "user", 1.0, "", ""))
 
@@ -162,6 +167,9 @@ def test_of_two_who_ask_one_has_it_and_who_is_gone_has_nothing(desk: Desk) -> No
     desk.offers.started(record)
     assert desk.sift(candidate("two")) == (["two"], [])
     assert (desk.told(asked[1]), desk.told(other)) == ((True, TURN), (False, "one: claude-1 has taken it"))
+    later = desk.ask("one", pid_reused(first))
+    desk.sift(candidate("two"))
+    assert desk.told(later) == (False, "one: claude-1 has taken it")
     again = desk.ask("one", first)
     desk.sift(candidate("two"))
     assert desk.told(again) == (True, TURN)
@@ -209,8 +217,9 @@ def test_what_cannot_be_answered_is_not_ended(desk: Desk) -> None:
     with pytest.raises(MailerError, match="at most"):
         taking.answer("one", "x" * 64 * 1024)
     assert sorted(outbox.iterdir()) == before
-    with pytest.raises(MailerError, match="has not taken it"):
-        Taking(Workplace(desk.scene.desk.workdir), sitter("claude-2")).answer("one", "42 km")
+    for other in (sitter("claude-2"), pid_reused(mine)):
+        with pytest.raises(MailerError, match="has not taken it"):
+            Taking(Workplace(desk.scene.desk.workdir), other).answer("one", "x" * 64 * 1024)
     assert record.live == mine
 
 

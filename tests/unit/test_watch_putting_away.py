@@ -262,3 +262,19 @@ def test_the_sender_of_what_could_not_be_fetched_is_told_at_the_next_look(scene:
     assert scene.state.stuck.unheard == []
     [word] = scene.desk.inbox()
     assert "A message of yours was not worked on." in word.body
+
+
+def test_what_is_asked_for_again_stays_wanted_until_its_mailbox_has_answered(scene: Scene) -> None:
+    state = scene.state
+    state.stuck.add(StuckKind.UNREADABLE, "cut.md", None, "cut off", locator="cut.md")
+    [entry] = state.stuck.all()
+    state.stuck.want(entry)
+
+    async def while_it_is_away() -> None:
+        scene.box.rename(scene.box.with_name("away"))
+        await scene.room.stuck.ask_again()
+
+    scene.run(while_it_is_away())
+    again = scene.desk.place().state.stuck
+    assert [one.key for one in again.all()] == ["cut.md"]
+    assert list(again.wanted) == [(StuckKind.UNREADABLE, "cut.md")]

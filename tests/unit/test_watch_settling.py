@@ -46,10 +46,12 @@ from agent_mailer.state.records import (
 )
 from agent_mailer.turn_tools.folder import NoteScope, NoteWrite
 from agent_mailer.watch import recovery
+from agent_mailer.watch.claim import open_turn, take, take_batch
 from agent_mailer.watch.given_up import take_up_again
 from agent_mailer.watch.recovery import recover, salvage
 from agent_mailer.watch.room import Stage as At
 from agent_mailer.watch.room import Work
+from agent_mailer.watch.rules import Candidate
 from agent_mailer.watch.settling import settle
 from agent_mailer.watch.watcher import Watcher
 
@@ -365,6 +367,33 @@ def test_an_open_turn_whose_record_is_damaged_gives_its_message_back_and_counts_
     assert scene.state.turns.is_settled(record.turn_id)
     [dropped] = said(scene, EventName.TURN_DROPPED)
     assert (dropped["turn_id"], dropped["message_id"]) == (record.turn_id, record.envelope.id)
+
+
+def test_what_somebody_else_has_of_a_batch_leaves_the_record_before_anything_is_started(scene: Scene) -> None:
+    """Left in it, it would be given back and run, though another has it."""
+    first, second = scene.mail(), scene.mail(body="two")
+
+    async def claimed() -> TurnRecord:
+        record = await open_turn(scene.room, Candidate(first), new_turn_id(NOW), "command", (second,))
+        assert record is not None
+        assert len(record.batch) == 1
+        assert await take(scene.room, record) is not None
+        (scene.box / "new" / f"{second.id}.md").unlink()
+        assert await take_batch(scene.room, record) == ()
+        return record
+
+    record = scene.run(claimed())
+    kept = scene.place.state.turns.load(record.turn_id)
+    assert kept is not None
+    assert kept.batch == ()
+
+
+def test_a_turn_of_a_message_that_another_has_in_hand_waits_for_it(scene: Scene) -> None:
+    record = turn(scene)
+    busy = scene.room.work[new_turn_id(NOW + 1)] = Work(record.envelope, At.RUNNING, {record.envelope.id})
+    assert scene.run(recover(scene.room)) == []
+    busy.message_ids = {"another"}
+    assert [one.record.turn_id for one in scene.run(recover(scene.room))] == [record.turn_id]
 
 
 def test_of_a_turn_of_which_nothing_is_known_nothing_is_made(scene: Scene) -> None:
