@@ -83,7 +83,8 @@ def _tell(base: Path, mark: str, pid: int = 0, **more: str) -> None:
     line = {"mark": mark, "turn": turn, "message": _MESSAGE, "pid": pid or os.getpid(), **more}
     fd = os.open(base / "witness.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
-        os.write(fd, json.dumps(line).encode() + b"\n")
+        # No line lies in two pages: who reads beside a writer, or after one that was killed, finds it whole or not.
+        os.write(fd, json.dumps(line).encode().ljust(511) + b"\n")
         os.fsync(fd)
     finally:
         os.close(fd)

@@ -298,7 +298,7 @@ def test_what_github_could_not_deliver_is_asked_for_again(tmp_path: Path) -> Non
     asked: list[str] = []
     got: list[str] = []
     pages = [
-        [_attempt(9, "c", 0), _attempt(8, "b", 200), _attempt(7, "a", 502)],
+        [_attempt(10, "b", 500), _attempt(9, "c", 0), _attempt(8, "b", 200), _attempt(7, "a", 502)],
         [_attempt(6, "b", 500), _attempt(5, "a", 404), _attempt(4, "d", 201)],
     ]
 
@@ -307,6 +307,9 @@ def test_what_github_could_not_deliver_is_asked_for_again(tmp_path: Path) -> Non
             assert self.headers["Authorization"] == "Bearer t0ken"
             got.append(self.path.partition("?")[0])
             second = "cursor=2" in self.path
+            if answer := re.search("/hooks/([1-5]..)/", self.path):
+                self._say(int(answer[1]), [], f"/{answer[1]}")
+                return
             self._say(200 if "/hooks/7/" in self.path else 404, pages[second], "/elsewhere" if second else "")
 
         def do_POST(self) -> None:
@@ -319,6 +322,7 @@ def test_what_github_could_not_deliver_is_asked_for_again(tmp_path: Path) -> Non
             self.send_header("Content-Length", str(len(data)))
             if more is not None:
                 self.send_header("Link", f'<{url}{more or self.path.partition("?")[0]}?cursor=2>; rel="next"')
+                self.send_header("Location", f"{url}/elsewhere")
             self.end_headers()
             self.wfile.write(data)
 
@@ -333,6 +337,9 @@ def test_what_github_could_not_deliver_is_asked_for_again(tmp_path: Path) -> Non
         try:
             said = type_in(tmp_path, "hook", "missed", "octo/hello", "7", env=env)
             none = type_in(tmp_path, "hook", "missed", "octo/hello", "8", env=env)
+            for answer, why in ((401, "not taken"), (403, "not taken"), (302, "302"), (429, "429"), (503, "503")):
+                one = type_in(tmp_path, "hook", "missed", "octo/hello", str(answer), env=env)
+                assert (one.status != 0, why in one.err) == (True, True), (answer, one)
         finally:
             server.shutdown()
             thread.join()

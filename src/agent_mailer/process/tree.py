@@ -72,7 +72,7 @@ def members(
         sessions = {leader for leader in sessions if leader in found or leader not in table}
         found |= {pid for pid, stat in table.items() if stat.session in sessions}
     elif _holds_its_session(holder):
-        found |= {pid for pid, stat in table.items() if stat.session == holder.pid and stat.started >= holder.started}
+        found |= {pid for pid, stat in table.items() if stat.session == holder.pid}
         if holder.pid in table:
             # Who was looked at before its parent, which then ended, is the holder's child by now.
             found |= children(holder.pid) & set(table)

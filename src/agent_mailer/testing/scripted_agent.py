@@ -135,7 +135,8 @@ def _bear_witness(path: Path, mark: str) -> None:
     }
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
-        os.write(fd, json.dumps(line).encode() + b"\n")
+        # No line lies in two pages: who reads beside a writer, or after one that was killed, finds it whole or not.
+        os.write(fd, json.dumps(line).encode().ljust(511) + b"\n")
         os.fsync(fd)
     finally:
         os.close(fd)
