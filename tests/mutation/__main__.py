@@ -16,14 +16,16 @@ from pathlib import Path
 
 import msgspec
 from tests.mutation.bench import Bench
+from tests.mutation.faults import faults
 from tests.mutation.points import Mutant, is_python, mutants
 from tests.mutation.reaching import Reach, function_of
-from tests.mutation.scope import NAMED, SOURCE, Stage, rest, scope_of
+from tests.mutation.scope import NAMED, SOURCE, Scope, Stage, default_run, rest, scope_of
 from tests.mutation.verdict import Fate, judge, listed, rates
 
 PROJECT = Path(__file__).parents[2]
 RESULTS = PROJECT / "build" / "mutants"
-FASTEST_FIRST = (Stage.TYPES, Stage.UNIT, Stage.INTEGRATION, Stage.CRASH)
+FAULTS = PROJECT / "build" / "faults"
+FASTEST_FIRST = (Stage.TYPES, Stage.UNIT, Stage.INTEGRATION, Stage.CRASH, Stage.DEFAULT)
 
 
 def try_all(
@@ -40,9 +42,9 @@ def try_all(
 
     Raises RuntimeError where a stage is red unchanged.
     """
-    scope = scope_of(module)
-    assert scope is not None, f"tests/mutation/scope.py names no tests of {module}"
-    ways = [(stage, scope.tests(stage)) for stage in stages if stage is Stage.TYPES or scope.tests(stage)]
+    scope = scope_of(module) or Scope((), ())
+    looks = [(stage, default_run(PROJECT) if stage is Stage.DEFAULT else scope.tests(stage)) for stage in stages]
+    ways = [(stage, tests) for stage, tests in looks if stage is Stage.TYPES or tests]
     left = list(chosen)
     for stage, tests in ways:
         if not left:
@@ -95,27 +97,35 @@ def main(words: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     lot = random.Random(asked.seed)
     modules = asked.modules or (rest(PROJECT) if asked.rest else list(NAMED))
-    if unknown := [name for name in modules if not (PROJECT / SOURCE / name).is_file() or scope_of(name) is None]:
+    if unknown := [
+        name
+        for name in modules
+        if not (PROJECT / SOURCE / name).is_file() or not (asked.faults or scope_of(name) is not None)
+    ]:
         print(f"no module with tests in tests/mutation/scope.py: {', '.join(unknown)} (as watch/rules.py)")
         return 2
-    stages = [stage for stage in FASTEST_FIRST if stage in asked.stages]
+    default = {Stage.TYPES, Stage.DEFAULT} if asked.faults else {Stage.TYPES, Stage.UNIT, Stage.INTEGRATION}
+    stages = [stage for stage in FASTEST_FIRST if stage in (asked.stages or default)]
     sources = {module: (PROJECT / SOURCE / module).read_text(encoding="utf-8") for module in modules}
-    every = {module: mutants(source) for module, source in sources.items()}
+    find, results = (faults, FAULTS) if asked.faults else (mutants, RESULTS)
+    every = {module: find(source) for module, source in sources.items()}
     chosen = [(module, mutant) for module, those in every.items() for mutant in those]
     # First, so that `--left` and the same seed go on with the same ones.
     if asked.sample:
         chosen = lot.sample(chosen, min(asked.sample, len(chosen)))
     if asked.left:
-        dead = {(one.module, one.name) for module in modules for one in _results(module) if one.stage is not None}
+        dead = {
+            (one.module, one.name) for module in modules for one in _results(results, module) if one.stage is not None
+        }
         chosen = [(module, mutant) for module, mutant in chosen if (module, mutant.name) not in dead]
     print(f"{len(chosen)} of {sum(map(len, every.values()))} mutants, seed {asked.seed}", flush=True)
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    results.mkdir(parents=True, exist_ok=True)
     fates: list[Fate] = []
     try:
         with tempfile.TemporaryDirectory(prefix="mutants-") as folder, Bench(PROJECT, Path(folder).resolve()) as bench:
             for module in modules:
                 those = [mutant for name, mutant in chosen if name == module and is_python(mutant)]
-                beside = [name for name in dict(chosen) if scope_of(name) == scope_of(module)]
+                beside = [name for name in dict(chosen) if asked.faults or scope_of(name) == scope_of(module)]
                 begun = time.monotonic()
                 try:
                     tried = try_all(bench, module, sources[module], those, stages, asked.seconds, beside)
@@ -126,7 +136,7 @@ def main(words: Sequence[str]) -> int:
                         if fate.stage is None:
                             print(f"lives: {module}:{fate.line} {fate.name}", flush=True)
                 finally:
-                    _keep(module, [fate for fate in fates if fate.module == module])
+                    _keep(results, module, [fate for fate in fates if fate.module == module])
                 if those:
                     print(f"{module}: {len(those)} in {time.monotonic() - begun:.0f} s", flush=True)
     except KeyboardInterrupt:
@@ -137,6 +147,8 @@ def main(words: Sequence[str]) -> int:
         return 2
     print(rates(fates))
     # Of the rest the rate is told, and nobody has to say why one lives.
+    if asked.faults:
+        return 0
     named = [fate for fate in fates if fate.module in NAMED]
     verdict = judge(named, listed(), {module: [one.name for one in those] for module, those in every.items()})
     for what, told in (
@@ -153,6 +165,9 @@ def _asked(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./run mutate", description=__doc__)
     parser.add_argument("modules", nargs="*", metavar="MODULE", help="as watch/rules.py; else all that are to be whole")
     parser.add_argument("--sample", type=int, metavar="N", help="so many of their mutants, by lot")
+    parser.add_argument(
+        "--faults", action="store_true", help="larger ones, as a person makes them, before the whole default run"
+    )
     parser.add_argument("--rest", action="store_true", help="of the other modules: their rate is told, and no red")
     parser.add_argument("--seed", type=int, default=int(os.environ.get("MUTANTS_SEED", "0")) or random.randrange(10**6))
     parser.add_argument("--seconds", type=float, default=inf, metavar="N", help="of tests, by stage, for each of them")
@@ -162,25 +177,22 @@ def _asked(words: Sequence[str]) -> argparse.Namespace:
         nargs="+",
         type=Stage,
         choices=[*Stage],
-        default=[Stage.TYPES, Stage.UNIT, Stage.INTEGRATION],
         help="what looks at them; the crash harness takes minutes a mutant: with --left",
     )
     return parser.parse_args(words)
 
 
-def _file(module: str) -> Path:
-    return RESULTS / (module.replace("/", ".") + ".json")
-
-
-def _results(module: str) -> list[Fate]:
+def _results(folder: Path, module: str) -> list[Fate]:
     """What is known of it from earlier calls, each mutant by its last."""
-    path = _file(module)
+    path = folder / (module.replace("/", ".") + ".json")
     return msgspec.json.decode(path.read_bytes(), type=list[Fate]) if path.exists() else []
 
 
-def _keep(module: str, fates: Sequence[Fate]) -> None:
-    known = {one.name: one for one in _results(module)} | {one.name: one for one in fates}
-    _file(module).write_bytes(msgspec.json.format(msgspec.json.encode([*known.values()]), indent=1))
+def _keep(folder: Path, module: str, fates: Sequence[Fate]) -> None:
+    known = {one.name: one for one in _results(folder, module)} | {one.name: one for one in fates}
+    (folder / (module.replace("/", ".") + ".json")).write_bytes(
+        msgspec.json.format(msgspec.json.encode([*known.values()]), indent=1)
+    )
 
 
 if __name__ == "__main__":

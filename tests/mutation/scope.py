@@ -20,6 +20,8 @@ class Stage(StrEnum):
     TYPES = "types"
     INTEGRATION = "integration"
     CRASH = "crash"
+    DEFAULT = "default"
+    """All of them that the default run has."""
 
 
 class Scope(msgspec.Struct, frozen=True):
@@ -168,6 +170,12 @@ REST: dict[str, Scope] = {
     "confine/": Scope(("confine_bounds",), ("confined", "confined_start")),
 }
 """By what a module's path begins with; `./run mutate --sample N` draws from these."""
+
+
+def default_run(project: Path) -> tuple[str, ...]:
+    """The files of its tests."""
+    found = (one for part in ("unit", "integration", "crash") for one in (project / "tests" / part).glob("test_*.py"))
+    return tuple(sorted(str(one.relative_to(project)) for one in found))
 
 
 def scope_of(module: str) -> Scope | None:

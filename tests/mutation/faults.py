@@ -1,0 +1,152 @@
+"""The faults that a tired person makes, which are larger than an operator: two steps in the other order, a guard left
+out, a lock not taken, one of several conditions forgotten, a failure passed on or swallowed.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+from tests.mutation.points import Mutant
+
+_LEAVES = (ast.Return, ast.Continue, ast.Break, ast.Raise)
+Edit = tuple[ast.AST, ast.AST, str]
+"""From the begin of the one to the end of the other: what stands there instead."""
+
+
+def faults(source: str) -> list[Mutant]:
+    """In the order of the text."""
+    text = _Text(source)
+    found: list[Mutant] = []
+    times: Counter[str] = Counter()
+    for function, node in _nodes(ast.parse(source), ""):
+        for what, (first, last, instead) in _faults_of(node, text):
+            name = f"{function}: {what}: {' '.join(text.of(first, first).split())[:80]}"
+            times[name] += 1
+            known = name if times[name] == 1 else f"{name} #{times[name]}"
+            found.append(Mutant(known, _line(first), text.changed(first, last, instead)))
+    return sorted((one for one in found if one.text != source), key=lambda one: one.line)
+
+
+class _Text:
+    def __init__(self, source: str) -> None:
+        self._bytes = source.encode()
+        self._begins = [0]
+        for row in self._bytes.splitlines(keepends=True):
+            self._begins.append(self._begins[-1] + len(row))
+
+    def _span(self, first: ast.AST, last: ast.AST) -> tuple[int, int]:
+        assert isinstance(first, ast.stmt | ast.expr | ast.excepthandler)
+        assert isinstance(last, ast.stmt | ast.expr | ast.excepthandler)
+        begin = self._begins[first.lineno - 1] + first.col_offset
+        return begin, self._begins[(last.end_lineno or 0) - 1] + (last.end_col_offset or 0)
+
+    def of(self, first: ast.AST, last: ast.AST) -> str:
+        begin, end = self._span(first, last)
+        return self._bytes[begin:end].decode()
+
+    def between(self, first: ast.AST, last: ast.AST) -> str:
+        return self._bytes[self._span(first, first)[1] : self._span(last, last)[0]].decode()
+
+    def changed(self, first: ast.AST, last: ast.AST, instead: str) -> str:
+        begin, end = self._span(first, last)
+        return (self._bytes[:begin] + instead.encode() + self._bytes[end:]).decode()
+
+
+def _line(node: ast.AST) -> int:
+    assert isinstance(node, ast.stmt | ast.expr | ast.excepthandler)
+    return node.lineno
+
+
+def _nodes(tree: ast.AST, name: str) -> Iterator[tuple[str, ast.AST]]:
+    for node in ast.iter_child_nodes(tree):
+        inner = name
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            inner = f"{name}.{node.name}".lstrip(".")
+        if isinstance(node, ast.Assert) or node in _declared(tree):
+            continue
+        yield inner or "module", node
+        yield from _nodes(node, inner)
+
+
+def _declared(node: ast.AST) -> list[ast.AST]:
+    """Its annotations and what it is made with."""
+    found = [getattr(node, "annotation", None), getattr(node, "returns", None), *getattr(node, "decorator_list", ())]
+    return [one for one in found if one is not None] + [*(node.bases if isinstance(node, ast.ClassDef) else ())]
+
+
+def _faults_of(node: ast.AST, text: _Text) -> Iterator[tuple[str, Edit]]:
+    for body in ("body", "orelse", "finalbody"):
+        yield from _other_order(getattr(node, body, None), text)
+    match node:
+        case ast.If(body=[*_, last], orelse=[]) if isinstance(last, _LEAVES):
+            yield "no guard", (node, node, "pass")
+        case ast.BoolOp(op=op, values=values):
+            word = " and " if isinstance(op, ast.And) else " or "
+            for left_out in values:
+                rest = word.join(f"({text.of(one, one)})" for one in values if one is not left_out)
+                yield f"not asked {text.of(left_out, left_out)}", (node, node, f"({rest})")
+        case (
+            ast.With(items=[ast.withitem(optional_vars=None)]) | ast.AsyncWith(items=[ast.withitem(optional_vars=None)])
+        ):
+            yield "not within", (node, node.body[0], f"if True:\n{' ' * node.body[0].col_offset}{_first(node, text)}")
+        case ast.Try(handlers=handlers):
+            for handler in handlers:
+                yield "passed on", (handler.body[0], handler.body[-1], "raise")
+                yield "swallowed", (handler.body[0], handler.body[-1], "pass")
+            if node.finalbody:
+                yield "not in the end", (node.finalbody[0], node.finalbody[-1], "pass")
+        case ast.comprehension(ifs=[*asked]):
+            for one in asked:
+                yield "not sifted", (one, one, "True")
+        case ast.Tuple(elts=elements, ctx=ast.Load()) if len(elements) > 1:
+            for left_out in elements:
+                rest = ", ".join(text.of(one, one) for one in elements if one is not left_out)
+                bare = text.of(node, node)[:1] != "("
+                if not bare:
+                    yield f"without {text.of(left_out, left_out)}", (node, node, f"({rest},)")
+        case ast.BinOp(op=ast.BitOr()):
+            yield "only the left", (node, node, f"({text.of(node.left, node.left)})")
+            yield "only the right", (node, node, f"({text.of(node.right, node.right)})")
+
+
+def _first(node: ast.With | ast.AsyncWith, text: _Text) -> str:
+    return text.of(node.body[0], node.body[0])
+
+
+def _other_order(body: Sequence[ast.stmt] | None, text: _Text) -> Iterator[tuple[str, Edit]]:
+    """Two steps of which neither uses what the other has made."""
+    if not isinstance(body, list):
+        return
+    for one, next_ in pairwise(body):
+        acts = _calls(one) and _calls(next_) and (_is_felt(one) or _is_felt(next_))
+        if acts and not (_made(one) & _used(next_) or _made(next_) & _used(one)):
+            swapped = text.of(next_, next_) + text.between(one, next_) + text.of(one, one)
+            yield "in the other order", (one, next_, swapped)
+
+
+def _calls(node: ast.stmt) -> bool:
+    return _is_felt(node) or any(isinstance(one, ast.Call | ast.Await) for one in ast.walk(node))
+
+
+def _is_felt(node: ast.stmt) -> bool:
+    """Others see that it was done."""
+    return any(
+        (isinstance(one, ast.Expr) and not isinstance(one.value, ast.Constant))
+        or (isinstance(one, ast.Attribute | ast.Subscript) and isinstance(one.ctx, ast.Store | ast.Del))
+        for one in ast.walk(node)
+    )
+
+
+def _names(node: ast.AST, *how: type[ast.expr_context]) -> set[str]:
+    return {one.id for one in ast.walk(node) if isinstance(one, ast.Name) and isinstance(one.ctx, how)}
+
+
+def _made(node: ast.AST) -> set[str]:
+    return _names(node, ast.Store)
+
+
+def _used(node: ast.AST) -> set[str]:
+    return _names(node, ast.Load, ast.Store)
