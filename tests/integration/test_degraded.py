@@ -23,7 +23,9 @@ from tests.typed import type_in
 
 from agent_mailer.disk import SystemCalls
 from agent_mailer.events import EventName, LogRecord
+from agent_mailer.outcomes import Judgement
 from agent_mailer.process.handle import ProcessIdentity, identify, is_alive
+from agent_mailer.runtimes.port import Evidence
 from agent_mailer.state.turns import TurnStore
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.watcher import End, Watcher
@@ -200,6 +202,40 @@ def limit(pid: int, files: int) -> tuple[int, int]:
     """Let process `pid` have no descriptor numbered `files` or above; returns what it had."""
     hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]
     return resource.prlimit(pid, resource.RLIMIT_NOFILE, (files, hard))
+
+
+def test_a_turn_is_not_judged_while_its_output_cannot_be_read(desk: Desk) -> None:
+    """An answer, or the words that tell a limit from a failure, would be lost for want of a descriptor."""
+    sent = desk.send()
+    watch = Watch(desk)
+    refused: list[int] = []
+
+    async def story(watcher: Watcher) -> None:
+        del watcher
+        assert watch.room is not None
+        runtime = watch.room.program.runtime
+        judge = runtime.judge
+
+        def without_descriptors(evidence: Evidence) -> Judgement:
+            if len(refused) == 2:
+                return judge(evidence)
+            free = os.dup(0)
+            os.close(free)
+            before = limit(os.getpid(), free)
+            try:
+                refused.append(free)
+                return judge(evidence)
+            finally:
+                resource.prlimit(os.getpid(), resource.RLIMIT_NOFILE, before)
+
+        runtime.judge = without_descriptors  # type: ignore[method-assign]
+        await watch.until(lambda: settled(desk) == [sent], "the settlement")
+
+    watch.run(story)
+    assert len(refused) == 2
+    assert watch.seen(EventName.TURN_ADOPTED) == [], "it was in hand all the time"
+    assert [one["outcome"] for one in watch.seen(EventName.TURN_ENDED)] == ["done"]
+    assert [m.body for m in desk.inbox()] == ["ok\n"]
 
 
 @LONG

@@ -43,14 +43,16 @@ def try_all(
     Raises RuntimeError where a stage is red unchanged.
     """
     scope = scope_of(module) or Scope((), ())
-    looks = [(stage, default_run(PROJECT) if stage is Stage.DEFAULT else scope.tests(stage)) for stage in stages]
+    looks = [
+        (stage, default_run(PROJECT, module) if stage is Stage.DEFAULT else scope.tests(stage)) for stage in stages
+    ]
     ways = [(stage, tests) for stage, tests in looks if stage is Stage.TYPES or tests]
     left = list(chosen)
     for stage, tests in ways:
         if not left:
             return
         bench.write(module, source)
-        reach = bench.prepare(module, tests, beside) if tests else None
+        reach = bench.prepare(module, tests, beside, some=stage is Stage.DEFAULT) if tests else None
         if reach is None and (said := bench.types_refuse()):
             raise RuntimeError(f"mypy refuses what was not changed:\n{said}")
         survivors = []

@@ -110,9 +110,10 @@ class Bench:
                 (home / "bin" / name).chmod(0o755)
         return home / "bin" / "python"
 
-    def prepare(self, module: str, tests: Sequence[str], beside: Sequence[str] = ()) -> Reach:
+    def prepare(self, module: str, tests: Sequence[str], beside: Sequence[str] = (), *, some: bool = False) -> Reach:
         """Servers for tests of `module`: one has all loaded, one all but what the module reaches. Who comes where
         unchanged. `beside`: modules that these tests look at next; for them they do not run unchanged once more.
+        `some`: those that fail without any change, as they need more of the tree, look at nothing.
 
         Raises RuntimeError where a test fails without any change, or cannot be imported.
         """
@@ -123,22 +124,25 @@ class Bench:
         else:
             self._end_servers()
             self._reach = {}
-            self._reach = self._follow(module, tests, {module, *beside}, listed)
+            self._reach = self._follow(module, tests, {module, *beside}, listed, some=some)
             self._tests = tuple(tests)
         changed = "agent_mailer." + module.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         touched = {changed, *_graph().find_downstream_modules(changed)}
         self._names = tuple(name for name in listed.read_text().splitlines() if not _is_touched(name, touched))
         return self._reach[str(self._module)]
 
-    def _follow(self, module: str, tests: Sequence[str], followed: Collection[str], listed: Path) -> dict[str, Reach]:
+    def _follow(
+        self, module: str, tests: Sequence[str], followed: Collection[str], listed: Path, *, some: bool
+    ) -> dict[str, Reach]:
         reach = self._folder / "reach"
         modules = tuple(str(self.tree / SOURCE / one) for one in followed)
         shutil.rmtree(f"{reach}.lines", ignore_errors=True)
-        if self._ask(_Kind.WARM, Ask(tuple(tests), str(self._output), "", collect=True)).code != 0:
+        if self._ask(_Kind.WARM, Ask(tuple(tests), str(self._output), "", collect=True)).code != 0 and not some:
             raise RuntimeError(f"tests of {module} cannot be imported:\n{self.output()[-3000:]}")
-        words = Ask(tuple(tests), str(self._output), "", 1800.0, 1800, str(listed), str(reach), modules)
+        words = Ask(tuple(tests), str(self._output), "", 3600.0, 3600, str(listed), str(reach), modules, some=some)
         # Where each of them is `long` none comes to anything.
-        if self._in_scratch(_Kind.WARM, words).code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        good = {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}
+        if self._in_scratch(_Kind.WARM, words).code not in (good | {pytest.ExitCode.TESTS_FAILED} if some else good):
             raise RuntimeError(f"tests of {module} fail without any change:\n{self.output()[-3000:]}")
         return msgspec.json.decode(reach.read_bytes(), type=dict[str, Reach])
 

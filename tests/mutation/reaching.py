@@ -73,6 +73,7 @@ class Watches:
         self._trail = Trail(folder / "begin", modules)
         self._ways: list[tuple[str, Path, Path]] = []
         self._seconds: dict[str, float] = {}
+        self._failed: set[str] = set()
 
     def _to(self, target: Path) -> None:
         Path(ASKED).write_text(":".join(map(str, (target, *self._modules))))
@@ -88,12 +89,15 @@ class Watches:
         self._to(call)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._failed.add(report.nodeid)
         self._seconds[report.nodeid] = self._seconds.get(report.nodeid, 0.0) + report.duration
 
     def told(self) -> dict[str, Reach]:
         """By the path of the module."""
         Path(ASKED).unlink(missing_ok=True)
         ways = [(name, reached(setup), reached(call)) for name, setup, call in self._ways]
+        ways = [way for way in ways if way[0] not in self._failed]
         seconds = {name: self._seconds.get(name, 0.0) for name, _, _ in ways}
         cheapest_first = dict(sorted(seconds.items(), key=itemgetter(1)))
         found = {}

@@ -172,10 +172,11 @@ REST: dict[str, Scope] = {
 """By what a module's path begins with; `./run mutate --sample N` draws from these."""
 
 
-def default_run(project: Path) -> tuple[str, ...]:
-    """The files of its tests."""
+def default_run(project: Path, module: str) -> tuple[str, ...]:
+    """The files of its tests that may come to the module: of the broker's and the consoles' only their own do."""
     found = (one for part in ("unit", "integration", "crash") for one in (project / "tests" / part).glob("test_*.py"))
-    return tuple(sorted(str(one.relative_to(project)) for one in found))
+    apart = tuple(f"test_{room}" for room in ("broker", "console") if not module.startswith(room))
+    return tuple(sorted(str(one.relative_to(project)) for one in found if not one.name.startswith(apart)))
 
 
 def scope_of(module: str) -> Scope | None:

@@ -33,7 +33,8 @@ class Ask(msgspec.Struct, frozen=True):
     """`tests`: files or tests, in this order; `seconds` of wall, `cpu` of a processor, for it and what it starts;
     `output`, `scratch`: of this run alone. With `modules` it says there what it has imported in the end, with `reach`
     which test comes to which line of the modules `followed`. `collect`: these are imported, for all that come after.
-    `planted`: this file's text of `function` is what runs; `NOT_PLANTED` is the code where that cannot be.
+    `some`: to the end, whatever fails on the way. `planted`: this file's text of `function` is what runs; `NOT_PLANTED`
+    is the code where that cannot be.
     """
 
     tests: tuple[str, ...]
@@ -46,6 +47,7 @@ class Ask(msgspec.Struct, frozen=True):
     followed: tuple[str, ...] = ()
     preload: tuple[str, ...] = ()
     collect: bool = False
+    some: bool = False
     planted: str = ""
     function: str = ""
 
@@ -130,7 +132,8 @@ def _be_a_run(ask: Ask) -> None:
         if ask.planted and not plant(Path(ask.planted), ask.function):
             code = NOT_PLANTED
             return
-        options = ["-x", "-q", *_QUIET, f"--basetemp={ask.scratch}", "-m", "not long and not soak", *ask.tests]
+        until = "--continue-on-collection-errors" if ask.some else "-x"
+        options = [until, "-q", *_QUIET, f"--basetemp={ask.scratch}", "-m", "not long and not soak", *ask.tests]
         watches = Watches(Path(ask.reach + ".lines"), [*map(Path, ask.followed)]) if ask.reach else None
         code = pytest.main(options, plugins=[_Order(ask.tests), *([watches] if watches else [])])
         if watches:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.mutation.faults import faults
 from tests.mutation.points import is_python, mutants
 from tests.mutation.reaching import Reach, function_of
 from tests.mutation.scope import NAMED, SOURCE, Stage, rest, scope_of
@@ -73,6 +74,46 @@ def test_a_mutant_is_the_whole_module_with_one_place_changed() -> None:
         rows = [row for row in one.text.splitlines() if row not in MODULE.splitlines()]
         assert len(rows) <= 1, one.name
         assert MODULE.splitlines()[: one.line - 1] == one.text.splitlines()[: one.line - 1]
+
+
+STEPS = """
+def settle(one, *, kinds=(Kind.A, Kind.B)):
+    if one.over:
+        return
+    made = one.make()
+    write(made)
+    one.state = made
+    tell(one)
+    with one.lock:
+        try:
+            go(x for x in made if x.due and not x.held)
+        except OSError:
+            one.undo()
+"""
+
+
+def test_larger_faults_are_made_of_steps_guards_locks_conditions_and_failures() -> None:
+    found = faults(STEPS)
+    assert [one.name.removeprefix("settle: ") for one in found] == [
+        "without Kind.A: (Kind.A, Kind.B)",
+        "without Kind.B: (Kind.A, Kind.B)",
+        "no guard: if one.over: return",
+        "in the other order: write(made)",
+        "in the other order: one.state = made",
+        "in the other order: tell(one)",
+        "not within: with one.lock: try: go(x for x in made if x.due and not x.held) except OSError: ",
+        "not sifted: x.due and not x.held",
+        "not asked x.due: x.due and not x.held",
+        "not asked not x.held: x.due and not x.held",
+        "passed on: one.undo()",
+        "swallowed: one.undo()",
+    ]
+    texts = {one.name.removeprefix("settle: "): one.text for one in found if is_python(one)}
+    assert len(texts) == len(found)
+    assert "    one.state = made\n    write(made)\n" in texts["in the other order: write(made)"]
+    assert "    pass\n    made = one.make()" in texts["no guard: if one.over: return"]
+    [without_lock] = [text for name, text in texts.items() if name.startswith("not within")]
+    assert "    if True:\n        try:\n" in without_lock
 
 
 def test_the_same_change_in_two_places_has_two_names_whatever_stands_above() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -192,6 +193,23 @@ def test_how_a_turn_without_a_result_ended(
 ) -> None:
     stdout, stderr = b"  line one\nline two \n\n\t\n", b"first\nthe last \x1b[31mwords\n  \n"
     assert judge(tmp_path, output, end, stdout, stderr) == expected
+
+
+@pytest.mark.parametrize("instead", ["nothing", "a link", "a folder", "a fifo"])
+def test_an_answer_that_cannot_be_read_is_no_empty_one(tmp_path: Path, instead: str) -> None:
+    """The agent may put anything in the place of what it has written."""
+    stdout = tmp_path / "stdout"
+    if instead == "a link":
+        (tmp_path / "elsewhere").write_text("the answer")
+        stdout.symlink_to("elsewhere")
+    elif instead == "a folder":
+        stdout.mkdir()
+    elif instead == "a fifo":
+        os.mkfifo(stdout)
+    evidence = Evidence(Observation(), Exit(status=0), stdout, tmp_path / "stderr", resume=None)
+    judgement = runtime(TEXT).judge(evidence)
+    assert (judgement.outcome, judgement.final_text) == (Outcome.FAILED, "")
+    assert "cannot be read" in judgement.detail
 
 
 def test_a_failure_without_words_names_its_status(tmp_path: Path) -> None:

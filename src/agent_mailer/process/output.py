@@ -93,11 +93,11 @@ class OutputTail:
 
 
 def tail_text(path: Path, limit: int) -> str:
-    """The last `limit` bytes of a file as text, undecodable bytes replaced; empty if it cannot be read."""
-    try:
-        fd = _open_regular(path)
-    except OSError:
-        return ""
+    """The last `limit` bytes of a file as text, undecodable bytes replaced; empty if it cannot be read.
+
+    Raises OSError where the system has no descriptor left: what is not read now is not nothing.
+    """
+    fd = _open_regular(path)
     if fd is None:
         return ""
     try:
@@ -114,6 +114,14 @@ def tail_text(path: Path, limit: int) -> str:
             cut += 1
         data = data[cut:]
     return data.decode("utf-8", "replace")
+
+
+def is_readable(path: Path) -> bool:
+    """Whether it is a file still, and ours to read. Raises as `tail_text`."""
+    fd = _open_regular(path)
+    if fd is not None:
+        os.close(fd)
+    return fd is not None
 
 
 def _open_regular(path: Path) -> int | None:

@@ -10,7 +10,7 @@ import msgspec
 from agent_mailer.approvals import APPROVALS
 from agent_mailer.outcomes import NOT_EXECUTED, Judgement, Outcome
 from agent_mailer.process.holder import HOLDER
-from agent_mailer.process.output import tail_text
+from agent_mailer.process.output import is_readable, tail_text
 from agent_mailer.runtimes.own_lines import events_of
 from agent_mailer.runtimes.port import (
     FINAL_TEXT_LIMIT,
@@ -122,6 +122,8 @@ class CommandRuntime:
             return Judgement(Outcome.FAILED, words or f"exit status {evidence.exit.status}")
         if self._output is CommandOutput.JSONL:
             return Judgement(Outcome.FAILED, "ended without a result")
+        if not is_readable(evidence.stdout):
+            return Judgement(Outcome.FAILED, "its answer cannot be read: `stdout` of its turn is no file any more")
         return Judgement(Outcome.DONE, final_text=_final_words(evidence.stdout, kept=self._keeps_output))
 
 

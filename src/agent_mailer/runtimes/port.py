@@ -350,4 +350,7 @@ class Runtime(Protocol):
         """Ids of the sessions that the program still has on disk; None = it cannot be told. Raises OSError."""
 
     def judge(self, evidence: Evidence) -> Judgement:
-        """The turn's outcome. The engine has dealt with `evidence.stopped` reasons other than FINISHED already."""
+        """The turn's outcome. The engine has dealt with `evidence.stopped` reasons other than FINISHED already.
+
+        Raises OSError where the system has no descriptor left: it is asked again.
+        """

@@ -164,7 +164,11 @@ async def _see_through(
     folder = TurnFolder(supervised.turn_dir, room.state.folder.disk)
     follower = Follower(room, record, supervised, AtOnce(room, record, message, folder), program)
     evidence = await follower.follow()
-    judgement = judge_end(record, evidence, program.runtime, released=follower.released, adopted=adopted)
+
+    async def judged() -> Judgement:
+        return judge_end(record, evidence, program.runtime, released=follower.released, adopted=adopted)
+
+    judgement = await room.until_system_lets(record.turn_id, judged)
     # Before it holds its place no longer: what it has found out may keep the next from starting.
     changed = await _changed_documents(room, record, folder.path)
     return await _end(room, record, message, judgement, evidence.observation, folder, changed, program)
