@@ -103,7 +103,8 @@ def test_what_is_asked_is_fetched_when_it_is_told_and_again_where_that_failed() 
     async def scene(broker: RawBroker, link: Link) -> None:
         remote = AmpRemote(link, lambda: LONG_WAIT)
         asked: Any = {"number": 4, "verb": "pause", "person": "ada", "seconds": 60.0}
-        broker.on(REQUESTS, says(503, {}), html(200), says(200, [{**asked, "verb": "of a newer one"}, asked]))
+        newer = [{**asked, "verb": "of a newer one"}, {**asked, "number": 3, "verb": "stop", "then": "of a newer one"}]
+        broker.on(REQUESTS, says(503, {}), html(200), says(200, [*newer, asked]))
         remote.wake()
         # What failed is fetched again without another word; else each would wait for an hour.
         async with asyncio.timeout(60):

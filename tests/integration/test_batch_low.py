@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.clocks import FakeClock
 from tests.desk import Desk, until
+from tests.refusing import On, Refusing
 from tests.sizes import LONG
 from tests.typed import type_in
 
@@ -58,6 +60,8 @@ def test_low_mail_of_a_thread_is_one_turn_and_each_message_has_its_own_end(desk:
     desk.once()
     [record] = turns(desk)
     assert [record.envelope.id, *(one.envelope.id for one in record.batch)] == sent
+    # By these another message under its id is told from it.
+    assert all(one.digest and one.content for one in shares(record))
     assert answered(desk) == dict.fromkeys(sent, "done")
     place = desk.place()
     assert place.state.processed.among(sent) == set(sent)
@@ -233,6 +237,23 @@ def test_what_somebody_else_has_taken_is_no_part_of_it(desk: Desk) -> None:
     assert ids_of(record) == {sent[0], sent[2]}
     assert set(answered(desk)) == {sent[0], sent[2]}
     assert desk.place().state.processed.among(sent) == {sent[0], sent[2]}
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_where_a_claim_of_it_fails_what_may_be_ours_is_and_what_comes_after_is_not(desk: Desk, which: int) -> None:
+    """The message has been moved, and the disk does not confirm it: only our own record can say that it is to be done.
+    What was never claimed somebody else may take.
+    """
+    sent = low(desk, 3)
+    desk.once(system=Refusing("coder/inbox/cur", On.SYNC, code=errno.EIO, times=1, after=which))
+    assert desk.failed
+    assert {entry.envelope.id: entry.listed_only for entry in desk.place().state.retries.all()} == dict.fromkeys(
+        sent[: which + 1], False
+    )
+    desk.once(FakeClock(time.time() + 3600))
+    desk.once(FakeClock(time.time() + 7200))
+    assert answered(desk) == dict.fromkeys(sent, "done")
+    assert len(desk.inbox()) == 3
 
 
 def test_an_answer_that_does_not_leave_is_stuck_for_its_own_message(desk: Desk) -> None:

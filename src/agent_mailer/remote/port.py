@@ -228,7 +228,7 @@ class Asked(msgspec.Struct, frozen=True, omit_defaults=True):
     seconds: float
     targets: tuple[str, ...] = ()
     reason: str = ""
-    then: str = "retry"
+    then: Annotated[str, Meta(pattern=r"^(retry|drop|ask)\Z")] = "retry"
 
 
 class Became(StrEnum):
