@@ -92,13 +92,17 @@ def test_a_full_file_counts_the_oldest_and_loses_none_that_is_still_listed(folde
         assert found.all()[-1].key == "u39"
 
 
-@pytest.mark.parametrize("key", ["", "x", "20260101T000000-0123abcd", "20260101T000000-0123abcd.", "../x.1", "a.b"])
+TURN = "20260101T000000-0123abcd"
+
+
+@pytest.mark.parametrize("key", ["", "x", TURN, f"{TURN}.", "../x.1", "a.b", f"{TURN}.\u0663", f"{TURN}.{'9' * 5000}"])
 def test_what_is_no_key_of_an_item_names_none(key: str) -> None:
+    """Whoever asks for it, or writes it into the list, stops nothing: a number without end is none."""
     assert split_key(key) is None
 
 
 def test_the_key_of_an_item_names_its_turn_and_its_number() -> None:
-    assert split_key("20260101T000000-0123abcd.12") == ("20260101T000000-0123abcd", 12)
+    assert split_key(f"{TURN}.12") == (TURN, 12)
 
 
 @pytest.mark.parametrize(

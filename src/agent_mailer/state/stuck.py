@@ -293,4 +293,5 @@ def unsent_of(record: TurnRecord) -> list[str]:
 def split_key(key: str) -> tuple[str, int] | None:
     """The turn and the item's number in it."""
     turn_id, dot, number = key.partition(".")
-    return (turn_id, int(number)) if dot and is_turn_id(turn_id) and number.isdecimal() else None
+    plain = number.isascii() and number.isdecimal() and len(number) < 10
+    return (turn_id, int(number)) if dot and is_turn_id(turn_id) and plain else None
