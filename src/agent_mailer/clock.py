@@ -38,9 +38,17 @@ def duration(seconds: float) -> str:
     return f"{days} d {hours} h" if hours else f"{days} d"
 
 
+def in_utc(moment: float) -> datetime:
+    """Seconds since the epoch as a date; what a garbled record calls a moment is the nearest of four digits."""
+    return datetime.fromtimestamp(min(max(moment, _YEAR_1000), _YEAR_9999), UTC)
+
+
+_YEAR_1000, _YEAR_9999 = -30_610_224_000.0, 253_402_300_799.0
+
+
 def iso(moment: float) -> str:
     """Seconds since the epoch as ISO 8601 in UTC with milliseconds and `Z`."""
-    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return in_utc(moment).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def from_iso(text: str) -> float:

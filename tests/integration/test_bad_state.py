@@ -22,6 +22,7 @@ from tests.crash.faults import FaultySystem, Lasting
 from tests.crash.recording import QuickSystem
 from tests.desk import CLI, Desk, outcomes, until
 from tests.sizes import LONG, thinned
+from tests.typed import type_in
 
 from agent_mailer.clock import iso
 from agent_mailer.errors import BusyFault
@@ -208,6 +209,30 @@ def test_settled_ids_written_otherwise_are_still_settled(seasoned: Seasoned, tex
     shutil.copy(inbox / f"cur/{sent}.md", inbox / f"new/{sent}.md")
     events = seasoned.recovers()
     assert [e.fields["message_id"] for e in events if e.event is EventName.MESSAGE_SET_ASIDE] == [sent]
+
+
+@pytest.mark.parametrize("moment", [-1e300, 1.8e12])
+def test_a_moment_that_no_calendar_has_ends_neither_a_watcher_nor_who_looks(desk: Desk, moment: float) -> None:
+    """Whoever else writes there counts in milliseconds, say."""
+    desk.tell()
+    lost = {"id": "m", "thread": "t", "sender": "user", "created": moment, "order": "1", "locator": "m.md"}
+    died = {"turn_id": "t", "outcome": "failed", "detail": "x", "at": moment}
+    forged: dict[str, object] = {
+        "stuck.jsonl": {"kind": "not-fetched", "key": "m", "at": moment, "envelope": lost, "sender": "user"}
+        | {"unheard": True},
+        "dead_letter.jsonl": {"msg_id": "d", "thread_id": "t", "envelope": lost | {"id": "d"}, "history": [died]},
+        "retries.json": {"r": {"envelope": lost | {"id": "r"}, "not_before": 4e9, "history": [died]}},
+        "pause.json": {"reason": "signed_out", "since": moment, "until": moment},
+    }
+    for name, content in forged.items():
+        (desk.state / name).write_text(json.dumps(content) + "\n")
+    mail = desk.send()
+    desk.once()
+    for words in ("status", "stuck list", "stuck show m", "dead-letter list", "status --json"):
+        assert "fault of agent-mailer" not in type_in(desk.workdir, *words.split()).err, words
+    (desk.state / "pause.json").unlink(missing_ok=True)
+    desk.once()
+    assert mail in desk.place().state.processed
 
 
 def test_a_message_under_retry_survives_a_damage_that_a_command_meets_first(seasoned: Seasoned) -> None:

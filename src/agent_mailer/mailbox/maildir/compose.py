@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 
+from agent_mailer.clock import in_utc
 from agent_mailer.mailbox.maildir.format import (
     CLOSE,
     CONTEXT_KEY,
@@ -75,7 +75,7 @@ class Header(msgspec.Struct, frozen=True):
 def message_id_for(handle: str, turn_id: str, key: str, created: float) -> str:
     """The id of the message `key` of a turn, in AMQ's form. `created` is seconds since the epoch."""
     digest = sha256("\0".join((handle, turn_id, key)).encode("utf-8", "surrogatepass")).digest()
-    moment = datetime.fromtimestamp(created, UTC)
+    moment = in_utc(created)
     stamp = moment.strftime("%Y-%m-%dT%H-%M-%S") + f".{moment.microsecond // 1000:03d}Z"
     return f"{stamp}_pid{int.from_bytes(digest[:4], 'big') % _MAX_PID + 1}_{digest[4:8].hex()}"
 

@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from agent_mailer.clock import in_utc
 from agent_mailer.mailbox.maildir.layout import is_handle
 from agent_mailer.mailbox.port import MOST_VISITED, Automatic, Envelope, Kind, Message, Priority
 from agent_mailer.names import compiled
@@ -127,7 +128,7 @@ def go_json(value: object) -> str:
 
 def rfc3339(moment: float) -> str:
     """Seconds since the epoch in UTC, to the microsecond, trailing zeros cut, as Go's RFC3339Nano."""
-    text = datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")
+    text = in_utc(moment).strftime("%Y-%m-%dT%H:%M:%S.%f")
     return text.rstrip("0").rstrip(".") + "Z"
 
 
