@@ -13,12 +13,14 @@ from tests.amq_tree import write
 from tests.refusing import PUT, Died, On, Refusing
 from tests.watch_room import Scene
 
+from agent_mailer.disk import SystemCalls
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Automatic, Envelope, Unreadable
+from agent_mailer.names import new_turn_id, text_digest
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state.approvals import Verdict
 from agent_mailer.state.held import Guard, HeldEntry
-from agent_mailer.state.records import Attempt, DeadLetter, RetryEntry
+from agent_mailer.state.records import Attempt, DeadLetter, Phase, RetryEntry, TurnRecord
 from agent_mailer.state.stuck import StuckKind
 from agent_mailer.watch import backlog
 from agent_mailer.watch.answering import Said
@@ -147,6 +149,20 @@ def test_what_is_settled_and_listed_again_is_set_aside(scene: Scene) -> None:
     assert [said["message_id"] for said in scene.told(EventName.MESSAGE_SET_ASIDE)] == [one.id]
 
 
+def test_what_a_turn_took_is_known_though_it_was_open_when_another_message_was_looked_for(scene: Scene) -> None:
+    """Of a mailbox that no longer has it: the turn alone tells what was settled under the id."""
+    one = scene.mail(body="first")
+    record = TurnRecord(new_turn_id(1.0), one, Phase.CLAIMED, "command", 1.0)
+    scene.state.turns.create(record)
+    assert scene.run(scene.room.stuck.another(scene.mail(body="other"))) is None
+    record.digest = text_digest("user", "task", "first")
+    scene.state.turns.save(record)
+    scene.state.turns.mark_settled(record.turn_id)
+    assert scene.run(scene.room.stuck.another(one)) is None
+    (scene.box / "new" / one.locator).write_bytes((scene.box / "new" / one.locator).read_bytes() + b"and more")
+    assert scene.run(scene.room.stuck.another(one)) is not None
+
+
 def test_a_notice_is_taken_and_done_and_stays_to_be_read(scene: Scene) -> None:
     one = scene.mail(automatic=Automatic.NOTICE)
     assert scene.look().actions == (PassBy(one),)
@@ -257,7 +273,10 @@ def test_the_sender_of_what_could_not_be_fetched_is_told_at_the_next_look(scene:
     one = scene.mail()
     assert scene.do(DropRetry("x")) == set()
     scene.room.stuck.not_fetched(one, "it is not there")
-    assert scene.state.stuck.unheard
+    scene.state.folder.disk.system = Refusing("agents/user")
+    scene.do()
+    assert scene.state.stuck.unheard, "he could not be told yet"
+    scene.state.folder.disk.system = SystemCalls()
     scene.do()
     assert scene.state.stuck.unheard == []
     [word] = scene.desk.inbox()

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,7 @@ from agent_mailer.outcomes import Outcome
 from agent_mailer.state.records import ItemState, Phase, SettledItem, Settlement, TurnRecord
 from agent_mailer.watch.following import AtOnce
 from agent_mailer.watch.sending import send_items
+from agent_mailer.watch.stuck import StuckMail
 
 NOW = 2_100_000_000.0
 DAY = 100_000.0
@@ -109,6 +111,31 @@ def test_news_that_may_have_left_are_looked_for_before_they_are_sent_again(
     for _ in range(2):
         scene.run(AtOnce(scene.room, record, Message(record.envelope), folder).send_what_waits())
     assert left == ["user", "planner"]
+    scene.close()
+
+
+def test_who_was_told_of_what_is_stuck_before_a_crash_is_not_told_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a second delivery is not recognised: that he was told could not be written down."""
+    scene = Scene(tmp_path)
+    mailbox = scene.room.mailbox
+    recognising_nothing(mailbox, monkeypatch)
+    left: list[str] = []
+    deliver = mailbox.deliver
+
+    async def delivered(item: Outgoing) -> object:
+        left.append(item.recipient)
+        return await deliver(item)
+
+    monkeypatch.setattr(mailbox, "deliver", delivered)
+    scene.room.stuck.not_fetched(scene.mail(), "it is not there")
+    for system in (Refusing("stuck.jsonl", On.WRITE), SystemCalls()):
+        scene.state.folder.disk.system = system
+        with suppress(OSError):
+            scene.run(StuckMail(mailbox, scene.state).tell_unheard())
+    assert scene.state.stuck.unheard == []
+    assert left == ["user"]
     scene.close()
 
 
