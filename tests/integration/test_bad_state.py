@@ -429,9 +429,9 @@ def test_a_settled_message_is_not_given_back_by_a_garbled_record(desk: Desk) -> 
 @pytest.mark.parametrize(
     ("mischief", "ends"),
     [
-        ("rm stdout; mkfifo stdout", ["done"]),
-        ("rm stdout; ln -s $SECRET stdout", ["done"]),
-        ("rm stdout; mkdir stdout", ["done"]),
+        ("rm stdout; mkfifo stdout", ["failed"]),
+        ("rm stdout; ln -s $SECRET stdout", ["failed"]),
+        ("rm stdout; mkdir stdout", ["failed"]),
         ("rm stderr; mkfifo stderr; exit 1", ["failed"]),
         ("rm -r outbox; ln -s $OUTSIDE outbox", ["done"]),
         ("rm -r outbox; echo x >outbox", ["done"]),
