@@ -19,13 +19,13 @@ from tests.mutation.bench import Bench
 from tests.mutation.faults import faults
 from tests.mutation.points import Mutant, is_python, mutants
 from tests.mutation.reaching import Reach, function_of
-from tests.mutation.scope import NAMED, SOURCE, Scope, Stage, default_run, rest, scope_of
+from tests.mutation.scope import NAMED, SOURCE, Scope, Stage, every_test, rest, scope_of
 from tests.mutation.verdict import Fate, judge, listed, rates
 
 PROJECT = Path(__file__).parents[2]
 RESULTS = PROJECT / "build" / "mutants"
 FAULTS = PROJECT / "build" / "faults"
-FASTEST_FIRST = (Stage.TYPES, Stage.UNIT, Stage.INTEGRATION, Stage.CRASH, Stage.DEFAULT)
+FASTEST_FIRST = (Stage.TYPES, Stage.UNIT, Stage.INTEGRATION, Stage.CRASH)
 
 
 def try_all(
@@ -36,23 +36,23 @@ def try_all(
     stages: Sequence[Stage],
     seconds: float = inf,
     beside: Sequence[str] = (),
+    *,
+    every: bool = False,
 ) -> Iterator[Fate]:
     """Each stage with the mutants that those before have let live; `seconds` of tests look at each. `beside`: modules
-    of the same tests that come next.
+    of the same tests that come next. `every`: by all tests there are, those that fail unchanged left out.
 
     Raises RuntimeError where a stage is red unchanged.
     """
     scope = scope_of(module) or Scope((), ())
-    looks = [
-        (stage, default_run(PROJECT, module) if stage is Stage.DEFAULT else scope.tests(stage)) for stage in stages
-    ]
+    looks = [(stage, every_test(PROJECT, module, stage) if every else scope.tests(stage)) for stage in stages]
     ways = [(stage, tests) for stage, tests in looks if stage is Stage.TYPES or tests]
     left = list(chosen)
     for stage, tests in ways:
         if not left:
             return
         bench.write(module, source)
-        reach = bench.prepare(module, tests, beside, some=stage is Stage.DEFAULT) if tests else None
+        reach = bench.prepare(module, tests, beside, some=every) if tests else None
         if reach is None and (said := bench.types_refuse()):
             raise RuntimeError(f"mypy refuses what was not changed:\n{said}")
         survivors = []
@@ -106,8 +106,7 @@ def main(words: Sequence[str]) -> int:
     ]:
         print(f"no module with tests in tests/mutation/scope.py: {', '.join(unknown)} (as watch/rules.py)")
         return 2
-    default = {Stage.TYPES, Stage.DEFAULT} if asked.faults else {Stage.TYPES, Stage.UNIT, Stage.INTEGRATION}
-    stages = [stage for stage in FASTEST_FIRST if stage in (asked.stages or default)]
+    stages = [stage for stage in FASTEST_FIRST if stage in asked.stages]
     sources = {module: (PROJECT / SOURCE / module).read_text(encoding="utf-8") for module in modules}
     find, results = (faults, FAULTS) if asked.faults else (mutants, RESULTS)
     every = {module: find(source) for module, source in sources.items()}
@@ -130,7 +129,9 @@ def main(words: Sequence[str]) -> int:
                 beside = [name for name in dict(chosen) if asked.faults or scope_of(name) == scope_of(module)]
                 begun = time.monotonic()
                 try:
-                    tried = try_all(bench, module, sources[module], those, stages, asked.seconds, beside)
+                    tried = try_all(
+                        bench, module, sources[module], those, stages, asked.seconds, beside, every=asked.faults
+                    )
                     for fate in tried if those else ():
                         fates.append(fate)
                         if len(fates) % 100 == 0:
@@ -168,7 +169,9 @@ def _asked(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("modules", nargs="*", metavar="MODULE", help="as watch/rules.py; else all that are to be whole")
     parser.add_argument("--sample", type=int, metavar="N", help="so many of their mutants, by lot")
     parser.add_argument(
-        "--faults", action="store_true", help="larger ones, as a person makes them, before the whole default run"
+        "--faults",
+        action="store_true",
+        help="larger ones, as a person makes them, by every test of a stage; their rate is told",
     )
     parser.add_argument("--rest", action="store_true", help="of the other modules: their rate is told, and no red")
     parser.add_argument("--seed", type=int, default=int(os.environ.get("MUTANTS_SEED", "0")) or random.randrange(10**6))
@@ -179,6 +182,7 @@ def _asked(words: Sequence[str]) -> argparse.Namespace:
         nargs="+",
         type=Stage,
         choices=[*Stage],
+        default=[Stage.TYPES, Stage.UNIT, Stage.INTEGRATION],
         help="what looks at them; the crash harness takes minutes a mutant: with --left",
     )
     return parser.parse_args(words)

@@ -20,8 +20,6 @@ class Stage(StrEnum):
     TYPES = "types"
     INTEGRATION = "integration"
     CRASH = "crash"
-    DEFAULT = "default"
-    """All of them that the default run has."""
 
 
 class Scope(msgspec.Struct, frozen=True):
@@ -172,11 +170,11 @@ REST: dict[str, Scope] = {
 """By what a module's path begins with; `./run mutate --sample N` draws from these."""
 
 
-def default_run(project: Path, module: str) -> tuple[str, ...]:
-    """The files of its tests that may come to the module: of the broker's and the consoles' only their own do."""
-    found = (one for part in ("unit", "integration", "crash") for one in (project / "tests" / part).glob("test_*.py"))
+def every_test(project: Path, module: str, stage: Stage) -> tuple[str, ...]:
+    """The files that may come to the module: of the broker's and the consoles' only their own do."""
     apart = tuple(f"test_{room}" for room in ("broker", "console") if not module.startswith(room))
-    return tuple(sorted(str(one.relative_to(project)) for one in found if not one.name.startswith(apart)))
+    found = (one for one in (project / "tests" / stage).glob("test_*.py") if not one.name.startswith(apart))
+    return tuple(sorted(str(one.relative_to(project)) for one in found))
 
 
 def scope_of(module: str) -> Scope | None:
