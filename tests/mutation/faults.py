@@ -128,6 +128,8 @@ def _other_order(body: Sequence[ast.stmt] | None, text: _Text) -> Iterator[tuple
 
 
 def _calls(node: ast.stmt) -> bool:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return False
     return _is_felt(node) or any(isinstance(one, ast.Call | ast.Await) for one in ast.walk(node))
 
 
