@@ -573,13 +573,30 @@ def test_the_agent_of_another_client_that_still_runs_is_waited_for(desk: Desk) -
     inflight(desk, msg_id="7d0c2a9e-left-alone", thread_id="another")
     desk.send()
     words = ["sh", "-c", "read line", "claude", "Message: 7d0c2a9e-left-alone"]
-    with subprocess.Popen(words, cwd=desk.workdir, stdin=subprocess.PIPE) as agent:
+    # It is known by its folder, by whatever way that is reached.
+    desk.workdir = desk.base / "by-a-link"
+    desk.workdir.symlink_to(desk.base / "coder")
+    with subprocess.Popen(words, cwd=desk.base / "coder", stdin=subprocess.PIPE) as agent:
         with pytest.raises(BusyFault) as raised:
             desk.once()
         assert f"kill {agent.pid}" in raised.value.fix
         assert agent.poll() is None
         agent.communicate(b"\n")
     assert outcomes(desk.once()) == ["failed", "done"]
+
+
+def test_who_asks_for_the_message_by_its_id_is_no_agent_of_another_client(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(desk.workdir)
+    # What is a word of our own command line, as it is of `agent-mailer mail read ID`.
+    named = Path("/proc/self/cmdline").read_bytes().split(b"\0")[0].decode()
+    inflight(desk, msg_id=named, retry_count=1)
+    (desk.state / "retries.json").write_text(json.dumps({named: 4}))
+    place = desk.place()
+    place.prepare()
+    [entry] = place.state.retries.all()
+    assert (entry.envelope.id, entry.attempts) == (named, 4), "the more that it was tried counts"
 
 
 # Disks.

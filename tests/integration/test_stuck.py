@@ -177,6 +177,8 @@ def test_what_could_not_even_be_composed_is_composed_again(desk: Desk) -> None:
     assert ask(desk, Verb.STUCK_RETRY).ok
     desk.once()
     assert bodies(desk.inbox("planner")) == ["paid for"]
+    [path] = Paths(desk.root, "planner").new.iterdir()
+    assert record.turn_id in path.read_text(), "it is of the turn that wrote it"
     assert stuck(desk) == []
 
 

@@ -34,7 +34,7 @@ from agent_mailer.state.records import (
 )
 from agent_mailer.state.requests import Answer, Request, RequestBox, Verb
 from agent_mailer.state.sessions import FOLD_AT, Sessions
-from agent_mailer.state.usage import UsageLedger
+from agent_mailer.state.usage import KEEP_DAYS, UsageLedger
 from agent_mailer.watch.guards.holding import carry_out
 from agent_mailer.watch.requests import apply
 
@@ -319,6 +319,16 @@ def test_a_damaged_line_of_the_journal_harms_no_other(folder: StateFolder, damag
     assert dict(Sessions(folder).all()) == {"one": session("1", 1), "two": session("2", 1)}
 
 
+@pytest.mark.parametrize("odd", ["--yes", "../x", "a b", "x" * 201])
+def test_what_can_be_no_name_of_a_session_names_none_wherever_it_stands(folder: StateFolder, odd: str) -> None:
+    """It would be a word of somebody's command line."""
+    sessions = Sessions(folder)
+    sessions.put("t", session(odd, 1))
+    assert Sessions(folder).bound() == {}
+    sessions.fold()
+    assert Sessions(folder).bound() == {}
+
+
 def test_a_crash_between_fold_and_clearing_changes_nothing(folder: StateFolder) -> None:
     sessions = Sessions(folder)
     sessions.put("t", session("a", 1))
@@ -392,6 +402,26 @@ def test_a_pause_that_was_ended_meanwhile_comes_by_no_settlement_that_only_left_
     assert (pause.read() is not None) is stands
 
 
+def test_the_end_of_an_own_outage_ends_no_limit_of_the_account_and_who_probed_it_once_lets_others(
+    folder: StateFolder,
+) -> None:
+    def of_the_account() -> AccountPause:
+        return AccountPause(folder.path.parent / "accounts", "a", folder.disk, folder.clamp, folder.damaged)
+
+    account = of_the_account()
+    pause = State(folder, EventLog(folder.log, folder.disk, folder.clock), account).pause
+    pause.write(outage := Pause(PauseReason.UNAVAILABLE, NOW))
+    account.write(limit := Pause(PauseReason.LIMITED, NOW))
+    pause.lift(outage)
+    assert account.read() == limit
+    # However often it looks while its probe runs, it lets the probe go once.
+    assert pause.may_probe(limit)
+    assert pause.may_probe(limit)
+    assert not of_the_account().may_probe()
+    pause.end_probe()
+    assert of_the_account().may_probe()
+
+
 # Usage.
 
 
@@ -416,6 +446,14 @@ def test_a_moment_that_is_no_day_counts_today(folder: StateFolder, moment: float
     ledger = UsageLedger(folder)
     ledger.add("turn-1", moment, 1.0, Usage())
     assert ledger.today().turns == 1
+
+
+def test_of_many_days_the_oldest_are_forgotten(folder: StateFolder) -> None:
+    days = {iso(NOW - number * 86400)[:10]: {"total": {"turns": 1}} for number in range(1, KEEP_DAYS + 1)}
+    (folder.path / "usage.json").write_text(json.dumps({"days": days}))
+    ledger = UsageLedger(folder)
+    ledger.add("turn-1", NOW, 1.0, Usage())
+    assert list(ledger.days()) == [*sorted(days)[1:], iso(NOW)[:10]]
 
 
 def test_days_are_kept_apart_however_the_clock_jumps(folder: StateFolder, clock: FakeClock) -> None:

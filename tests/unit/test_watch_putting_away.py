@@ -36,6 +36,7 @@ from agent_mailer.watch.backlog import (
     SetAside,
     Strand,
 )
+from agent_mailer.watch.claim import take
 from agent_mailer.watch.guards.holding import Stop
 from agent_mailer.watch.guards.who import WhoPolicy
 from agent_mailer.watch.stuck import drop_stuck
@@ -267,6 +268,16 @@ def test_what_a_guard_stops_is_taken_off_the_list_and_counted(scene: Scene) -> N
     assert set(scene.state.held.waiting) == {one.id, two.id}
     assert scene.do() == set()
     assert scene.doer.taken == 0
+
+
+@pytest.mark.parametrize("listed_only", [True, False])
+def test_a_claim_that_gives_its_message_ends_the_row_of_those_that_gave_none(scene: Scene, listed_only: bool) -> None:
+    one = scene.mail()
+    in_vain = RetryEntry(one, fetches=5, fetching_since=1.0, listed_only=listed_only)
+    record = TurnRecord(new_turn_id(1.0), one, Phase.CLAIMED, "command", 1.0, rerun=in_vain)
+    scene.state.turns.create(record)
+    assert scene.run(take(scene.room, record)) is not None
+    assert record.rerun == (None if listed_only else RetryEntry(one))
 
 
 def test_the_sender_of_what_could_not_be_fetched_is_told_at_the_next_look(scene: Scene) -> None:
