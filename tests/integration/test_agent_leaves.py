@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -13,14 +14,16 @@ from pathlib import Path
 import pytest
 from tests.crash.world import Weather
 from tests.desk import Desk, outcomes, until
-from tests.refusing import Died
+from tests.refusing import Died, On, Refusing
 from tests.sizes import LONG, sizes
 from tests.typed import Typed, type_in
 
 from agent_mailer.assemble import Workplace
 from agent_mailer.desk.asking import watched
 from agent_mailer.disk import Disk
-from agent_mailer.mailbox.maildir.layout import mailboxes
+from agent_mailer.errors import ConfigFault
+from agent_mailer.mailbox.maildir.layout import mailboxes, make_root, roster
+from agent_mailer.mailbox.maildir.leaving import rename_mailbox
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.process.handle import ProcessIdentity, identify, is_alive
 from agent_mailer.service.folder import Units
@@ -65,13 +68,86 @@ def test_who_is_removed_leaves_what_it_had_and_no_mailbox(desk: Desk) -> None:
     assert known_workdirs(desk.place().disk).all() == []
 
 
+def test_what_goes_to_another_disk_is_durable_there_before_it_goes_here(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.send("read me", thread="one")
+    place = desk.place()
+    place.disk.system = Refusing("removed/*/*", On.COME, code=errno.EXDEV)
+    synced: list[list[bool]] = []
+
+    def look() -> None:
+        [kept] = (user_state() / "removed").iterdir()
+        mail = [*desk.root.glob("agents/coder/inbox/new/*"), *kept.glob("mail/inbox/new/*")]
+        config = [desk.state / "config.toml", kept / "state" / "config.toml"]
+        synced.append([b"read me" in path.read_bytes() for path in mail] + [path.exists() for path in config])
+
+    monkeypatch.setattr(os, "sync", look)
+    removed = remove(place, {})
+    assert synced == [[True, True, True, False], [True, True, True]]
+    assert removed.mail
+    assert not (desk.root / "agents" / "coder").exists()
+    assert not desk.state.exists()
+    assert (removed.kept / "state" / "config.toml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("way", "folder", "after"),
+    [
+        ("remove", "agents", 0),
+        ("remove", "meta", 1),
+        ("remove", "removed/*", 0),
+        ("rename", "agents", 0),
+        ("rename", "meta", 1),
+    ],
+)
+def test_nobody_goes_on_before_it_is_durable_that_the_mailbox_has_left(
+    desk: Desk, way: str, folder: str, after: int
+) -> None:
+    """A power failure would bring it back under a name by which nobody looks for it."""
+    place, config = desk.place(), desk.root / "meta" / "config.json"
+    before = config.read_text()
+    place.disk.system = Refusing(folder, On.SYNC, code=errno.EIO, after=after)
+    with pytest.raises((OSError, ConfigFault), match="Input/output error"):
+        remove(place, {}) if way == "remove" else rename(place, "poet", {})
+    assert desk.place().handle == "coder"
+    assert (config.read_text() == before) == (folder != "meta")
+
+
+def test_of_a_session_the_list_of_its_base_counts(tmp_path: Path) -> None:
+    root = tmp_path / "base" / "one"
+    for place in (root.parent, root):
+        make_root(Disk(), place, ["coder"])
+    assert rename_mailbox(Disk(), root, "coder", "poet")
+    assert (mailboxes(root), roster(root.parent)) == (("poet", "user"), ("poet", "user"))
+    assert not (root / "meta" / "config.json").exists()
+
+
+def test_whom_the_list_of_handles_names_still_is_not_called_removed(desk: Desk) -> None:
+    """Mail to it would be taken, into a mailbox that nobody reads."""
+    place, config = desk.place(), desk.root / "meta" / "config.json"
+    before = config.read_text()
+    place.disk.system = Refusing("meta/config.json", On.REPLACE, code=errno.EROFS)
+    with pytest.raises(ConfigFault, match="it names coder still"):
+        remove(place, {})
+    assert desk.state.exists()
+    assert config.read_text() == before
+    remove(desk.place(), {})
+    assert not desk.state.exists()
+    assert mailboxes(desk.root) == tuple(json.loads(config.read_text())["agents"]) == ("planner", "user")
+
+
 def test_who_has_another_address_is_written_to_there_and_nowhere_else(desk: Desk) -> None:
     desk.send("x", thread="one")
     assert at(desk, "agent", "rename", "planner").status == 2, "that is somebody else's"
+    config = desk.root / "meta" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"theirs": 1}))
     said = at(desk, "agent", "rename", "poet")
     assert said.out.splitlines()[0] == "address   coder -> poet"
     assert mailboxes(desk.root) == ("planner", "poet", "user")
-    assert "coder" not in json.loads((desk.root / "meta" / "config.json").read_text())["agents"]
+    listed = json.loads(config.read_text())
+    assert "coder" not in listed["agents"]
+    assert listed["theirs"] == 1, "a key that we do not know"
     assert "known are: planner, poet, user" in type_in(desk.base, *SEND, desk.root).err
     desk.settings["address"] = "poet"
     assert outcomes(desk.once()) == ["done"]

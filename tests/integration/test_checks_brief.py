@@ -11,9 +11,15 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from tests.desk import SOON
+from tests.desk import SOON, until
 
-from agent_mailer.process.commands import Brief, run_briefly, run_briefly_async
+from agent_mailer.process.commands import (
+    Brief,
+    run_briefly,
+    run_briefly_async,
+    run_in_terminal,
+    start_command,
+)
 from agent_mailer.process.handle import waited_for
 from agent_mailer.process.holder import TURN_ID_VARIABLE
 from agent_mailer.process.leashed import Leashed
@@ -35,6 +41,17 @@ def gone(written: Path) -> bool:
 def test_it_sees_its_folder_its_environment_and_its_input(tmp_path: Path) -> None:
     done = run(tmp_path, 'pwd; echo "$COLOUR $HOME"; cat; echo last >&2; exit 5', stdin=b"typed\n")
     assert done == Brief(5, f"{tmp_path}\ngreen \ntyped\nlast\n")
+
+
+def test_nothing_of_ours_is_left_in_how_it_starts(tmp_path: Path) -> None:
+    """Python ignores signals, and sets a locale, of its own accord; the one between us would hand both on."""
+    script = 'echo "${LC_CTYPE-unset}"; sed -n "s/^SigIgn:.//p" /proc/self/status; ls /proc/self/fd'
+    locale, ignored, *opened = run(tmp_path, script).output.split()
+    assert locale == "unset"
+    assert int(ignored, 16) & (1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1) == 0
+    assert opened == ["0", "1", "2", "3"], "the last is the folder that is listed"
+    argv = ("/bin/sh", "-c", 'echo "$LC_CTYPE"')
+    assert run_briefly(argv, env={"LC_CTYPE": "C.UTF-8"}, cwd=tmp_path, seconds=2 * SOON).output == "C.UTF-8\n"
 
 
 def test_input_that_nobody_reads_does_no_harm(tmp_path: Path) -> None:
@@ -86,6 +103,41 @@ def test_what_closes_its_output_is_waited_for(tmp_path: Path) -> None:
 def test_a_program_that_is_not_there_raises(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         run_briefly(["./nowhere"], env={}, cwd=tmp_path, seconds=1.0)
+
+
+@pytest.mark.parametrize(("heeds", "grace", "end"), [("exit 7", 2 * SOON, 7), ("", 0.3, 128 + signal.SIGKILL)])
+def test_one_that_runs_beside_us_is_asked_and_then_ended_with_all_it_has_started(
+    tmp_path: Path, heeds: str, grace: float, end: int
+) -> None:
+    script = (
+        f"trap 'echo asked; {heeds}' TERM; setsid sleep 600 & echo $! >child; echo up; while :; do sleep 0.02; done"
+    )
+    output = tmp_path / "output"
+    before = os.listdir("/proc/self/fd")
+    running = start_command(("/bin/sh", "-c", script), env={"PATH": os.environ["PATH"]}, cwd=tmp_path, output=output)
+    until(lambda: output.read_text(), "its first word")
+    assert running.status() is None
+    assert read_stat(running.pid) is not None
+    assert running.stop(grace) == end
+    assert output.read_text() == "up\nasked\n"
+    assert gone(tmp_path / "child")
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_the_end_of_one_that_runs_beside_us_is_seen(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd"), set(waited_for)
+    with pytest.raises(OSError, match="No such file"):
+        start_command(("./nowhere",), env={}, cwd=tmp_path, output=tmp_path / "output")
+    assert (os.listdir("/proc/self/fd"), waited_for) == before
+    running = start_command(("/bin/sh", "-c", "exit 5"), env={}, cwd=tmp_path, output=tmp_path / "output")
+    until(lambda: running.status() is not None, "its end")
+    assert running.stop(0.0) == 5
+
+
+def test_what_has_our_terminal_has_its_ctrl_c_alone() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    assert run_in_terminal(("/bin/sh", "-c", f"kill -INT {os.getpid()}; exit 3")) == 3
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_what_a_killed_one_of_the_same_mark_has_left_is_ended_first(tmp_path: Path) -> None:

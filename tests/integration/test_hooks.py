@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import threading
@@ -87,10 +88,14 @@ def test_its_own_mailbox_lets_go_what_is_old_and_over(hook: HookDesk) -> None:
         path.write_text("---json\n{}\n---\n")
     elsewhere = hook.desk.root / "agents/coder/inbox/cur" / places[0].name
     elsewhere.write_text("---json\n{}\n---\n")
+    receipts = [home / "receipts" / f"{age}__coder__drained.json" for age in (91, 89)]
+    for path, age in zip(receipts, (91, 89), strict=True):
+        path.write_text("{}\n")
+        os.utime(path, (time.time() - age * 86400,) * 2)
     hook.start()
-    until(lambda: not places[0].exists() and not places[1].exists(), "what is old to be gone")
+    until(lambda: not any(path.exists() for path in (*places[:2], receipts[0])), "what is old to be gone")
     # What was not read stays, and so does what is not old, or not the hook's.
-    assert [path.exists() for path in (*places, elsewhere)] == [False, False, True, True, True, True, True]
+    assert [path.exists() for path in (*places[2:], elsewhere, receipts[1])] == [True] * 6
 
 
 def test_bad_input_is_told_and_leaves_nothing(hook: HookDesk) -> None:

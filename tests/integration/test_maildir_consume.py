@@ -262,6 +262,43 @@ def test_what_was_put_away_is_listed_again_once_it_can_be_read(box: Box) -> None
     assert (box.names("inbox/new"), box.names("inbox/cur")) == ([], ["m1.md"])
 
 
+@pytest.mark.parametrize(
+    ("place", "call"),
+    [("inbox/tmp", On.MAKE), ("inbox/tmp", On.SYNC), ("inbox/new", On.COME), ("inbox/new", On.SYNC)],
+)
+def test_what_was_put_away_stays_until_it_is_durable_where_it_is_listed(box: Box, place: str, call: On) -> None:
+    """Also where an earlier try came as far as to give it its name."""
+    box.put("m1", b"torn")
+    box.reject_all()
+    (name,) = box.names("dlq/new")
+    letter = box.paths.dlq_new / name
+    letter.write_bytes(letter.read_bytes().replace(b"torn", message("m1")))
+    digest = hashlib.sha256(message("m1")).hexdigest()
+    box.disk.system = Refusing(place, call, code=errno.EIO)
+    for _ in range(2):
+        with pytest.raises(MailboxUnavailable):
+            box.mailbox.put_back("m1.md", digest)
+        assert box.names("dlq/new") == [name]
+    box.disk.system = SystemCalls()
+    assert box.mailbox.put_back("m1.md", digest) is None
+    assert (box.names("dlq/new"), box.names("inbox/new"), box.names("inbox/tmp")) == ([], ["m1.md"], [])
+
+
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("place", ["new", "cur"])
+def test_beside_what_has_its_name_nothing_is_put_back(box: Box, place: str, same: bool) -> None:
+    """The same was put back already, by who was killed before it had gone; of two each stays where it is."""
+    box.put("m1", message("m1", "first\n"))
+    (envelope,) = box.pending().envelopes
+    asyncio.run(box.mailbox.set_aside(envelope, "another one"))
+    there = box.put("m1", message("m1", "first\n" if same else "second\n"), place)
+    digest = hashlib.sha256(message("m1", "first\n")).hexdigest()
+    answer = box.mailbox.put_back("m1.md", digest)
+    assert answer == (None if same else Refused("another message has its name, m1.md"))
+    assert len(box.names("dlq/new")) == (0 if same else 1)
+    assert [*box.paths.new.iterdir(), *box.paths.cur.iterdir()] == [there]
+
+
 def test_another_message_of_a_settled_id_is_put_back_under_an_id_of_its_own(box: Box) -> None:
     box.put("m1", message("m1", "first\n"), place="cur")
     box.put("m1", message("m1", "second\n", context={"kept": [1]}))

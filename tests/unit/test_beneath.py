@@ -87,12 +87,21 @@ def test_what_lies_in_a_files_place_is_never_written_to(root: Path, tmp_path: Pa
         assert victim.stat().st_mode == mode
 
 
-def test_what_a_file_of_two_names_held_stays_when_a_line_is_appended(root: Path) -> None:
+def test_what_a_file_of_two_names_held_stays_when_a_line_is_appended(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = root / "a" / "lines"
     place.write_text("one\n")
     os.link(place, root / "a" / "other")
-    Disk().append_line(place, b"two", sync=Sync.FULL)
+    disk = Disk()
+    disk.append_line(place, b"two", sync=Sync.FULL)
     assert (place.read_text(), (root / "a" / "other").read_text()) == ("one\ntwo\n", "one\n")
+    assert disk.syncs == 3, "that the name is the copy's is durable before its new line is"
+    monkeypatch.setattr("agent_mailer.disk._MOST_COPIED", 4)
+    os.link(place, root / "a" / "large")
+    with pytest.raises(OSError) as refused:
+        disk.append_line(place, b"three", sync=Sync.FULL)
+    assert (refused.value.errno, place.read_text()) == (errno.EMLINK, "one\ntwo\n"), "none of it is cut off"
 
 
 def test_an_ordinary_life(root: Path) -> None:
@@ -110,6 +119,17 @@ def test_an_ordinary_life(root: Path) -> None:
     disk.remove_tree(root / "a")
     assert beneath.names_in(root) == []
     assert not beneath.is_there(root / "a")
+
+
+def test_of_roots_in_each_other_the_outer_counts_whichever_was_named_first(root: Path, tmp_path: Path) -> None:
+    beneath.anchor(tmp_path / "wide" / "in")
+    beneath.anchor(tmp_path / "wide")
+    (tmp_path / "wide").mkdir()
+    (tmp_path / "wide" / "in").symlink_to(tmp_path / "outside")
+    assert beneath.is_folder(root / "a"), "another root was asked for last"
+    with pytest.raises(OSError) as fault:
+        read_regular(tmp_path / "wide" / "in" / "victim")
+    assert fault.value.errno == errno.ELOOP
 
 
 def test_a_root_that_was_replaced_is_followed(root: Path, tmp_path: Path) -> None:
@@ -139,14 +159,18 @@ class Meanwhile(SystemCalls):
             act()
 
 
+@pytest.mark.parametrize("there", ["another folder", "nothing"])
 @pytest.mark.parametrize("what", ["create", "append", "move"])
-def test_what_no_longer_has_its_name_after_the_sync_is_not_known_to_be_written(root: Path, what: str) -> None:
+def test_what_no_longer_has_its_name_after_the_sync_is_not_known_to_be_written(
+    root: Path, what: str, there: str
+) -> None:
     place, source = root / "a" / "b" / "file", root / "a" / "source"
     source.write_text("moved")
 
     def swap() -> None:
         (root / "a" / "b").rename(root / "a" / "away")
-        (root / "a" / "b").mkdir()
+        if there == "another folder":
+            (root / "a" / "b").mkdir()
 
     if what == "append":
         place.touch()

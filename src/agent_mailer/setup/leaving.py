@@ -6,10 +6,9 @@ Nobody may be at work there: each of these holds the workdir's lock, and a servi
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import chain, count
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import msgspec
 from agent_mailer.assemble import Workplace
 from agent_mailer.disk import Disk, Sync
 from agent_mailer.errors import BusyFault, ConfigFault, UsageFault, quoted
-from agent_mailer.mailbox.maildir.leaving import rename_mailbox, take_mailbox_out
+from agent_mailer.mailbox.maildir.leaving import carry, rename_mailbox, take_mailbox_out
 from agent_mailer.names import path_name
 from agent_mailer.process.handle import is_alive
 from agent_mailer.service.folder import Units, units_folder
@@ -48,12 +47,14 @@ def remove(place: Workplace, environ: Mapping[str, str]) -> Removed:
         kept = _nobodys_yet(user_state() / REMOVED, place.handle or place.workdir.name)
         place.disk.make_directory(kept, sync=Sync.FULL)
         mail = False
-        # A root that is gone, as with a disk, has nobody who could write to it.
-        with suppress(ConfigFault):
+        try:
             if place.in_folder and place.handle:
                 mail = take_mailbox_out(place.disk, place.maildir_root(), place.handle, kept / "mail")
-        shutil.move(place.folder.path, kept / "state")
-        place.disk.sync_directory(place.workdir)
+        except ConfigFault as fault:
+            # A root that is gone, as with a disk, has nobody who could write to it.
+            if fault.code != "no_maildir_root":
+                raise
+        carry(place.disk, place.folder.path, kept / "state")
     place.disk.remove(place.trust.keeper.path(place.workdir))
     return Removed(kept, mail)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -50,10 +52,25 @@ def take_mailbox_out(disk: Disk, root: Path, handle: str, target: Path) -> bool:
     source = root / "agents" / handle
     there = is_folder(source)
     if there:
-        shutil.move(source, target)
-        disk.sync_directory(source.parent)
+        carry(disk, source, target)
     _relist(disk, root, handle, None)
     return there
+
+
+def carry(disk: Disk, source: Path, target: Path) -> None:
+    """The folder is `target` from here on, on whatever disk that is. A copy is durable before what it is of goes.
+
+    Raises OSError, and `source` is there as a whole.
+    """
+    try:
+        disk.move(source, target, sync=Sync.FULL)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.copytree(source, target, symlinks=True)
+        os.sync()
+        disk.remove_tree(source)
+    disk.sync_directory(source.parent)
 
 
 def _relist(disk: Disk, root: Path, before: str, after: str | None) -> None:

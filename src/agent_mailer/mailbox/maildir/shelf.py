@@ -90,6 +90,9 @@ def _put_back(disk: Disk, paths: Paths, letters: Letters, name: str, digest: str
         temporary = paths.tmp / temporary_name(target)
         disk.create(temporary, data, sync=Sync.CONTENT)
         publish(disk, temporary, paths.new / target)
+    else:
+        # An earlier try may have ended between the rename and its sync.
+        disk.sync_directory((paths.new, paths.cur)[there.index(True)])
     disk.remove(source)
     return None
 
