@@ -100,6 +100,12 @@ def test_what_closes_its_output_is_waited_for(tmp_path: Path) -> None:
     assert done == Brief(4, "")
 
 
+def test_who_kills_all_of_his_group_does_not_kill_who_ends_the_rest(tmp_path: Path) -> None:
+    away = "setsid env -i /bin/sh -c 'echo $$ >child; exec /bin/sleep 600' & while ! [ -s child ]; do sleep 0.01; done"
+    assert run(tmp_path, f"{away}; kill -KILL 0").status == 128 + signal.SIGKILL
+    assert gone(tmp_path / "child")
+
+
 def test_a_program_that_is_not_there_raises(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         run_briefly(["./nowhere"], env={}, cwd=tmp_path, seconds=1.0)

@@ -247,9 +247,15 @@ def test_what_was_put_away_is_listed_again_once_it_can_be_read(box: Box) -> None
     box.put("m1", b"torn")
     (item,) = box.pending().unreadable
     box.reject_all()
-    assert box.mailbox.put_back(item.locator, item.digest) == Refused("it is no message: missing ---json at the start")
     (name,) = box.names("dlq/new")
     letter = box.paths.dlq_new / name
+    # What cannot be read just now is looked at again.
+    letter.rename(box.paths.dlq_tmp / "away")
+    letter.mkdir()
+    assert isinstance(box.mailbox.put_back(item.locator, item.digest), Refused)
+    letter.rmdir()
+    (box.paths.dlq_tmp / "away").rename(letter)
+    assert box.mailbox.put_back(item.locator, item.digest) == Refused("it is no message: missing ---json at the start")
     letter.write_bytes(letter.read_bytes().replace(b"torn", data))
     digest = hashlib.sha256(data).hexdigest()
     assert isinstance(box.mailbox.put_back("m1.md", "0" * 64), Refused), "another one of its name"
@@ -271,17 +277,18 @@ def test_what_was_put_away_stays_until_it_is_durable_where_it_is_listed(box: Box
     box.put("m1", b"torn")
     box.reject_all()
     (name,) = box.names("dlq/new")
-    letter = box.paths.dlq_new / name
+    # Where AMQ moves what somebody has looked at.
+    letter = (box.paths.dlq_new / name).rename(box.paths.dlq_cur / name)
     letter.write_bytes(letter.read_bytes().replace(b"torn", message("m1")))
     digest = hashlib.sha256(message("m1")).hexdigest()
     box.disk.system = Refusing(place, call, code=errno.EIO)
     for _ in range(2):
         with pytest.raises(MailboxUnavailable):
             box.mailbox.put_back("m1.md", digest)
-        assert box.names("dlq/new") == [name]
+        assert box.names("dlq/cur") == [name]
     box.disk.system = SystemCalls()
     assert box.mailbox.put_back("m1.md", digest) is None
-    assert (box.names("dlq/new"), box.names("inbox/new"), box.names("inbox/tmp")) == ([], ["m1.md"], [])
+    assert (box.names("dlq/cur"), box.names("inbox/new"), box.names("inbox/tmp")) == ([], ["m1.md"], [])
 
 
 @pytest.mark.parametrize("same", [True, False])

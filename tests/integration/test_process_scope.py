@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.desk import Desk
+from tests.desk import Desk, until
 from tests.sizes import LONG
 from tests.typed import type_in
 
@@ -19,6 +19,7 @@ from agent_mailer.outcomes import Exit
 from agent_mailer.process import scope
 from agent_mailer.process.holder import start_behind_gate
 from agent_mailer.process.scope import Start, start_limited, why_unlimited
+from agent_mailer.processes import read_stat
 
 LIMIT = 64 * 2**20
 BECOMES_THE_HOLDER = 'echo "$*" >"$SAID"; while [ "$1" != -- ]; do shift; done; shift; INVOCATION_ID=x exec "$@"'
@@ -44,15 +45,18 @@ def by(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
 
 
+async def limited(folder: Path, memory: int) -> Start:
+    env = {"XDG_RUNTIME_DIR": os.environ["XDG_RUNTIME_DIR"], "SAID": str(folder / "said"), "PATH": "/usr/bin:/bin"}
+    words = [sys.executable, "-I", "-c", LOOKS]
+    behind_gate = partial(start_behind_gate, words, env=env, cwd=folder, turn_dir=folder, turn_id="t1")
+    return await start_limited(behind_gate, memory, env, "t1") if memory else Start(behind_gate())
+
+
 def run(folder: Path, memory: int = LIMIT) -> tuple[str, Exit]:
     """One turn of a program that looks about; why it was not limited, and how it ended."""
-    env = {"XDG_RUNTIME_DIR": os.environ["XDG_RUNTIME_DIR"], "SAID": str(folder / "said"), "PATH": "/usr/bin:/bin"}
 
     async def turn() -> tuple[str, Exit]:
-        words = [sys.executable, "-I", "-c", LOOKS]
-
-        behind_gate = partial(start_behind_gate, words, env=env, cwd=folder, turn_dir=folder, turn_id="t1")
-        start = await start_limited(behind_gate, memory, env, "t1") if memory else Start(behind_gate())
+        start = await limited(folder, memory)
         with start.gated as gated:
             supervised = gated.release()
         await supervised.wait_ended()
@@ -83,8 +87,36 @@ def test_where_there_is_no_scope_the_turn_runs_without(
     folder: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
     monkeypatch.setattr(scope, "SCOPE_SECONDS", 0.5)
-    by(folder, script, monkeypatch)
+    by(folder, f'echo $$ >"$SAID"; {script}', monkeypatch)
     assert run(folder) == ("the user's systemd gave no scope for the turn", Exit(status=3))
+    assert read_stat(int((folder / "said").read_text())) is None, "who gave none is ended"
+
+
+def test_who_is_stopped_while_it_waits_for_a_scope_leaves_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by(folder, 'echo $$ >"$SAID"; exec sleep 600', monkeypatch)
+    before = os.listdir("/proc/self/fd")
+
+    async def stopped() -> None:
+        waiting = asyncio.create_task(limited(folder, LIMIT))
+        await asyncio.to_thread(until, (folder / "said").exists, "who is to give a scope")
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(stopped())
+    assert read_stat(int((folder / "said").read_text())) is None
+    assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize("name", ["AGENT_MAILER_WORKDIR", "AGENT_MAILER_PROJECT_DIR"])
+def test_no_file_of_the_agents_becomes_systemd(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    by(folder, f"echo {LIMIT}", monkeypatch)
+    monkeypatch.setenv("PATH", str(folder / "bin"))
+    env = {"XDG_RUNTIME_DIR": os.environ["XDG_RUNTIME_DIR"], "PATH": str(folder / "bin")}
+    assert why_unlimited(LIMIT, env) == ""
+    assert why_unlimited(LIMIT, {**env, name: str(folder)}) != "", "the system's own is asked, or there is none"
 
 
 def test_without_systemd_nothing_is_tried(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -12,6 +13,7 @@ import pytest
 from platformdirs import user_data_path, user_state_path
 from tests.desk import Desk
 
+import agent_mailer
 from agent_mailer.config import Config
 from agent_mailer.confine.bounds import Places, bounds_of
 from agent_mailer.confine.bwrap import Bubblewrap
@@ -86,6 +88,9 @@ def test_the_deepest_rule_decides(places: Places) -> None:
     assert found.access(state / "turns" / "t" / "outbox" / "x") is WRITE
     assert found.access(home / ".ssh" / "id") is HIDE
     assert found.access(home / "other" / "plan") is HIDE
+    assert [found.access(Path(path)) for path in ("/run/user/1/bus", "/tmp/x", "/var/tmp/x")] == [HIDE] * 3
+    if os.geteuid() == 0 and Path("/etc/shadow").exists():
+        assert found.access(Path("/etc/shadow")) is HIDE
 
 
 def hidden(found: Bounds, places: Places, name: str) -> bool:
@@ -124,6 +129,8 @@ def test_what_is_hidden_is_less_than_what_is_read_and_of_two_rules_the_stricter_
     assert HIDE < READ < WRITE
     both = msgspec.structs.replace(places, hide=(places.workdir / "src",), read=(places.workdir / "src",))
     assert bounds(both).access(places.workdir / "src" / "x") is HIDE
+    keys = msgspec.structs.replace(places, project=places.home / ".ssh")
+    assert bounds(keys).access(places.home / ".ssh" / "id") is HIDE
 
 
 def test_keys_of_the_account_are_hidden_whatever_home_says(
@@ -191,6 +198,10 @@ def test_a_user_opens_what_is_the_persons_and_never_what_is_ours(places: Places)
     )
     assert opened.access(places.home / ".ssh" / "id") is READ
     assert hidden(opened, places, "agent/src/x")
+    written = bounds(msgspec.structs.replace(places, write=(places.home / ".ssh",)))
+    assert written.access(places.home / ".ssh" / "id") is WRITE
+    both = (places.home / "cache",)
+    assert hidden(bounds(msgspec.structs.replace(places, write=both, read=both, hide=both)), places, "cache/x")
     for path in (places.state, places.state / "turns", places.home / "other" / "secret"):
         with pytest.raises(ConfigFault, match="hidden from every turn"):
             bounds(msgspec.structs.replace(places, write=(path,)))
@@ -198,6 +209,25 @@ def test_a_user_opens_what_is_the_persons_and_never_what_is_ours(places: Places)
         bounds(msgspec.structs.replace(places, write=(places.home / "nothing",)))
     with pytest.raises(ConfigFault, match="hidden from every turn"):
         bounds(places, ProgramHome(places.state / "claude"))
+
+
+def test_what_the_mail_tools_run_from_stays_where_the_agent_writes_around_it(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, made, base = (places.workdir / name for name in ("src/agent_mailer", "venv", "python"))
+    monkeypatch.setattr(agent_mailer, "__file__", str(package / "__init__.py"))
+    monkeypatch.setattr(sys, "prefix", str(made))
+    monkeypatch.setattr(sys, "base_prefix", str(base))
+    found = bounds(places)
+    assert found.access(places.workdir / "src" / "x") is WRITE
+    assert [found.access(path / "x") for path in (package, made, base)] == [READ] * 3
+
+
+def test_the_mailbox_is_written_where_a_person_says_so(places: Places) -> None:
+    mail = places.workdir / "src" / "mail"
+    hidden_one = msgspec.structs.replace(places, hidden=(mail,))
+    assert bounds(hidden_one).access(mail / "x") is HIDE
+    assert bounds(msgspec.structs.replace(hidden_one, mailbox=mail)).access(mail / "x") is WRITE
 
 
 def test_a_link_of_the_agents_own_is_not_followed(places: Places) -> None:
@@ -222,14 +252,26 @@ def test_folders_between_cannot_be_moved_away(places: Places) -> None:
 
 def test_settings_of_the_program_and_hooks_of_git_stay(places: Places) -> None:
     subprocess.run(["git", "init", "-q", str(places.workdir)], check=True)
-    home = ProgramHome(places.home / "cache" / "claude", ("settings.json", "agents"))
-    home.path.mkdir()
+    home = ProgramHome(
+        places.home / "cache" / "claude", ("settings.json", "agents"), kept=("plugins",), hidden=("remote",)
+    )
+    for name in ("plugins", "remote"):
+        (home.path / name).mkdir(parents=True)
     found = bounds(places, home)
+    assert (found.access(home.path / "plugins" / "x"), found.access(home.path / "remote" / "x")) == (READ, HIDE)
     assert found.access(home.path / "projects") is WRITE
     assert found.access(home.path / "settings.json") is READ
     assert found.access(places.workdir / ".git" / "index.lock") is WRITE
     assert found.access(places.workdir / ".git" / "hooks" / "pre-commit") is READ
     assert found.access(places.workdir / ".git" / "config") is READ
+    hooks = places.workdir / ".git" / "hooks"
+    hooks.rename(hooks.with_name("away"))
+    hooks.symlink_to(places.home)
+    assert hooks not in {rule.path for rule in bounds(places).rules}, "no kind can name a link, and none starts"
+    more = places.home / "more"
+    subprocess.run(["git", "init", "-q", str(more)], check=True)
+    found = bounds(msgspec.structs.replace(places, write=(more,)))
+    assert (found.access(more / "x"), found.access(more / ".git" / "hooks" / "x")) == (WRITE, READ)
 
 
 def test_a_git_folder_elsewhere_counts_only_by_its_own_word(places: Places) -> None:
@@ -244,6 +286,7 @@ def test_a_git_folder_elsewhere_counts_only_by_its_own_word(places: Places) -> N
     (elsewhere / "gitdir").write_text(f"{places.workdir}/.git\n")
     assert bounds(places).access(elsewhere / "index") is WRITE
     assert bounds(places).access(places.home / "main" / ".git" / "hooks" / "x") is READ
+    assert bounds(msgspec.structs.replace(places, may_write=False)).access(elsewhere / "index") is not WRITE
 
 
 def test_landlock_names_no_folder_in_which_something_is_hidden(places: Places) -> None:
@@ -285,7 +328,9 @@ def test_an_old_kernel_is_not_asked_for_what_it_cannot_hold(places: Places, tmp_
     assert Promise.SIGNALS in Landlock(abi=6).promises(found)
 
 
-def test_the_ssh_agent_counts_where_it_is_named(places: Places, tmp_path: Path) -> None:
+def test_the_ssh_agent_counts_where_it_is_named(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     socket = tmp_path / "agent.sock"
     socket.touch()
     (places.home / ".ssh" / "known_hosts").touch()
@@ -293,5 +338,7 @@ def test_the_ssh_agent_counts_where_it_is_named(places: Places, tmp_path: Path) 
     assert found.sockets == (Path(os.path.realpath(socket)),)
     assert found.access(places.home / ".ssh" / "known_hosts") is READ
     assert hidden(found, places, ".ssh/id")
+    monkeypatch.setenv("SSH_AUTH_SOCK", str(socket))
     unnamed = bounds(msgspec.structs.replace(places, read=(places.home,)))
+    assert unnamed.sockets == ()
     assert unnamed.access(places.home / ".ssh" / "known_hosts") is HIDE

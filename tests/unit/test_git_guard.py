@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import subprocess
@@ -75,6 +76,23 @@ def test_what_stands_there_for_two_watchers_stays_until_the_last_is_done(top: Pa
     assert mask.exists()
     take_away(disk, [top], others)
     assert not mask.exists()
+
+
+def test_what_another_watcher_takes_away_at_this_very_moment_is_put_there_again(
+    top: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask, lock, taken = top / ".git" / "commondir", fcntl.flock, list[int]()
+
+    def meanwhile(fd: int, how: int) -> None:
+        if not taken:
+            mask.unlink()
+        taken.append(how)
+        lock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", meanwhile)
+    for fd in put_in_place(Disk(), [top]):
+        os.close(fd)
+    assert mask.read_text() == ".\n"
 
 
 def test_what_a_killed_watcher_left_there_is_taken_away_by_the_next(top: Path) -> None:
