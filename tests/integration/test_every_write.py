@@ -77,7 +77,8 @@ def calls_of(path: Path) -> list[str]:
 
 def test_a_message_with_an_answer_and_a_session(desk: Desk) -> None:
     desk.configure(command_output="jsonl")
-    desk.shell("""cat >/dev/null; echo '{"type":"session","id":"s"}'; echo '{"type":"result","text":"answer"}'""")
+    # The last line has no end, and counts.
+    desk.shell("""cat >/dev/null; echo '{"type":"session","id":"s"}'; printf '{"type":"result","text":"answer"}'""")
     for _ in range(2):  # the second finds its mailboxes in use
         trace = desk.base / "trace"
         trace.unlink(missing_ok=True)

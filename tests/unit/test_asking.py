@@ -16,7 +16,7 @@ from agent_mailer.approvals.turn import Told, TurnApprovals, Word
 from agent_mailer.disk import Disk
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
-from agent_mailer.mailbox.port import Delivered, Envelope
+from agent_mailer.mailbox.port import Delivered, Envelope, MailboxUnavailable
 from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.state.approvals import Answer, By, Verdict, id_of
 from agent_mailer.state.notices import Channel, Notice, NoticeKind
@@ -31,6 +31,7 @@ from agent_mailer.watch.asking import (
     goes_on_by_itself,
     judge_asking,
 )
+from agent_mailer.watch.linking import LinkMaker
 from agent_mailer.watch.rules import ApprovePolicy
 from agent_mailer.watch.telling import Teller
 
@@ -201,3 +202,29 @@ def test_a_link_is_the_operators_alone(scene: Scene, tells_codes: bool) -> None:
     link = "https://page.example/once"
     assert (link in to_operator.body, code in to_operator.body) == (tells_codes, tells_codes)
     assert (link in to_sender.body, code in to_sender.body) == (False, tells_codes)
+
+
+@pytest.mark.parametrize("how", ["hangs", "is away", "has none"])
+def test_what_makes_no_link_just_now_keeps_nobody_from_being_told(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr("agent_mailer.watch.linking.PATIENCE", 0.01)
+    apply(scene.state, turn(FIRST), ended(PUSH))
+    [asked] = scene.state.approvals.all()
+
+    class Trouble(Linking):
+        trouble = how
+
+        async def offer_link(self, token: str, seconds: int, shown: Mapping[str, str]) -> str:
+            if self.trouble == "hangs":
+                await asyncio.Event().wait()
+            if self.trouble == "is away":
+                raise MailboxUnavailable("away", "nobody answers")
+            return "" if self.trouble else await super().offer_link(token, seconds, shown)
+
+    mailbox = Trouble(Disk(), scene.desk.root, "coder")
+    maker = LinkMaker(mailbox)
+    assert asyncio.run(maker.link_of(asked, 60.0)) == ""
+    mailbox.trouble = ""
+    assert asyncio.run(maker.link_of(asked, 0.5)) == "", "too late"
+    assert asyncio.run(maker.link_of(asked, 60.0)) == "https://page.example/once"

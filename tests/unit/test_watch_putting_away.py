@@ -15,7 +15,7 @@ from tests.watch_room import Scene
 
 from agent_mailer.disk import SystemCalls
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import Automatic, Envelope, Unreadable
+from agent_mailer.mailbox.port import Automatic, Envelope, Gone, Unreadable
 from agent_mailer.names import new_turn_id, text_digest
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state.approvals import Verdict
@@ -278,6 +278,22 @@ def test_a_claim_that_gives_its_message_ends_the_row_of_those_that_gave_none(sce
     scene.state.turns.create(record)
     assert scene.run(take(scene.room, record)) is not None
     assert record.rerun == (None if listed_only else RetryEntry(one))
+
+
+def test_what_was_ours_and_is_anothers_for_good_runs_here_no_more(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = scene.mail()
+    scene.state.retries.put(entry := RetryEntry(one, 1, 1))
+    record = TurnRecord(new_turn_id(1.0), one, Phase.CLAIMED, "command", 1.0, rerun=entry)
+    scene.state.turns.create(record)
+
+    async def taken(*_: object, **__: object) -> Gone:
+        return Gone("another has it", elsewhere=True)
+
+    monkeypatch.setattr(scene.room.mailbox, "claim", taken)
+    assert scene.run(take(scene.room, record)) is None
+    assert (scene.state.retries.get(one.id), scene.state.turns.ids()) == (None, [])
 
 
 def test_the_sender_of_what_could_not_be_fetched_is_told_at_the_next_look(scene: Scene) -> None:

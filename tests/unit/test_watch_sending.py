@@ -175,6 +175,8 @@ def test_what_may_have_arrived_by_any_try_is_looked_for_before_the_next(
     scene.run(asyncio.wait_for(send_items(scene.room, record), 20))
     assert record.settlement is not None
     assert record.settlement.items[0].state is ItemState.DELIVERED
+    # The next watcher has no other way to know it.
+    assert scene.state.turns.load(record.turn_id) == record
     assert found == [0, 0], "what the inbox held at each try"
     assert len([*inbox.iterdir()]) == 1
     scene.close()
