@@ -218,6 +218,21 @@ def test_nobody_is_given_up_for_a_turn_that_was_shared(desk: Desk) -> None:
     assert {name: text for name, text in answered(desk).items() if text == "done"} == dict.fromkeys(sent, "done")
 
 
+def test_what_a_shared_turn_had_staged_for_none_of_them_is_kept_once(desk: Desk) -> None:
+    """It failed, and so does each by itself, with not a word."""
+    desk.configure(max_retries=1)
+    desk.shell(
+        'cat >/dev/null; [ "$AGENT_MAILER_MESSAGE_IDS" = "${AGENT_MAILER_MESSAGE_IDS% *}" ] ||'
+        " agent-mailer mail send --to planner --body look --subject s >&2; exit 1"
+    )
+    sent = low(desk, 2)
+    for hours in range(3):
+        desk.once(FakeClock(time.time() + hours * 3600))
+    state = desk.place().state
+    assert {letter.msg_id for letter in state.dead_letters.all()} == set(sent)
+    assert [state.dead_letters.find(sent[0]).turn_id] == [key.partition(".")[0] for key in state.unsent.all()]  # type: ignore[union-attr]
+
+
 def test_what_somebody_else_has_taken_is_no_part_of_it(desk: Desk) -> None:
     """The listing is older than the claim: what is gone by then leaves the turn, and nobody works on it."""
     sent = low(desk, 3)

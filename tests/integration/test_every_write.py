@@ -43,6 +43,7 @@ from agent_mailer.state.records import (
 from agent_mailer.state.requests import Answer, Request, Verb
 from agent_mailer.state.stuck import StuckEntry, StuckKind
 from agent_mailer.turn_tools.folder import NoteScope, NoteWrite
+from agent_mailer.watch.given_up import forget, take_up_again
 from agent_mailer.watch.requests import apply
 
 ENVELOPE = Envelope("m", "t", "user", 0.0, "1", "m.md")
@@ -150,6 +151,17 @@ def _retry(state: State) -> None:
     state.retries.put(RetryEntry(ENVELOPE))
 
 
+def _given_up(state: State) -> None:
+    """Its turn is settled, as far as no power failure comes; it counts as settled, and is among the dead letters."""
+    letter = DeadLetter("m", "t", turn_id=TURN, envelope=ENVELOPE)
+    made = record(Phase.SETTLING)
+    made.settlement = Settlement(Outcome.FAILED, "", 1.0, 1.0, finished=True, dead=letter)
+    state.turns.create(made)
+    state.turns.mark_settled(TURN)
+    state.dead_letters.add(letter, again=False)
+    state.processed.add("m")
+
+
 def _refused() -> TurnRecord:
     return record(Phase.SETTLING, SettledItem(Outgoing("a", "x", "t", "text"), ItemState.REFUSED, "no"))
 
@@ -210,6 +222,8 @@ BOOK = ["fsync remote/ID", "replace remote/ID", "fsync agent-mailer/remote"]
 
 Act = Callable[[State], object]
 INDEX_GONE = "unlink .agent-mailer/inflight.json"
+FOR_GOOD = ["fsync TURN/.tmp.settled", "replace TURN/settled", "fsync turns/TURN", INDEX_GONE]
+"""A turn that is settled once and for all: over what comes now its settlement never applies again."""
 
 WRITES: dict[str, tuple[Act, Act, list[str]]] = {
     "a claim": (_nothing, lambda s: s.turns.create(record()), CLAIM),
@@ -218,7 +232,7 @@ WRITES: dict[str, tuple[Act, Act, list[str]]] = {
     "settled, for good": (
         _settled,
         lambda s: s.turns.mark_settled(TURN, durable=True),
-        ["fsync TURN/.tmp.settled", "replace TURN/settled", "fsync turns/TURN", INDEX_GONE],
+        FOR_GOOD,
     ),
     "a record in short": (_settled, lambda s: s.retention.summarise(_delivered()), ["replace TURN/turn.json"]),
     "a record in short, with what was refused": (_settled, lambda s: s.retention.summarise(_refused()), RECORD[:2]),
@@ -258,6 +272,16 @@ WRITES: dict[str, tuple[Act, Act, list[str]]] = {
         ["fsync .agent-mailer/dead_letter.jsonl"],
     ),
     "dead letters removed": (_letters, lambda s: s.dead_letters.remove(["m"]), published("dead_letter.jsonl")),
+    "a dead letter taken up again": (
+        _given_up,
+        lambda s: take_up_again(s, ["m"]),
+        [*FOR_GOOD, *published("retries.json"), *published("processed.txt"), *published("dead_letter.jsonl")],
+    ),
+    "a dead letter dropped": (
+        _given_up,
+        lambda s: forget(s, ["m"]),
+        [*FOR_GOOD, *published("dead_letter.jsonl")],
+    ),
     "a pause": (
         _nothing,
         lambda s: s.pause.write(Pause(PauseReason.LIMITED, since=1.0)),

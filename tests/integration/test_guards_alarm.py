@@ -6,9 +6,14 @@ import asyncio
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import msgspec
 from tests.clocks import FakeClock
 from tests.guard_desk import Company
+from tests.watch_room import Scene
 
+from agent_mailer.watch.guards.alarm import AlarmPolicy
+from agent_mailer.watch.room import Stage, Work
+from agent_mailer.watch.rules import Candidate
 from agent_mailer.watch.watcher import Watcher
 
 DONE = "cat >/dev/null; echo done"
@@ -38,6 +43,23 @@ def test_mail_that_waits_is_told_once_while_it_lasts(tmp_path: Path) -> None:
     clock.moment += 601
     company.once("coder", clock)
     assert told(company) == 2, "once more after it was over"
+
+
+def test_mail_that_is_worked_on_waits_for_nobody(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, FakeClock(), told=True)
+    room = scene.room
+    room.policy = msgspec.structs.replace(
+        room.policy, guards=msgspec.structs.replace(room.policy.guards, alarm=AlarmPolicy(mail_waits=600.0))
+    )
+    mail = scene.mail()
+    later = mail.created + 3600.0
+    room.work["t"] = Work(mail, Stage.RUNNING, {mail.id})
+    room.hear([Candidate(mail)], None, later)
+    assert scene.state.notices.told.silent == ()
+    room.work.clear()
+    room.hear([Candidate(mail)], None, later)
+    assert scene.state.notices.told.silent == ("mail_waits",)
+    scene.close()
 
 
 def test_the_mail_of_quiet_hours_has_waited_for_nobody_when_they_end(tmp_path: Path) -> None:

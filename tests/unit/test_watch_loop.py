@@ -144,6 +144,16 @@ def test_an_agent_that_outlived_a_stop_that_was_cut_off_is_judged_as_ever(scene:
         child.wait()
 
 
+def test_a_turn_of_a_program_that_no_version_knows_is_judged_all_the_same(scene: Scene) -> None:
+    """Its record names one that there is not, or no more."""
+    record = running(scene, ProcessIdentity(1, 1, "another boot"))
+    record.runtime = "unheard-of"
+    scene.state.turns.save(record)
+    for work in scene.run(recover(scene.room)):
+        scene.run(asyncio.wait_for(work.finish(), 20))
+    assert scene.state.turns.is_settled(record.turn_id)
+
+
 def test_who_was_frozen_moves_every_clock_of_a_turn(scene: Scene) -> None:
     """Total, tool, silence and grace: none of them has run meanwhile."""
     record = running(scene, ProcessIdentity(1, 1, "another boot"))
