@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -134,6 +135,7 @@ QUESTION = Approval("q-1", "", Call("Bash", "{}"), "d", TURN, "m", "t", "user", 
 ACCOUNT = "account"
 
 
+@cache
 def account_of(state: State) -> AccountPause:
     folder = state.folder
     return AccountPause(folder.workdir / ACCOUNT, "a", folder.disk, folder.clamp, folder.damaged)
@@ -192,6 +194,8 @@ def test_what_cannot_be_read_just_now_counts_as_nothing_to_nobody(tmp_path: Path
     (tmp_path / ACCOUNT).mkdir(exist_ok=True)
     known = read(state_in(tmp_path, ours=True)[0])
     assert known
+    # Its folder is made while that can be.
+    account_of(state)
     with without_descriptors(), pytest.raises(OSError, match="Too many open files"):
         read(state)
     assert read(state) == known

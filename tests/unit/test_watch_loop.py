@@ -12,22 +12,27 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.integration.test_engine_turn import Ahead
-from tests.refusing import Refusing
+from tests.refusing import On, Refusing
 from tests.watch_room import Scene
 
 from agent_mailer.disk import SystemCalls
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import MailboxRefused, MailboxUnavailable, Message
+from agent_mailer.mailbox.port import Contact, MailboxRefused, MailboxUnavailable, Message, Route
 from agent_mailer.names import new_turn_id
+from agent_mailer.outcomes import StopReason
 from agent_mailer.process.handle import ProcessIdentity, identify
 from agent_mailer.process.holder import Supervised
 from agent_mailer.state.notices import TroubleWith
-from agent_mailer.state.records import Phase, TurnRecord
+from agent_mailer.state.records import Batched, Phase, TurnRecord
 from agent_mailer.state.requests import Request, Verb
+from agent_mailer.watch import housekeeping
 from agent_mailer.watch.following import AtOnce, Follower
 from agent_mailer.watch.recovery import recover
 from agent_mailer.watch.room import Room, Stage, Work
+from agent_mailer.watch.rules import Candidate
+from agent_mailer.watch.start import _with_senders
 from agent_mailer.watch.trouble import OWN, Troubles
+from agent_mailer.watch.turn import give_back
 from agent_mailer.watch.watcher import Watcher
 
 NOW = 2_100_000_000.0
@@ -58,6 +63,7 @@ def test_while_nothing_is_started_for_trouble_a_person_is_heard(scene: Scene) ->
     assert waits > 500
     assert scene.state.pause.read() is not None
     assert scene.state.requests.waiting() == []
+    assert watcher._look_for_open, "what trouble has left open is still looked for"
 
 
 @pytest.mark.parametrize(("stage", "marked"), [(Stage.CLAIMING, True), (Stage.RUNNING, True), (None, False)])
@@ -172,3 +178,53 @@ def test_who_was_frozen_moves_every_clock_of_a_turn(scene: Scene) -> None:
     follower._last_event, follower._result_at = None, now
     follower._leave_out(500.0)
     assert (follower._last_event, follower._result_at) == (None, now + 500)
+    # What an earlier watcher had begun to end goes to its end, whatever the clocks say now.
+    assert follower._why_stop() is None
+    record.stopped = StopReason.SHUTDOWN
+    assert follower._why_stop() is StopReason.SHUTDOWN
+
+
+def test_what_the_disk_refuses_to_the_house_is_tried_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(housekeeping, "SOON", 0.0)
+    monkeypatch.setattr(housekeeping, "EVERY", 0.0)
+    record = running(scene)
+    folder = scene.state.turns.path(record.turn_id)
+    scene.state.processed.add(record.envelope.id)
+    scene.state.turns.mark_settled(record.turn_id)
+    os.utime(folder / "settled", (1.0, 1.0))
+    scene.state.folder.disk.system = system = Refusing("turns/.gone.*", On.COME, times=2)
+
+    async def kept() -> None:
+        keeper = asyncio.create_task(housekeeping.keep_house(scene.room))
+        async with asyncio.timeout(20):
+            while folder.exists() and not keeper.done():  # noqa: ASYNC110 - the disk sets no event
+                await asyncio.sleep(0)
+        assert not keeper.done()
+        keeper.cancel()
+
+    asyncio.run(kept())
+    assert system.refused == 2
+    assert not folder.exists()
+
+
+def test_a_turn_that_gave_its_claim_back_is_none_of_its_hour(scene: Scene) -> None:
+    """Nothing ran: the next one need not wait for it."""
+    guards = msgspec.structs.replace(scene.policy.guards, turns_per_hour=1)
+    scene.room.policy = msgspec.structs.replace(scene.policy, guards=guards)
+    gate, waits = scene.room.gate, [Candidate(scene.mail(body="another"))]
+    assert len(gate.admit(waits, NOW).go) == 1
+    record = running(scene)
+    gate.claimed(record)
+    assert gate.admit(waits, NOW).go == ()
+    scene.run(give_back(scene.room, record))
+    assert len(gate.admit(waits, NOW).go) == 1
+
+
+def test_who_wrote_from_elsewhere_is_known_beside_others_and_is_not_the_only_one(scene: Scene) -> None:
+    """Where a mailbox lists nobody everybody can be written to."""
+    record = running(scene)
+    there, too = (Route(name, "/mail/agents", 1, 2, name) for name in ("bob@there", "eve@there"))
+    record.route, record.batch = there, (Batched(record.envelope, route=too),)
+    assert _with_senders((), record) == ()
+    known = [one.address for one in _with_senders([Contact("ann"), Contact("bob@there")], record)]
+    assert known == ["ann", "bob@there", "eve@there"]
