@@ -284,6 +284,7 @@ def test_an_answer_that_does_not_leave_is_stuck_for_its_own_message(desk: Desk) 
     planner.unlink()
     make_mailbox(desk.disk, desk.root, "planner")
     apply(state, Request(Verb.STUCK_RETRY, (f"not-sent {key}",)))
+    assert [one.envelope.id for one in turns(desk) if one.resends] == [lost]
     desk.once()
     assert answered(desk, "planner") == {lost: "done"}
     assert desk.place().state.unsent.all() == []

@@ -98,6 +98,7 @@ def test_an_answer_that_did_not_leave_is_sent_once_its_recipient_is_there(desk: 
     assert len(desk.place().state.turns.open_ids()) == 1
     again = ask(desk, Verb.STUCK_RETRY, f"not-sent {key}")
     assert again.lines == (f"{key}: is being sent to stranger",)
+    assert ask(desk, Verb.STUCK_DROP, f"not-sent {key}") == Answer(ok=False, lines=(f"{key}: it is being sent",))
     desk.once()
     assert bodies(desk.inbox("stranger")) == ["paid for"]
     assert stuck(desk) == []

@@ -259,3 +259,21 @@ def test_what_came_of_it_is_told_until_somebody_has_heard_it(operated: Operated)
     assert [(one.number, one.became) for one in operated.afar.heard] == [(1, Became.DONE), (2, Became.DONE)]
     operated.begin()
     assert operated.state.remote.untold == ()
+
+
+def test_who_tells_what_came_of_it_hears_of_what_is_done_later(operated: Operated) -> None:
+    async def told_on() -> None:
+        errands = operated.errands
+        telling = asyncio.create_task(errands.tell_on())
+        for number in (1, 2):
+            operated.ask(RemoteVerb.PAUSE, number=number)
+            await errands.hear()
+            errands.heed()
+            errands.attend()
+            async with asyncio.timeout(20):
+                while len(operated.afar.heard) < number:  # noqa: ASYNC110 - who is away sets no event
+                    await asyncio.sleep(0)
+        telling.cancel()
+
+    asyncio.run(told_on())
+    assert operated.state.remote.untold == ()

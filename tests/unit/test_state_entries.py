@@ -402,6 +402,16 @@ def test_a_pause_that_was_ended_meanwhile_comes_by_no_settlement_that_only_left_
     assert (pause.read() is not None) is stands
 
 
+def test_a_pause_by_hand_that_came_while_a_turn_was_settled_stands(folder: StateFolder) -> None:
+    pause = state_of(folder).pause
+    pause.write(by_hand := Pause(PauseReason.BY_HAND, NOW))
+    limit = Pause(PauseReason.LIMITED, NOW, NOW + 600.0)
+    pause.settled(Settlement(Outcome.LIMITED, "", NOW, 5.0, finished=False, pause=limit))
+    assert pause.read() == by_hand
+    pause.settled(Settlement(Outcome.DONE, "", NOW + 60.0, 5.0, finished=True))
+    assert pause.read() == by_hand
+
+
 def test_the_end_of_an_own_outage_ends_no_limit_of_the_account_and_who_probed_it_once_lets_others(
     folder: StateFolder,
 ) -> None:

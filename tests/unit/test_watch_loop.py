@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.desk import Desk, outcomes
 from tests.integration.test_engine_turn import Ahead
 from tests.refusing import On, Refusing
 from tests.watch_room import Scene
@@ -64,6 +65,27 @@ def test_while_nothing_is_started_for_trouble_a_person_is_heard(scene: Scene) ->
     assert scene.state.pause.read() is not None
     assert scene.state.requests.waiting() == []
     assert watcher._look_for_open, "what trouble has left open is still looked for"
+
+
+def test_one_that_failed_is_not_forgotten_over_the_next(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    first = desk.send(thread="one")
+    desk.send(thread="two")
+    desk.shell(f'cat >/dev/null; [ "$AGENT_MAILER_MESSAGE_ID" != {first} ]')
+    assert outcomes(desk.once()) == ["failed", "done"]
+    assert desk.failed
+
+
+def test_after_trouble_open_turns_are_looked_for_once_more(scene: Scene) -> None:
+    watcher = Watcher(scene.room)
+
+    async def away() -> None:
+        scene.box.rename(scene.box.with_name("away"))
+        await watcher._start_what_may()
+        scene.box.with_name("away").rename(scene.box)
+
+    scene.run(away())
+    assert watcher._look_for_open
 
 
 @pytest.mark.parametrize(("stage", "marked"), [(Stage.CLAIMING, True), (Stage.RUNNING, True), (None, False)])

@@ -15,7 +15,7 @@ from tests.watch_room import Scene
 
 from agent_mailer.disk import SystemCalls
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import Automatic, Envelope, Gone, Unreadable
+from agent_mailer.mailbox.port import Automatic, Envelope, Gone, Message, Unreadable
 from agent_mailer.names import new_turn_id, text_digest
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state.approvals import Verdict
@@ -294,6 +294,15 @@ def test_what_was_ours_and_is_anothers_for_good_runs_here_no_more(
     monkeypatch.setattr(scene.room.mailbox, "claim", taken)
     assert scene.run(take(scene.room, record)) is None
     assert (scene.state.retries.get(one.id), scene.state.turns.ids()) == (None, [])
+
+
+def test_who_sent_a_notice_hears_nothing_of_it(scene: Scene) -> None:
+    """What answers him by itself would answer that as well."""
+    one = scene.mail()
+    for automatic, words in ((Automatic.NOTICE, 0), (Automatic.NO, 1)):
+        sent = Message(msgspec.structs.replace(one, automatic=automatic), "s", str(automatic))
+        assert scene.run(scene.room.stuck.under_used_id(sent))
+        assert len(scene.desk.inbox()) == words
 
 
 def test_the_sender_of_what_could_not_be_fetched_is_told_at_the_next_look(scene: Scene) -> None:
