@@ -290,6 +290,20 @@ def test_an_answer_that_does_not_leave_is_stuck_for_its_own_message(desk: Desk) 
     assert desk.place().state.unsent.all() == []
 
 
+def test_whose_message_it_was_written_for_hears_that_it_did_not_leave(desk: Desk) -> None:
+    desk.shell(
+        'cat >/dev/null; set -- $AGENT_MAILER_MESSAGE_IDS; cd "$AGENT_MAILER_TURN_DIR/outbox" || exit 1; printf '
+        """'{"key":"k","action":"send","created":1700000000,"to":["stranger"],"body":"x","about":"%s"}' "$2" >k.json"""
+    )
+    make_mailbox(desk.disk, desk.root, "critic")
+    low(desk, 1, sender="critic")
+    [second] = low(desk, 1, sender="planner")
+    desk.once()
+    assert desk.inbox("critic") == []
+    [word] = desk.inbox("planner")
+    assert (word.refs[-1], "could not be sent" in word.body) == (second, True)
+
+
 def running(desk: Desk) -> str:
     until(lambda: desk.log(EventName.TURN_STARTED), "the turn")
     turn: str = desk.log(EventName.TURN_STARTED)[0]["turn_id"]

@@ -200,6 +200,12 @@ def test_who_was_frozen_moves_every_clock_of_a_turn(scene: Scene) -> None:
     follower._last_event, follower._result_at = None, now
     follower._leave_out(500.0)
     assert (follower._last_event, follower._result_at) == (None, now + 500)
+    # What ended well before a command ended its tree has ended well.
+    (folder.path / "stop.json").write_text("{}")
+    for status, stopped in (("0", None), ("1", StopReason.BY_HAND)):
+        (folder.path / "exit").write_text(f"{status}\n")
+        assert follower._stopped_by_another() is stopped
+    (folder.path / "stop.json").unlink()
     # What an earlier watcher had begun to end goes to its end, whatever the clocks say now.
     assert follower._why_stop() is None
     record.stopped = StopReason.SHUTDOWN
