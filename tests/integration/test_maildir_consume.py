@@ -25,7 +25,9 @@ from agent_mailer.mailbox.port import (
     Listing,
     MailboxUnavailable,
     Message,
+    Progress,
     Refused,
+    Stage,
     Unreadable,
     content_digest,
 )
@@ -452,10 +454,67 @@ def test_a_message_of_ours_that_went_bad_is_dead_lettered_from_cur(box: Box) -> 
 def test_a_message_exchanged_after_its_listing_is_listed_as_what_it_is(box: Box) -> None:
     box.put("m1")
     envelope = box.one()
+    for other in (message("m1", **{"from": "eve"}), message("m2")):
+        box.put("m1", other)
+        gone(box.claim(envelope))
+        assert (box.paths.new / "m1.md").read_bytes() == other
+        assert box.names("inbox/cur") == box.names("receipts") == []
+    box.disk.system = Refusing("inbox/new", On.SYNC, code=errno.EIO)
+    with pytest.raises(MailboxUnavailable):
+        box.claim(envelope)
+
+
+def test_a_message_exchanged_again_while_it_goes_back_is_kept_aside(box: Box) -> None:
+    box.put("m1")
+    envelope = box.one()
     box.put("m1", message("m2"))
+
+    class Exchanged(SystemCalls):
+        def rename_noreplace(self, source: Path, target: Path) -> None:
+            super().rename_noreplace(source, target)
+            if target.parent == box.paths.cur:
+                box.put("m1", message("m3"))
+
+    box.disk.system = Exchanged()
     gone(box.claim(envelope))
-    assert box.one().id == "m2"
-    assert box.names("inbox/cur") == box.names("receipts") == []
+    assert ([path.read_bytes() for path in box.paths.aside.iterdir()], box.one().id) == ([message("m2")], "m3")
+
+
+def test_what_somebody_put_into_the_place_of_ours_is_not_ours(box: Box) -> None:
+    box.put("m1")
+    envelope = box.one()
+    box.put("m1", message("m2"), place="cur")
+    result = box.claim(envelope, again=True)
+    assert isinstance(result, Gone)
+    assert result.name_taken
+    (box.paths.new / "m1.md").unlink()
+    gone(box.claim(envelope, again=True))
+    assert (box.names("inbox/new"), box.names("inbox/cur")) == ([], ["m1.md"])
+
+
+def test_what_is_settled_is_found_by_its_id_whatever_its_copy_is_called(box: Box) -> None:
+    box.put("copy", message("m1"))
+    envelope = box.one()
+    box.put("copy", message("m2"), place="cur")
+    assert asyncio.run(box.mailbox.settled(envelope)) is None
+    box.put("m1", place="cur")
+    found = asyncio.run(box.mailbox.settled(envelope))
+    assert found is not None
+    assert found.envelope.id == "m1"
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_what_was_given_up_does_not_come_back_by_a_crash(box: Box, same: bool) -> None:
+    path = box.put("m1")
+    envelope = box.one()
+    assert isinstance(box.claim(envelope), Message)
+    if same:
+        os.link(box.paths.cur / "m1.md", path)
+    else:
+        box.put("m1", message("m1", "another\n"))
+    box.disk.syncs = 0
+    asyncio.run(box.mailbox.done(envelope, Progress("t", Stage.SETTLED, "failed")))
+    assert (box.names("inbox/new"), box.disk.syncs) == ([] if same else ["m1.md"], 1)
 
 
 def test_what_another_consumer_took_is_gone_for_good(box: Box) -> None:
@@ -477,6 +536,7 @@ def test_each_message_to_one_of_a_group_has_one_taker_who_has_it_again_after_a_c
         (Paths(box.root, "bob").new / f"{name}.md").write_bytes(data)
     first, second = box.pending().envelopes
     assert isinstance(box.claim(first), Message)
+    assert box.disk.syncs == 6, "the claim; three new folders, what is in the file and its name"
     assert asyncio.run(bob.claim(first)) == Gone("alice has taken it", elsewhere=True)
     # The thread, which is the same, is nobody's.
     assert isinstance(asyncio.run(bob.claim(second)), Message)
@@ -485,6 +545,7 @@ def test_each_message_to_one_of_a_group_has_one_taker_who_has_it_again_after_a_c
     assert box.disk.syncs == 2, "what is found to be another's was written before it was looked for"
     assert box.names("receipts") == ["m1__alice__drained.json"]
     assert isinstance(box.claim(first, again=True), Message)
+    assert sorted(os.listdir(box.paths.taken)) == ["m1", "m2"]
 
 
 def test_one_message_under_both_names_is_one_message(box: Box) -> None:
@@ -506,7 +567,7 @@ def test_an_equal_copy_under_both_names_is_dropped(box: Box, again: bool) -> Non
 
 def test_two_messages_under_one_name_are_both_kept(box: Box) -> None:
     box.put("m1", message("m1", "first\n"), place="cur")
-    box.put("m1", message("m1", "second\n"))
+    box.put("m1", message("m1", "other\n"))
     result = box.claim(box.one())
     assert isinstance(result, Gone)
     assert result.name_taken
@@ -514,7 +575,7 @@ def test_two_messages_under_one_name_are_both_kept(box: Box) -> None:
     asyncio.run(box.mailbox.set_aside(box.one()))
     assert box.names("inbox/new") == []
     (kept,) = box.paths.aside.iterdir()
-    assert kept.read_bytes() == message("m1", "second\n")
+    assert kept.read_bytes() == message("m1", "other\n")
     assert (box.paths.cur / "m1.md").read_bytes() == message("m1", "first\n")
 
 
@@ -533,7 +594,13 @@ def test_our_own_claimed_message_is_not_lost_to_a_second_of_its_name(box: Box) -
 def test_setting_aside_destroys_nothing(box: Box, there: str) -> None:
     box.put("m1")
     if there != "nothing":
-        box.put("m1", message("m1") if there == "equal" else message("m1", "other\n"), place="cur")
+        box.put("m1", message("m1") if there == "equal" else message("m1", "play\n"), place="cur")
+    if there == "different":
+        box.disk.system = Refusing("aside", On.SYNC, code=errno.EIO, times=1)
+        with pytest.raises(MailboxUnavailable):
+            asyncio.run(box.mailbox.set_aside(box.one()))
+        (kept,) = box.paths.aside.iterdir()
+        kept.rename(box.paths.new / "m1.md")
     asyncio.run(box.mailbox.set_aside(box.one()))
     assert (box.names("inbox/new"), box.names("inbox/cur")) == ([], ["m1.md"])
     aside = [path.read_bytes() for path in box.paths.aside.iterdir()] if box.paths.aside.exists() else []
