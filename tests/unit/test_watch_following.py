@@ -1,0 +1,138 @@
+"""What a turn is stopped for, what its end is put down to, and what leaves meanwhile; none really runs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.clocks import FakeClock
+from tests.refusing import Died, Refusing
+from tests.watch_room import Scene
+
+from agent_mailer.events import EventName
+from agent_mailer.mailbox.port import Message
+from agent_mailer.names import new_turn_id
+from agent_mailer.outcomes import Outcome, StopReason
+from agent_mailer.process.handle import ProcessIdentity
+from agent_mailer.process.holder import Supervised
+from agent_mailer.runtimes.port import Doomed
+from agent_mailer.state.records import Phase, TurnRecord
+from agent_mailer.turn_tools.folder import OUTBOX
+from agent_mailer.watch.following import AtOnce, Follower
+
+NOW = 2_100_000_000.0
+GONE = ProcessIdentity(1, 1, "another boot")
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    one = Scene(tmp_path, FakeClock(NOW))
+    yield one
+    one.close()
+
+
+def followed(scene: Scene, started_at: float | None = NOW) -> tuple[TurnRecord, Follower]:
+    envelope = scene.mail()
+    scene.run(scene.room.mailbox.claim(envelope))
+    record = TurnRecord(new_turn_id(NOW), envelope, Phase.RUNNING, "command", NOW, process=GONE, started_at=started_at)
+    scene.state.turns.create(record)
+    folder = scene.state.turns.folder(record.turn_id)
+    (folder.path / OUTBOX).mkdir()
+    supervised = Supervised(GONE, folder.path, record.turn_id, proved=False)
+    news = AtOnce(scene.room, record, Message(envelope), folder)
+    return record, Follower(scene.room, record, supervised, news, scene.room.program)
+
+
+def test_a_stop_that_leaves_time_ends_the_turn_when_it_is_up(scene: Scene) -> None:
+    _, follower = followed(scene)
+    now = scene.place.clock.monotonic()
+    for at, expected in ((None, None), (now + 1, None), (now, StopReason.SHUTDOWN), (now - 1, StopReason.SHUTDOWN)):
+        scene.room.stop_at = at
+        assert follower._why_stop() is expected
+
+
+@pytest.mark.parametrize("for_good", [False, True])
+def test_what_is_doomed_is_ended_but_for_a_result_that_counts(scene: Scene, for_good: bool) -> None:
+    _, follower = followed(scene)
+    follower._observation.doomed = Doomed(Outcome.FAILED, "nothing good can come", for_good=for_good)
+    assert follower._why_stop() is StopReason.DOOMED
+    follower._result_at = scene.place.clock.monotonic()
+    assert follower._why_stop() is (StopReason.DOOMED if for_good else None)
+
+
+@pytest.mark.parametrize("started_at", [None, NOW + 9999])
+def test_a_turn_of_which_no_begin_is_known_begins_now(scene: Scene, started_at: float | None) -> None:
+    _, follower = followed(scene, started_at)
+    assert 0 <= scene.place.clock.monotonic() - follower._started < 300
+    assert follower._why_stop() is None
+
+
+def test_why_it_is_ended_is_written_down_before_the_first_signal(scene: Scene) -> None:
+    record, follower = followed(scene)
+    scene.run(follower._end(StopReason.TURN_TIMEOUT))
+    scene.run(follower._end(StopReason.SHUTDOWN))
+    kept = scene.state.turns.load(record.turn_id)
+    assert kept is not None
+    assert kept.stopped is StopReason.TURN_TIMEOUT, "the first reason stands"
+    record.stopped = None
+    scene.place.disk.system = Refusing("turn.json", code=None, times=1)
+    with pytest.raises(Died):
+        scene.run(follower._end(StopReason.TURN_TIMEOUT))
+    assert len(scene.told(EventName.TURN_STOPPING)) == 2, "the third time nothing was begun"
+
+
+@pytest.mark.parametrize(
+    ("stopped", "asked", "stopping", "end", "found"),
+    [
+        (StopReason.TURN_TIMEOUT, True, True, "143", StopReason.TURN_TIMEOUT),
+        (None, True, True, "143", StopReason.BY_HAND),
+        (None, True, False, "0", None),
+        (None, False, True, "143", StopReason.SHUTDOWN),
+        (None, False, True, "1", None),
+        (None, False, False, "143", None),
+    ],
+)
+def test_what_its_end_is_put_down_to(
+    scene: Scene,
+    stopped: StopReason | None,
+    asked: bool,
+    stopping: bool,
+    end: str,
+    found: StopReason | None,
+) -> None:
+    record, follower = followed(scene)
+    record.stopped = stopped
+    folder = scene.state.turns.path(record.turn_id)
+    (folder / "exit").write_text(f"{end}\n")
+    if asked:
+        (folder / "stop.json").write_text("{}")
+    if stopping:
+        scene.room.stopping.set()
+    assert scene.run(follower._evidence()).stopped is found
+
+
+def test_what_is_staged_while_something_leaves_leaves_after_it(scene: Scene) -> None:
+    record, follower = followed(scene)
+    outbox = scene.state.turns.path(record.turn_id) / OUTBOX
+
+    def stage(key: str, **more: Any) -> None:
+        draft = {"key": key, "action": "reply", "created": 1, "body": key, "at_once": True, **more}
+        (outbox / f"{key}.json").write_text(json.dumps(draft))
+
+    async def sent() -> None:
+        for key in ("first", "second"):
+            stage(key)
+            follower._send_what_waits()
+            under_way = follower._sending
+            follower._send_what_waits()
+            assert follower._sending is under_way, "one after the other"
+            assert under_way is not None
+            await asyncio.wait_for(under_way, 20)
+
+    stage("later", at_once=False)
+    scene.run(sent())
+    assert [one.body for one in scene.desk.inbox()] == ["first\n", "second\n"]
