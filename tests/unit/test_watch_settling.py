@@ -369,6 +369,33 @@ def test_an_open_turn_whose_record_is_damaged_gives_its_message_back_and_counts_
     assert (dropped["turn_id"], dropped["message_id"]) == (record.turn_id, record.envelope.id)
 
 
+@pytest.mark.parametrize("name", ["retries.json", "turn.json", "settled"])
+def test_who_dies_while_a_damaged_turn_is_given_back_has_not_lost_its_message(scene: Scene, name: str) -> None:
+    """It is claimed: only its retry says that it is to be done."""
+    record = turn(scene, None)
+    (scene.state.turns.path(record.turn_id) / "turn.json").write_text("{")
+    scene.place.disk.system = Refusing(name, *On, code=None, times=1)
+    with pytest.raises(Died):
+        asyncio.run(salvage(scene.state, record.turn_id))
+    again = scene.desk.place().state
+    assert again.retries.get(record.envelope.id) is not None or not again.turns.is_settled(record.turn_id)
+    assert (name == "retries.json") is (again.retries.get(record.envelope.id) is None)
+
+
+def test_what_runs_of_a_claim_is_ended_before_the_claim_is_given_back(scene: Scene) -> None:
+    record = turn(scene, None, phase=Phase.CLAIMED, process=None)
+    env = {"AGENT_MAILER_TURN_ID": record.turn_id}
+    with subprocess.Popen(["/bin/sleep", "600"], env=env, start_new_session=True) as left:
+        try:
+            [one] = scene.run(recover(scene.room))
+            scene.place.disk.system = Refusing("turn.json", *On, code=None)
+            with pytest.raises(Died):
+                scene.run(one.finish())  # type: ignore[arg-type]
+            assert left.poll() == -signal.SIGTERM
+        finally:
+            left.kill()
+
+
 def test_what_somebody_else_has_of_a_batch_leaves_the_record_before_anything_is_started(scene: Scene) -> None:
     """Left in it, it would be given back and run, though another has it."""
     first, second = scene.mail(), scene.mail(body="two")
