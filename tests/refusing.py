@@ -1,10 +1,16 @@
-"""A disk that refuses one file: there is no room for it, it is read-only, or whoever writes it is killed just then."""
+"""A disk that refuses one file: there is no room for it, it is read-only, or whoever writes it is killed just then.
+
+And a system that has no descriptor left.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import re
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 
@@ -117,3 +123,17 @@ class Refusing(SystemCalls):
 
 def _path_of(fd: int) -> Path:
     return Path(f"/proc/self/fd/{fd}").readlink()
+
+
+@contextmanager
+def without_descriptors() -> Iterator[None]:
+    """This process has all that it has, and can open nothing more."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # The lowest number that is free is beyond what is allowed.
+    lowest = os.open("/", os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

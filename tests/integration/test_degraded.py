@@ -17,7 +17,7 @@ import msgspec
 import pytest
 from tests.crash.faults import FaultySystem, Lasting
 from tests.desk import PATIENCE, Desk, until
-from tests.refusing import Refusing
+from tests.refusing import Refusing, without_descriptors
 from tests.sizes import LONG, thinned
 from tests.typed import type_in
 
@@ -208,7 +208,7 @@ def test_a_turn_is_not_judged_while_its_output_cannot_be_read(desk: Desk) -> Non
     """An answer, or the words that tell a limit from a failure, would be lost for want of a descriptor."""
     sent = desk.send()
     watch = Watch(desk)
-    refused: list[int] = []
+    refused: list[Evidence] = []
 
     async def story(watcher: Watcher) -> None:
         del watcher
@@ -216,19 +216,14 @@ def test_a_turn_is_not_judged_while_its_output_cannot_be_read(desk: Desk) -> Non
         runtime = watch.room.program.runtime
         judge = runtime.judge
 
-        def without_descriptors(evidence: Evidence) -> Judgement:
+        def refused_twice(evidence: Evidence) -> Judgement:
             if len(refused) == 2:
                 return judge(evidence)
-            free = os.dup(0)
-            os.close(free)
-            before = limit(os.getpid(), free)
-            try:
-                refused.append(free)
+            refused.append(evidence)
+            with without_descriptors():
                 return judge(evidence)
-            finally:
-                resource.prlimit(os.getpid(), resource.RLIMIT_NOFILE, before)
 
-        runtime.judge = without_descriptors  # type: ignore[method-assign]
+        runtime.judge = refused_twice  # type: ignore[method-assign]
         await watch.until(lambda: settled(desk) == [sent], "the settlement")
 
     watch.run(story)

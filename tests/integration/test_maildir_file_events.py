@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 from tests import procfs
 from tests.desk import Desk, until
+from tests.refusing import without_descriptors
 
 from agent_mailer.file_events import FileEvents
 
@@ -216,15 +216,8 @@ def test_a_whole_watcher_needs_one_instance(tmp_path: Path) -> None:
 
 def test_an_instance_that_is_to_be_had_later_is_taken_then(tmp_path: Path) -> None:
     async def scenario() -> None:
-        before = resource.getrlimit(resource.RLIMIT_NOFILE)
-        # The lowest number that is free is beyond what is allowed.
-        lowest = os.open(tmp_path, os.O_RDONLY)
-        os.close(lowest)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
-        try:
+        with without_descriptors():
             events = FileEvents([tmp_path], rescan_seconds=600, blind_seconds=0.01)
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, before)
         try:
             assert not events.sees
             await woken(events)

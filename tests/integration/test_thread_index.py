@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import resource
 import shutil
 import tempfile
 import threading
@@ -22,6 +21,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from tests.desk import Desk, outcomes, until
+from tests.refusing import without_descriptors
 from tests.sizes import sizes
 
 from agent_mailer import lying
@@ -333,16 +333,8 @@ def test_what_could_not_be_read_is_looked_at_again(root: Root) -> None:
     root.compare()
     _, text = root.text("two")
     (cur / name).write_text(text)
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # The lowest number that is free is beyond what is allowed.
-    lowest = os.open(cur, os.O_RDONLY)
-    os.close(lowest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
-    try:
-        with pytest.raises(MailboxUnavailable):
-            root.loop.run_until_complete(root.mailbox.thread("one"))
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    with without_descriptors(), pytest.raises(MailboxUnavailable):
+        root.loop.run_until_complete(root.mailbox.thread("one"))
     root.compare()
 
 

@@ -99,11 +99,8 @@ def main(words: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     lot = random.Random(asked.seed)
     modules = asked.modules or (rest(PROJECT) if asked.rest else list(NAMED))
-    if unknown := [
-        name
-        for name in modules
-        if not (PROJECT / SOURCE / name).is_file() or not (asked.faults or scope_of(name) is not None)
-    ]:
+    known = [name for name in modules if (PROJECT / SOURCE / name).is_file() and (asked.faults or scope_of(name))]
+    if unknown := [name for name in modules if name not in known]:
         print(f"no module with tests in tests/mutation/scope.py: {', '.join(unknown)} (as watch/rules.py)")
         return 2
     stages = [stage for stage in FASTEST_FIRST if stage in asked.stages]
@@ -188,17 +185,19 @@ def _asked(words: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
+def _file(folder: Path, module: str) -> Path:
+    return folder / (module.replace("/", ".") + ".json")
+
+
 def _results(folder: Path, module: str) -> list[Fate]:
     """What is known of it from earlier calls, each mutant by its last."""
-    path = folder / (module.replace("/", ".") + ".json")
+    path = _file(folder, module)
     return msgspec.json.decode(path.read_bytes(), type=list[Fate]) if path.exists() else []
 
 
 def _keep(folder: Path, module: str, fates: Sequence[Fate]) -> None:
     known = {one.name: one for one in _results(folder, module)} | {one.name: one for one in fates}
-    (folder / (module.replace("/", ".") + ".json")).write_bytes(
-        msgspec.json.format(msgspec.json.encode([*known.values()]), indent=1)
-    )
+    _file(folder, module).write_bytes(msgspec.json.format(msgspec.json.encode([*known.values()]), indent=1))
 
 
 if __name__ == "__main__":

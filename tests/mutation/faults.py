@@ -61,12 +61,13 @@ def _line(node: ast.AST) -> int:
 
 
 def _nodes(tree: ast.AST, name: str) -> Iterator[tuple[str, ast.AST]]:
+    declared = _declared(tree)
     for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Assert) or node in declared:
+            continue
         inner = name
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             inner = f"{name}.{node.name}".lstrip(".")
-        if isinstance(node, ast.Assert) or node in _declared(tree):
-            continue
         yield inner or "module", node
         yield from _nodes(node, inner)
 
@@ -91,7 +92,8 @@ def _faults_of(node: ast.AST, text: _Text) -> Iterator[tuple[str, Edit]]:
         case (
             ast.With(items=[ast.withitem(optional_vars=None)]) | ast.AsyncWith(items=[ast.withitem(optional_vars=None)])
         ):
-            yield "not within", (node, node.body[0], f"if True:\n{' ' * node.body[0].col_offset}{_first(node, text)}")
+            begin = node.body[0]
+            yield "not within", (node, begin, f"if True:\n{' ' * begin.col_offset}{text.of(begin, begin)}")
         case ast.Try(handlers=handlers):
             for handler in handlers:
                 yield "passed on", (handler.body[0], handler.body[-1], "raise")
@@ -101,19 +103,13 @@ def _faults_of(node: ast.AST, text: _Text) -> Iterator[tuple[str, Edit]]:
         case ast.comprehension(ifs=[*asked]):
             for one in asked:
                 yield "not sifted", (one, one, "True")
-        case ast.Tuple(elts=elements, ctx=ast.Load()) if len(elements) > 1:
+        case ast.Tuple(elts=elements, ctx=ast.Load()) if len(elements) > 1 and text.of(node, node).startswith("("):
             for left_out in elements:
                 rest = ", ".join(text.of(one, one) for one in elements if one is not left_out)
-                bare = text.of(node, node)[:1] != "("
-                if not bare:
-                    yield f"without {text.of(left_out, left_out)}", (node, node, f"({rest},)")
+                yield f"without {text.of(left_out, left_out)}", (node, node, f"({rest},)")
         case ast.BinOp(op=ast.BitOr()):
             yield "only the left", (node, node, f"({text.of(node.left, node.left)})")
             yield "only the right", (node, node, f"({text.of(node.right, node.right)})")
-
-
-def _first(node: ast.With | ast.AsyncWith, text: _Text) -> str:
-    return text.of(node.body[0], node.body[0])
 
 
 def _other_order(body: Sequence[ast.stmt] | None, text: _Text) -> Iterator[tuple[str, Edit]]:

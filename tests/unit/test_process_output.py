@@ -3,11 +3,11 @@ from __future__ import annotations
 import itertools
 import os
 import random
-import resource
 import tracemalloc
 from pathlib import Path
 
 import pytest
+from tests.refusing import without_descriptors
 
 from agent_mailer.process.output import LineFramer, OutputTail, is_readable, tail_text
 
@@ -154,16 +154,9 @@ def test_the_last_of_a_file_as_text(tmp_path: Path, content: bytes, limit: int, 
 def test_what_cannot_be_opened_just_now_is_not_nothing(tmp_path: Path) -> None:
     path = tmp_path / "stdout"
     path.write_text("its last words")
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = os.dup(0)
-    os.close(free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
-    try:
-        for look in (lambda: tail_text(path, 10), lambda: is_readable(path), OutputTail(path).read):
-            with pytest.raises(OSError, match="Too many open files"):
-                look()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    for look in (lambda: tail_text(path, 10), lambda: is_readable(path), OutputTail(path).read):
+        with without_descriptors(), pytest.raises(OSError, match="Too many open files"):
+            look()
     assert tail_text(path, 5) == "words"
 
 

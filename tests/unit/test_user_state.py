@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import msgspec
 import pytest
 from tests.clocks import FakeClock
 from tests.desk import until
+from tests.refusing import without_descriptors
 
 from agent_mailer.approvals.calls import Call
 from agent_mailer.disk import Disk
@@ -117,16 +116,6 @@ def test_an_order_lies_among_the_orders_and_is_no_file_that_an_agent_has_made(tm
     (tmp_path / "made.order").write_bytes(msgspec.json.encode(order))
     assert state.lifts.order(os.path.relpath(tmp_path / "made", state.lifts.folder)) is None
     assert state.lifts.order(str(tmp_path / "made")) is None
-
-
-@contextmanager
-def without_descriptors() -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 TURN = "20260101T000001-00000000"

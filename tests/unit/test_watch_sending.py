@@ -87,13 +87,8 @@ def recognising_nothing(mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(MaildirMailbox, "capabilities", able)
 
 
-def test_news_that_may_have_left_are_looked_for_before_they_are_sent_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where a second delivery is not recognised: a turn that is adopted has sent some of them already."""
-    scene = Scene(tmp_path)
-    mailbox = scene.room.mailbox
-    recognising_nothing(mailbox, monkeypatch)
+def what_leaves(mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """To whom, each time that it is delivered."""
     left: list[str] = []
     deliver = mailbox.deliver
 
@@ -102,6 +97,17 @@ def test_news_that_may_have_left_are_looked_for_before_they_are_sent_again(
         return await deliver(item)
 
     monkeypatch.setattr(mailbox, "deliver", delivered)
+    return left
+
+
+def test_news_that_may_have_left_are_looked_for_before_they_are_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a second delivery is not recognised: a turn that is adopted has sent some of them already."""
+    scene = Scene(tmp_path)
+    mailbox = scene.room.mailbox
+    recognising_nothing(mailbox, monkeypatch)
+    left = what_leaves(mailbox, monkeypatch)
     record = TurnRecord(new_turn_id(NOW), scene.mail(), Phase.RUNNING, "command", NOW)
     scene.state.turns.create(record)
     folder = scene.state.turns.folder(record.turn_id)
@@ -121,14 +127,7 @@ def test_who_was_told_of_what_is_stuck_before_a_crash_is_not_told_again(
     scene = Scene(tmp_path)
     mailbox = scene.room.mailbox
     recognising_nothing(mailbox, monkeypatch)
-    left: list[str] = []
-    deliver = mailbox.deliver
-
-    async def delivered(item: Outgoing) -> object:
-        left.append(item.recipient)
-        return await deliver(item)
-
-    monkeypatch.setattr(mailbox, "deliver", delivered)
+    left = what_leaves(mailbox, monkeypatch)
     scene.room.stuck.not_fetched(scene.mail(), "it is not there")
     for system in (Refusing("stuck.jsonl", On.WRITE), SystemCalls()):
         scene.state.folder.disk.system = system

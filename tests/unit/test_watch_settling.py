@@ -6,7 +6,6 @@ import asyncio
 import fcntl
 import json
 import os
-import resource
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 from tests.clocks import FakeClock
-from tests.refusing import Died, On, Refusing
+from tests.refusing import Died, On, Refusing, without_descriptors
 from tests.watch_room import Scene
 
 from agent_mailer.approvals.calls import Call
@@ -747,12 +746,5 @@ def test_where_a_turns_mail_cannot_be_read_the_index_tells_but_not_while_another
 def test_a_folder_that_cannot_be_read_just_now_is_no_turn_without_messages(scene: Scene) -> None:
     record = turn(scene, None)
     assert [one.id for one in recovery._envelopes_of(scene.state, record.turn_id)] == [record.envelope.id]
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = os.dup(0)
-    os.close(free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
-    try:
-        with pytest.raises(OSError, match="Too many open files"):
-            recovery._envelopes_of(scene.state, record.turn_id)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    with without_descriptors(), pytest.raises(OSError, match="Too many open files"):
+        recovery._envelopes_of(scene.state, record.turn_id)
