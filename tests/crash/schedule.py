@@ -10,6 +10,7 @@ import json
 import os
 import random
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from enum import Enum, IntEnum
 from functools import partial
@@ -100,6 +101,8 @@ class Scene:
         self.distant = self.lot.random() < 0.6
         self.trail: list[str] = []
         self.lives: list[End] = []
+        self._heard: deque[str] = deque(maxlen=12)
+        """What the watchers said last, and when by the loop's clock."""
         self._shelf: list[tuple[Path, Path]] = []
         self._quiet_since = 0.0
         # The test run's own, which other tests need again.
@@ -137,7 +140,8 @@ class Scene:
     def told(self) -> list[str]:
         """What was drawn, for whoever reads that it failed."""
         plans = [path.read_text().strip() for path in sorted(self.world.base.glob("plan-*"))]
-        return [f"{len(plans)} messages ({' '.join(plans)})", *(f"a watcher {end.value}" for end in self.lives)]
+        last = f"last of all {', '.join(self._heard)}"
+        return [f"{len(plans)} messages ({' '.join(plans)})", *(f"a watcher {end.value}" for end in self.lives), last]
 
     def left_running(self) -> list[int]:
         return left_running(self._others)
@@ -182,6 +186,7 @@ class Scene:
             watcher = Watcher(room)
             gates = Gatekeeper(world, room, loop, lot, stops=end is End.STOPPED)
             place.log.listen(gates.listen)
+            place.log.listen(lambda event: self._heard.append(f"{event.event} at {loop.time():.2f}"))
             hands = asyncio.create_task(self._hands(watcher, end))
             hands.add_done_callback(lambda task: None if task.cancelled() or not task.exception() else main.cancel())
             running = loop.begin(WATCHER, watcher.run())
