@@ -80,10 +80,10 @@ def test_codex_is_woken_after_half_an_hour_in_which_nobody_touched_it(tmp_path: 
         home = codex_home(tmp_path, fake)
         home.plugin("install", "codex")
         with at_codex(home) as screen:
-            fake.script(Say("hi"))
+            fake.script(Say("good morning"))
             submit(screen, "hello")
             home.until_somebody_listens()
-            screen.until("hi")
+            screen.until("good morning")
             listeners, before = home.listeners(), len(fake.asked)
             time.sleep(IDLE)  # this is what is tried
             assert (home.listeners(), len(fake.asked)) == (listeners, before)
