@@ -1,6 +1,6 @@
 """A disk that refuses one file: there is no room for it, it is read-only, or whoever writes it is killed just then.
 
-And a system that has no descriptor left.
+One that cannot read a file. And a system that has no descriptor left.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
+
+import pytest
 
 from agent_mailer.disk import TEMPORARY_PREFIX, SystemCalls
 
@@ -123,6 +125,21 @@ class Refusing(SystemCalls):
 
 def _path_of(fd: int) -> Path:
     return Path(f"/proc/self/fd/{fd}").readlink()
+
+
+@contextmanager
+def unreadable(name: str, code: int = errno.EIO) -> Iterator[None]:
+    """Whoever reads in a file that is called `name` (the end of a path) hears `code`, as of a sick disk."""
+    read = os.read
+
+    def refused(fd: int, length: int) -> bytes:
+        if _path_of(fd).match(name):
+            raise OSError(code, os.strerror(code))
+        return read(fd, length)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "read", refused)
+        yield
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.refusing import Died, On, Refusing
+from tests.refusing import Died, On, Refusing, unreadable
 
 from agent_mailer.disk import Disk, SystemCalls
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
@@ -106,6 +106,13 @@ def test_the_receipt_is_no_condition(box: Box) -> None:
     box.put("m1")
     box.paths.receipts.rmdir()
     assert isinstance(box.claim(box.one()), Message)
+
+
+def test_what_is_taken_to_be_held_leaves_no_receipt(box: Box) -> None:
+    """Its sender would take it for read."""
+    box.put("m1")
+    assert isinstance(asyncio.run(box.mailbox.claim(box.one(), silent=True)), Message)
+    assert box.names("receipts") == []
 
 
 @pytest.mark.parametrize(
@@ -429,6 +436,25 @@ def test_what_is_rejected_stays_until_its_dead_letter_is_durable(
     assert box.names("dlq/new") != []
 
 
+@pytest.mark.parametrize("code", [errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_what_cannot_be_read_just_now_is_neither_bad_nor_put_away(box: Box, code: int) -> None:
+    box.put("m1")
+    envelope = box.one()
+    calls = (
+        box.mailbox.read(envelope),
+        box.mailbox.set_aside(envelope, "another message"),
+        box.mailbox.reject(Unreadable("m1.md", "torn")),
+        box.mailbox.claim(envelope),
+    )
+    with unreadable("m1.md", code):
+        for call in calls:
+            with pytest.raises(MailboxUnavailable):
+                asyncio.run(call)
+    assert [box.names(place) for place in ("dlq/new", "receipts")] == [[], []]
+    assert not box.paths.aside.exists()
+    assert isinstance(box.claim(envelope, again=True), Message)
+
+
 def test_a_message_that_went_bad_after_its_listing_is_listed_as_unreadable(box: Box) -> None:
     box.put("m1")
     envelope = box.one()
@@ -454,7 +480,7 @@ def test_a_message_of_ours_that_went_bad_is_dead_lettered_from_cur(box: Box) -> 
 def test_a_message_exchanged_after_its_listing_is_listed_as_what_it_is(box: Box) -> None:
     box.put("m1")
     envelope = box.one()
-    for other in (message("m1", **{"from": "eve"}), message("m2")):
+    for other in (message("m1", **{"from": "eve"}), message("m1", thread="T"), message("m2")):
         box.put("m1", other)
         gone(box.claim(envelope))
         assert (box.paths.new / "m1.md").read_bytes() == other

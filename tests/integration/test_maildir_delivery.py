@@ -16,7 +16,17 @@ from agent_mailer.mailbox.maildir import delivery
 from agent_mailer.mailbox.maildir.compose import compose
 from agent_mailer.mailbox.maildir.delivery import Trace
 from agent_mailer.mailbox.maildir.layout import Paths, add_handle, check_mailbox, make_root
-from agent_mailer.mailbox.port import Action, Delivered, Delivery, Draft, MailboxUnavailable, Outgoing, Refused, Unknown
+from agent_mailer.mailbox.port import (
+    Action,
+    Delivered,
+    Delivery,
+    Draft,
+    MailboxUnavailable,
+    Outgoing,
+    Refused,
+    Route,
+    Unknown,
+)
 from agent_mailer.names import DEDUPE_KEY
 
 
@@ -222,10 +232,33 @@ def test_a_fault_after_the_rename_is_unknown_until_looked_at(root: Path) -> None
     unknown = deliver(root, item(), Disk(Refusing("inbox/new", On.SYNC, code=errno.EIO)))
     assert isinstance(unknown, Unknown)
     assert files(Paths(root, "alice").new) == [f"{item().id}.md"]
+    assert files(Paths(root, "bob").sent) == []
     again = deliver(root, item(), Disk(Refusing("inbox/new", On.SYNC, code=errno.EIO)))
     assert isinstance(again, Unknown)
     assert delivery.look(root, item()) is Trace.WAITING
     assert deliver(root, item()) == Delivered()
+
+
+def test_a_fault_after_its_consumer_took_it_is_unknown_too(root: Path) -> None:
+    alice, name = Paths(root, "alice"), f"{item().id}.md"
+
+    class Taken(Refusing):
+        def fsync(self, fd: int) -> None:
+            if (alice.new / name).exists():
+                (alice.new / name).rename(alice.cur / name)
+            super().fsync(fd)
+
+    assert isinstance(deliver(root, item(), Disk(Taken("inbox/new", On.SYNC, code=errno.EIO))), Unknown)
+    assert files(alice.cur) == [name]
+
+
+def test_a_way_on_which_no_mailbox_is_to_be_made_makes_none(root: Path) -> None:
+    """It was there when the way was found."""
+    found = root.stat()
+    route = Route("carol", str(root), found.st_dev, found.st_ino, "carol")
+    with pytest.raises(MailboxUnavailable):
+        deliver(root, Outgoing(id="i", recipient="carol", thread="t", payload="x", route=route))
+    assert not (root / "agents" / "carol").exists()
 
 
 @pytest.mark.parametrize("call", [On.MAKE, On.WRITE, On.REPLACE])

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.integration.test_process_spawn import WAYS
 
 from agent_mailer.outcomes import Exit
 from agent_mailer.process import holder
@@ -383,12 +384,13 @@ os._exit(supervised.exit().status)
 
 
 @pytest.mark.usefixtures("shell")
-def test_no_ignored_or_blocked_signal_reaches_the_agent(turn: Turn) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_no_ignored_or_blocked_signal_reaches_the_agent(turn: Turn, way: str) -> None:
     ignored = [signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD, signal.SIGTSTP]
     before = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGQUIT, signal.SIGTERM, signal.SIGALRM])
     try:
-        gated = turn.start("/bin/cat", "/proc/self/status")
+        gated = turn.start("/bin/cat", "/proc/self/status", env=ENV | WAYS[way])
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for number, handler in before.items():

@@ -95,7 +95,9 @@ def test_where_there_is_no_scope_the_turn_runs_without(
 def test_who_is_stopped_while_it_waits_for_a_scope_leaves_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    by(folder, 'echo $$ >"$SAID"; exec sleep 600', monkeypatch)
+    """Nobody is asked, as one might not heed it."""
+    by(folder, 'trap "touch asked; exit" TERM; echo $$ >"$SAID"; while :; do sleep 0.05; done', monkeypatch)
+    monkeypatch.chdir(folder)
     before = os.listdir("/proc/self/fd")
 
     async def stopped() -> None:
@@ -106,6 +108,7 @@ def test_who_is_stopped_while_it_waits_for_a_scope_leaves_nothing(
             await waiting
 
     asyncio.run(stopped())
+    assert not (folder / "asked").exists()
     assert read_stat(int((folder / "said").read_text())) is None
     assert os.listdir("/proc/self/fd") == before
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agent_mailer.disk import Disk
+from agent_mailer.disk import Disk, SystemCalls
 from agent_mailer.errors import ConfigFault
 from agent_mailer.mailbox.maildir import layout
 from agent_mailer.mailbox.maildir.layout import find_root
@@ -95,6 +96,50 @@ def test_a_link_or_file_in_the_way_is_refused_by_name(tmp_path: Path, leaf: str,
     assert str(path) in caught.value.message
     assert str(path) in caught.value.fix
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize("top", ["agents", "meta", "threads"])
+@pytest.mark.parametrize("what", ["link", "file"])
+def test_a_link_or_file_in_a_top_folders_place_is_refused(tmp_path: Path, top: str, what: str) -> None:
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    root.mkdir()
+    elsewhere.mkdir()
+    if what == "file":
+        (root / top).write_text("")
+    else:
+        (root / top).symlink_to(elsewhere)
+    with pytest.raises(ConfigFault, match=str(root / top)):
+        layout.make_root(Disk(), root, ["alice"])
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_what_is_made_is_durable_with_its_name(tmp_path: Path) -> None:
+    synced: set[str] = set()
+
+    class Noting(SystemCalls):
+        def fsync(self, fd: int) -> None:
+            super().fsync(fd)
+            path = Path(f"/proc/self/fd/{fd}").readlink().relative_to(tmp_path)
+            synced.add(re.sub(r"\.tmp\.(.+)\..{12}", r"\1", str(path)))
+
+    def of(handle: str) -> set[str]:
+        return {f"root/agents/{handle}{leaf}" for leaf in ("", "/inbox", "/outbox", "/dlq")} | {"root/agents"}
+
+    roster = {"root/meta", "root/meta/config.json"}
+    layout.make_root(Disk(Noting()), tmp_path / "root", ["alice"])
+    assert synced == {".", "root"} | roster | of("alice") | of("user")
+    synced.clear()
+    layout.add_handle(Disk(Noting()), tmp_path / "root", "bob")
+    assert synced == roster | of("bob")
+
+
+def test_a_message_is_looked_for_in_every_mailbox_on_the_roster_or_not(tmp_path: Path) -> None:
+    layout.make_root(Disk(), tmp_path, ["alice"])
+    layout.make_mailbox(Disk(), tmp_path, "unlisted")
+    folders = layout.message_folders(tmp_path)
+    for handle in ("alice", "unlisted", "user"):
+        box = layout.Paths(tmp_path, handle)
+        assert {box.new, box.cur, box.sent} <= {*folders}
 
 
 @pytest.mark.parametrize("handle", ["", "-a", "A", "a/b", "..", "a b", "a\n", "ü", "a" * 300])

@@ -5,13 +5,16 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.amq_tree import Project
 
-from agent_mailer.mailbox.maildir.routes import Address, base_of, find, parse_address, session_of
-from agent_mailer.mailbox.port import NoWay, Route
+from agent_mailer.mailbox.maildir.routes import Address, base_of, check, find, parse_address, session_of
+from agent_mailer.mailbox.port import MailboxUnavailable, NoWay, Refused, Route
 
 ADDRESSES = {
     "bob": Address("bob"),
@@ -128,3 +131,59 @@ def test_a_peer_below_a_link_of_ours_counts_and_below_anothers_does_not(shop: Pr
     if os.geteuid() == 0:
         os.chown(tmp_path / "infra", 12345, 12345, follow_symlinks=False)
         assert isinstance(way(shop), NoWay)
+
+
+def test_what_lies_above_the_end_of_a_link_counts_too(shop: Project, tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir(mode=0o755)
+    (tmp_path / "infra").rename(tmp_path / "deep/infra")
+    (tmp_path / "infra").symlink_to("deep/infra")
+    assert isinstance(way(shop), Route)
+    (tmp_path / "deep").chmod(0o777)
+    found = way(shop)
+    assert isinstance(found, NoWay)
+    assert f"{tmp_path / 'deep'} can be written by others" in found.why
+
+
+def _replaced(place: Path) -> None:
+    place.rename(place.with_name("moved"))
+    shutil.copytree(place.with_name("moved"), place)
+
+
+CHANGED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "replaced by its copy": (_replaced, "is another folder"),
+    "open to others": (lambda place: place.chmod(0o777), "can be written by others"),
+    "a link in its mailbox": (lambda place: _linked(place / "agents/bob/inbox/new"), "is a link"),
+    "without its mailbox": (lambda place: shutil.rmtree(place / "agents/bob"), "has no mailbox"),
+}
+
+
+def _linked(path: Path) -> None:
+    path.rename(path.with_name("real"))
+    path.symlink_to("real")
+
+
+@pytest.mark.parametrize("what", CHANGED)
+def test_a_way_that_was_found_is_gone_once_its_end_has_changed(shop: Project, what: str) -> None:
+    found = way(shop)
+    assert isinstance(found, Route)
+    assert check(shop.collab, found) is None
+    change, why = CHANGED[what]
+    change(Path(found.place))
+    refused = check(shop.collab, found)
+    assert isinstance(refused, Refused)
+    assert why in refused.why
+
+
+def test_the_same_number_on_another_device_is_another_folder(shop: Project) -> None:
+    found = way(shop)
+    assert isinstance(found, Route)
+    other = msgspec.structs.replace(found, device=found.device + 1)
+    assert isinstance(check(shop.collab, other), Refused)
+
+
+def test_an_end_that_is_not_there_just_now_is_waited_for(shop: Project) -> None:
+    found = way(shop)
+    assert isinstance(found, Route)
+    Path(found.place).rename(shop.base / "away")
+    with pytest.raises(MailboxUnavailable):
+        check(shop.collab, found)
