@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, overload
 
 import msgspec
 
-from agent_mailer.choices import Kind
+from agent_mailer.choices import CommandOutput, Kind
 from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.config import Config, Delivery, GitCare, Loaded, MailboxKind, RuntimeKind, Source, expand
 from agent_mailer.disk import Disk
@@ -206,10 +206,14 @@ class Workplace:
         """Raises ConfigFault where the agent program refuses what is configured."""
         return self._runtime(self.config)
 
-    def _runtime_named(self, name: str) -> Runtime:
+    def _runtime_named(self, name: str, has_events: bool | None) -> Runtime:
         """As a turn's record calls it. Raises ConfigFault, and ValueError where it can be none."""
         kind, _, agent = name.partition("-")
-        return self._runtime(msgspec.structs.replace(self.config, runtime=RuntimeKind(kind), agent=agent))
+        output = self.config.command_output
+        if has_events is not None:
+            output = CommandOutput.JSONL if has_events else CommandOutput.TEXT
+        then = msgspec.structs.replace(self.config, runtime=RuntimeKind(kind), agent=agent, command_output=output)
+        return self._runtime(then)
 
     def _runtime(self, config: Config) -> Runtime:
         from agent_mailer.agents import Around, runtime_of

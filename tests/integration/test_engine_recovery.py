@@ -94,6 +94,27 @@ def test_hand_over_leaves_at_once_and_the_turn_goes_on(desk: Desk) -> None:
     assert [event["file"] for event in desk.log(EventName.INSTRUCTIONS_CHANGED)] == ["AGENTS.md"]
 
 
+@pytest.mark.parametrize(
+    ("then", "now", "printed"),
+    [("text", "jsonl", "finished"), ("jsonl", "text", '{"type": "result", "text": "finished"}')],
+)
+def test_what_its_agent_prints_is_read_as_it_was_told_when_it_began(
+    desk: Desk, then: str, now: str, printed: str
+) -> None:
+    go = desk.base / "go"
+    desk.script({"witness": "start"}, {"wait_for": str(go)}, {"print": printed})
+    desk.configure(command_output=then)
+    desk.send()
+    with desk.watching() as watcher:
+        until(desk.marks, "the agent's start")
+        watcher.send_signal(signal.SIGUSR1)
+        assert watcher.wait(30) == 0
+        desk.configure(command_output=now)
+        go.touch()
+        assert outcomes(desk.once()) == ["done"]
+    assert [m.body for m in desk.inbox()] == ["finished\n"]
+
+
 def test_an_adopted_turn_has_no_more_time_than_it_began_with(desk: Desk) -> None:
     desk.configure(turn_timeout=3600)
     go = waiting_agent(desk)

@@ -291,6 +291,7 @@ class TurnRecord(msgspec.Struct, omit_defaults=True):
     (an earlier version wrote none). `route` is the way of an answer as it was found
     before the claim, where it is not the mailbox's own; `no_way` says why no answer can leave. `batch`: the younger
     messages that the turn was handed with its own. `counted`: for guards. `live`: the session that has taken it.
+    `has_events`: its stdout carries typed events (None: nothing ran, or an earlier version wrote none).
     """
 
     turn_id: str
@@ -316,6 +317,7 @@ class TurnRecord(msgspec.Struct, omit_defaults=True):
     batch: tuple[Batched, ...] = ()
     counted: Counted | None = None
     live: Sitter | None = None
+    has_events: bool | None = None
 
 
 def is_sound(record: TurnRecord) -> bool:

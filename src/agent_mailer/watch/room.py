@@ -98,8 +98,9 @@ class Room:
     offers: Offers | None = None
     """To live sessions, where they come first."""
     live_runtime: Callable[[Sitter], Runtime]
-    earlier_runtime: Callable[[str], Runtime]
-    """The one that a record of an earlier watcher names. May raise MailerError and ValueError."""
+    earlier_runtime: Callable[[str, bool | None], Runtime]
+    """The one that a record of an earlier watcher names, and whether it had events. May raise MailerError, ValueError.
+    """
 
     def __init__(
         self,

@@ -64,6 +64,7 @@ async def start(room: Room, record: TurnRecord, messages: Sequence[Message], pro
     with begun.gated as gated:
         record.process = gated.identity
         record.phase = Phase.RUNNING
+        record.has_events = program.traits.has_events
         record.started_at = room.clock.now()
         state.turns.save(record)
         supervised = gated.release()

@@ -125,12 +125,14 @@ async def adopt_turn(room: Room, record: TurnRecord, supervised: Supervised) -> 
 
 
 def _program_then(room: Room, record: TurnRecord) -> Program:
-    """What the turn was started with: the configuration may name another runtime since."""
+    """What the turn was started with: the configuration may name another runtime since, or have it print otherwise."""
     program = room.program_of(record.live)
-    if record.live is None and record.runtime != program.traits.name:
+    now = program.traits
+    typed = now.has_events if record.has_events is None else record.has_events
+    if record.live is None and (record.runtime, typed) != (now.name, now.has_events):
         # What cannot be made any more is judged as well as it can be.
         with suppress(MailerError, ValueError):
-            return Program(room.earlier_runtime(record.runtime))
+            return Program(room.earlier_runtime(record.runtime, record.has_events))
     return program
 
 
