@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from agent_mailer.runtimes.port import Reach, Runtime, ToolServer
     from agent_mailer.state import State
     from agent_mailer.state.lock import WorkdirLock
-    from agent_mailer.state.records import Sitter
+    from agent_mailer.state.records import Sitter, TurnRecord
     from agent_mailer.watch.room import Room
     from agent_mailer.watch.rules import WatchPolicy
 
@@ -206,12 +206,12 @@ class Workplace:
         """Raises ConfigFault where the agent program refuses what is configured."""
         return self._runtime(self.config)
 
-    def _runtime_named(self, name: str, has_events: bool | None) -> Runtime:
-        """As a turn's record calls it. Raises ConfigFault, and ValueError where it can be none."""
-        kind, _, agent = name.partition("-")
+    def _runtime_then(self, record: TurnRecord) -> Runtime:
+        """The one it was started with. Raises ConfigFault, and ValueError where it can be none."""
+        kind, _, agent = record.runtime.partition("-")
         output = self.config.command_output
-        if has_events is not None:
-            output = CommandOutput.JSONL if has_events else CommandOutput.TEXT
+        if record.has_events is not None:
+            output = CommandOutput.JSONL if record.has_events else CommandOutput.TEXT
         then = msgspec.structs.replace(self.config, runtime=RuntimeKind(kind), agent=agent, command_output=output)
         return self._runtime(then)
 
@@ -349,7 +349,7 @@ class Workplace:
             guard=lock.guard,
         )
         room.live_runtime = lambda sitter: self._live(sitter, room.policy)
-        room.earlier_runtime = self._runtime_named
+        room.earlier_runtime = self._runtime_then
         if self.config.delivery is Delivery.LIVE_FIRST:
             from agent_mailer.state.presence import Presence
             from agent_mailer.watch.offering import Offers

@@ -303,6 +303,29 @@ def test_what_cannot_be_delivered_is_kept_and_tried_again(hook: Hook, desk: Brok
     assert len(hook.inbox()) == 1
 
 
+def test_the_end_of_an_alarm_that_could_not_be_told_yet_is_told_after_it(hook: Hook, desk: BrokerDesk) -> None:
+    """Else the alarm began when it was over, and stayed open: no later one would ever be told."""
+    alarm: Any = {"dedupeKey": "db", "source": "monitor"}
+
+    def status(word: str) -> None:
+        desk.sql("UPDATE agents SET status = :word WHERE id = :id", word=word, id=hook.agent["id"])
+
+    status("deleted")
+    hook.tell("down", **alarm, title="down")
+    status("active")
+    over = hook.tell("up", **alarm, title="up", status="resolved")
+    assert (over["outcome"], over["reason"]) == ("failed", "begins_first")
+    assert hook.tell("other", **{**alarm, "dedupeKey": "web"}, title="web")["outcome"] == "sent"
+    kept = {one["delivery"]: one["id"] for one in hook.admin("GET", "/deliveries?outcome=failed")}
+    assert hook.admin("POST", f"/deliveries/{kept['up']}/retry")["reason"] == "begins_first"
+    waits = desk.sql("SELECT DISTINCT due_ms FROM hook_deliveries WHERE hook_id = :id AND due_ms > 0", id=hook.id)
+    assert len(waits) == 1, "both at the same look"
+    assert hook.admin("POST", f"/deliveries/{kept['down']}/retry")["outcome"] == "sent"
+    assert hook.admin("POST", f"/deliveries/{kept['up']}/retry")["outcome"] == "resolved"
+    assert [mail["subject"] for mail in hook.inbox()] == ["web", "down", "Resolved: up"]
+    assert hook.tell("down again", **alarm, title="down")["outcome"] == "sent"
+
+
 def test_a_team_gets_it_whole(desk: BrokerDesk, alice: Person) -> None:
     name = f"team-{uuid.uuid4().hex[:8]}"
     team = desk.call("POST", "/admin/teams", json={"name": name}, headers=alice.login)["id"]

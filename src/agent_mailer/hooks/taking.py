@@ -20,14 +20,21 @@ from agent_mailer.mailbox.port import Action, Delivered, Draft, Mailbox, Mailbox
 from agent_mailer.names import DEDUPE_KEY, printable
 from agent_mailer.outside.calls import Call
 from agent_mailer.outside.event import Event, State, body_of, subject_of
-from agent_mailer.outside.items import KEPT_DAYS, NotSent, Outcome, Taken, ToSend, decide, thread_words, wait_ms
+from agent_mailer.outside.items import (
+    BEGINS_FIRST,
+    KEPT_DAYS,
+    NotSent,
+    Outcome,
+    Taken,
+    ToSend,
+    decide,
+    thread_words,
+    wait_ms,
+)
 
 AT_ONCE = 100
 BEGUN = "begun"
 """The reason of what is being sent, or was when its sender was killed."""
-
-BEGINS_FIRST = "begins_first"
-"""The reason of an end whose beginning could not leave yet: told in its place, it would begin what is over."""
 Tell = Callable[[str], None]
 
 

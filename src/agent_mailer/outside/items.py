@@ -37,6 +37,10 @@ class Taken(msgspec.Struct, frozen=True, rename="camel"):
     replayed: bool = False
 
 
+BEGINS_FIRST = "begins_first"
+"""The reason of an end whose beginning could not leave yet: told in its place, it would begin what is over."""
+
+
 class Item(msgspec.Struct, frozen=True):
     """What is told once until it is resolved. `moment_ms`: by its sender's clock; what is older came late."""
 

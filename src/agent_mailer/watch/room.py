@@ -20,7 +20,7 @@ from agent_mailer.prompts import PromptRoom
 from agent_mailer.runtimes.port import Runtime, RuntimeTraits
 from agent_mailer.schedules.sending import Sending
 from agent_mailer.state import State
-from agent_mailer.state.records import Pause, Sitter, TurnProgress
+from agent_mailer.state.records import Pause, Sitter, TurnProgress, TurnRecord
 from agent_mailer.watch.guards.alarm import is_wished, listen
 from agent_mailer.watch.guards.gate import Gate
 from agent_mailer.watch.guards.holding import HeldMail
@@ -98,9 +98,8 @@ class Room:
     offers: Offers | None = None
     """To live sessions, where they come first."""
     live_runtime: Callable[[Sitter], Runtime]
-    earlier_runtime: Callable[[str, bool | None], Runtime]
-    """The one that a record of an earlier watcher names, and whether it had events. May raise MailerError, ValueError.
-    """
+    earlier_runtime: Callable[[TurnRecord], Runtime]
+    """The one that an earlier watcher started a turn with. May raise MailerError and ValueError."""
 
     def __init__(
         self,

@@ -132,7 +132,7 @@ def _program_then(room: Room, record: TurnRecord) -> Program:
     if record.live is None and (record.runtime, typed) != (now.name, now.has_events):
         # What cannot be made any more is judged as well as it can be.
         with suppress(MailerError, ValueError):
-            return Program(room.earlier_runtime(record.runtime, record.has_events))
+            return Program(room.earlier_runtime(record))
     return program
 
 

@@ -79,8 +79,8 @@ def failed_delivery(connection: Connection, user_id: str, hook_id: str, row_id: 
 
 
 def due(connection: Connection, now_ms: int, most: int) -> list[str]:
-    """The rows of what failed and is to be tried again by then, the longest first."""
-    wanted = select(_d.id).where(_d.due_ms <= now_ms, _d.held.is_not(None)).order_by(_d.due_ms).limit(most)
+    """The rows of what failed and is to be tried again by then, the longest and then the earliest first."""
+    wanted = select(_d.id).where(_d.due_ms <= now_ms, _d.held.is_not(None)).order_by(_d.due_ms, _d.at).limit(most)
     return list(connection.execute(wanted).scalars())
 
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from agent_mailer.broker.data import Quota
 from agent_mailer.broker.hooks.rows import Standing, recipients
@@ -20,7 +20,17 @@ from agent_mailer.broker.tables import agents
 from agent_mailer.broker.users.rows import new_id
 from agent_mailer.outside.calls import OTHER_BODY, WRONG
 from agent_mailer.outside.event import Event, Ignored, State, body_of, subject_of
-from agent_mailer.outside.items import Item, NotSent, Outcome, Taken, ToSend, decide, thread_words, wait_ms
+from agent_mailer.outside.items import (
+    BEGINS_FIRST,
+    Item,
+    NotSent,
+    Outcome,
+    Taken,
+    ToSend,
+    decide,
+    thread_words,
+    wait_ms,
+)
 
 KEY = "hook:"
 """How the key of a hook's mail begins; its digest follows."""
@@ -48,10 +58,11 @@ class Delivery(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """`arrivals`: the inboxes that have something new."""
+    """`arrivals`: the inboxes that have something new; `after_ms`: when what has to come before is tried again."""
 
     taken: Taken
     arrivals: tuple[tuple[str, int], ...] = ()
+    after_ms: int | None = None
 
 
 class _Hook(msgspec.Struct, frozen=True):
@@ -107,7 +118,7 @@ def _take(connection: Connection, delivery: Delivery) -> Result:
         found = (earlier.delivery_id, Outcome(earlier.outcome), earlier.reason, tuple(earlier.message_ids))
         return Result(Taken(*found, earlier.occurrences, replayed=True))
     result = _place(connection, hook, delivery)
-    _write(connection, hook, delivery, result.taken)
+    _write(connection, hook, delivery, result)
     return result
 
 
@@ -122,16 +133,15 @@ def retry(connection: Connection, row_id: str, limits: Limits) -> Result | None:
         connection.execute(update(hook_deliveries).where(_d.id == row_id).values(due_ms=None))
         return None
     row = connection.execute(
-        select(_d.delivery_id, _d.digest, _d.held, _d.tries).where(_d.id == row_id, _d.held.is_not(None))
+        select(_d.delivery_id, _d.digest, _d.held, _d.tries, _d.at).where(_d.id == row_id, _d.held.is_not(None))
     ).first()
     if row is None:
         return None
     held = msgspec.json.decode(row.held, type=_Held)
     again = Delivery(hook.id, held.path, row.delivery_id, row.digest, once=False, event=held.event, limits=limits)
-    result = _place(connection, hook, again)
-    connection.execute(
-        update(hook_deliveries).where(_d.id == row_id).values(**_values(again, result.taken, row.tries + 1))
-    )
+    result = _place(connection, hook, again, row.at)
+    tries = row.tries + (result.after_ms is None)
+    connection.execute(update(hook_deliveries).where(_d.id == row_id).values(**_values(again, result, tries)))
     return result
 
 
@@ -147,10 +157,13 @@ def _locked(connection: Connection, hook_id: str) -> _Hook:
     return _Hook(*row)
 
 
-def _place(connection: Connection, hook: _Hook, delivery: Delivery) -> Result:
+def _place(connection: Connection, hook: _Hook, delivery: Delivery, came: str | None = None) -> Result:
+    """`came`: when, where that was before now."""
     event = delivery.event
     if isinstance(event, Event) and hook.standing == Standing.DISABLED:
         return Result(Taken(delivery.id, Outcome.IGNORED, "hook_disabled"))
+    if (due := _due_before(connection, hook, event, came)) is not None:
+        return msgspec.structs.replace(_failed(delivery, BEGINS_FIRST), after_ms=due)
     thread, item = "", None
     if isinstance(event, Event):
         thread = str(uuid.uuid5(uuid.UUID(hook.sender_id), "\0".join(thread_words(event, delivery.id))))
@@ -168,6 +181,19 @@ def _place(connection: Connection, hook: _Hook, delivery: Delivery) -> Result:
     if plan.after is not None and isinstance(event, Event):
         _note(connection, hook, event, plan.after)
     return result
+
+
+def _due_before(connection: Connection, hook: _Hook, event: Event | Ignored, came: str | None) -> int | None:
+    """Of an end, when what came earlier of its item, and failed, is tried again; None where nothing of it waits.
+
+    Else what begins would be told when it is over, and stay open.
+    """
+    if not isinstance(event, Event) or event.state is not State.RESOLVED:
+        return None
+    same = (_d.hook_id == hook.id, _d.origin == event.origin, _d.item == event.key, _d.due_ms.is_not(None))
+    earlier = () if came is None else (_d.at < came,)
+    due: int | None = connection.execute(select(func.max(_d.due_ms)).where(*same, *earlier)).scalar()
+    return due
 
 
 def _item(connection: Connection, hook: _Hook, event: Event) -> Item | None:
@@ -224,21 +250,22 @@ def _failed(delivery: Delivery, reason: str) -> Result:
     return Result(Taken(delivery.id, Outcome.FAILED, reason))
 
 
-def _write(connection: Connection, hook: _Hook, delivery: Delivery, taken: Taken) -> None:
+def _write(connection: Connection, hook: _Hook, delivery: Delivery, result: Result) -> None:
     names = {"id": new_id(), "hook_id": hook.id, "user_id": hook.user_id, "delivery_id": delivery.id}
     event = delivery.event
     about = {"event": event.name, "origin": "", "item": ""}
     if isinstance(event, Event):
         about |= {"origin": event.origin, "item": event.key}
     told = {"digest": delivery.digest, "at": now_text(), **about}
-    connection.execute(insert(hook_deliveries).values(**names, **told, **_values(delivery, taken, 0)))
+    connection.execute(insert(hook_deliveries).values(**names, **told, **_values(delivery, result, 0)))
 
 
-def _values(delivery: Delivery, taken: Taken, tries: int) -> dict[str, Any]:
-    held, due = None, None
+def _values(delivery: Delivery, result: Result, tries: int) -> dict[str, Any]:
+    taken, held, due = result.taken, None, result.after_ms
     if taken.outcome is Outcome.FAILED and isinstance(delivery.event, Event):
         held = msgspec.json.encode(_Held(delivery.path, delivery.event)).decode()
-        due = None if (wait := wait_ms(tries)) is None else in_ms(wait)
+        if due is None and (wait := wait_ms(tries)) is not None:
+            due = in_ms(wait)
     return {
         "outcome": taken.outcome.value,
         "reason": taken.reason,
