@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from tests.desk import CLI, Desk, outcomes
+from tests.desk import CLI, SOON, Desk, outcomes, until
 from tests.integration.test_confined import runs_here
 from tests.sizes import LONG
 from tests.typed import type_in
@@ -19,7 +19,11 @@ from tests.typed import type_in
 from agent_mailer.checks.agent import program_of
 from agent_mailer.confine.confinement import Confinement
 from agent_mailer.confine.port import TurnPlaces, Unconfined
+from agent_mailer.confine.proof import Proof
 from agent_mailer.events import EventName
+from agent_mailer.process.handle import identify, is_alive
+from agent_mailer.processes import children
+from agent_mailer.runtimes.port import Launch
 
 LIAR = """#!/bin/sh
 while [ "$1" != -- ]; do shift; done
@@ -64,6 +68,13 @@ def program(folder: Path, script: str) -> str:
     return f"{folder}:{os.environ['PATH']}"
 
 
+def proved(desk: Desk) -> Proof:
+    place = desk.place()
+    confinement = place.confinement(place.runtime())
+    assert confinement is not None
+    return asyncio.run(confinement.prove(program_of(place).launch))
+
+
 def refused(desk: Desk, done: subprocess.CompletedProcess[str]) -> str:
     """What was said where nothing was started, and no mail was lost."""
     assert done.returncode == 78, done.stderr
@@ -98,6 +109,55 @@ def test_a_sandbox_that_confines_nothing_is_found_out(desk: Desk) -> None:
     desk.send()
     said = refused(desk, watch(desk, PATH=program(desk.base / "bin", LIAR)))
     assert "can be read" in said or "can be written" in said
+
+
+def test_of_a_sandbox_that_confines_nothing_every_door_is_found_open(
+    desk: Desk, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", program(desk.base / "bin", LIAR))
+    (home / ".ssh").mkdir()
+    (home / ".ssh" / "id").write_text("SECRET")
+    desk.configure(sandbox={"kind": "bwrap", "network": "off"})
+    proof = proved(desk)
+    doors = (
+        f"{home}/.ssh can be read",
+        "canary can be read",
+        f"{desk.state} can be written",
+        f"{desk.base} can be written",
+        "it sees the processes of others",
+        "a socket that was not named can be reached",
+        "a socket of others that has no path can be reached",
+        "with network off, this machine's own ports",
+        "/tmp is shared with everybody",
+    )
+    assert [door for door in doors if not any(door in wrong for wrong in proof.wrong)] == [], proof.wrong
+
+
+@pytest.mark.parametrize("kind", ["bwrap", "landlock"])
+def test_without_a_network_there_is_none(desk: Desk, kind: str) -> None:
+    runs_here(kind)
+    desk.configure(sandbox={"kind": kind, "network": "off"})
+    assert proved(desk).wrong == ()
+
+
+def test_what_runs_within_ends_with_what_confines_it(desk: Desk) -> None:
+    """By whatever that is killed: nobody else would know of it."""
+    runs_here("bwrap")
+    place = desk.place()
+    confinement = place.confinement(place.runtime())
+    assert confinement is not None
+    turn = place.folder.turns / "turn"
+    own = TurnPlaces(turn, turn / "outbox", turn / "tmp")
+    own.outbox.mkdir(parents=True)
+    launch = Launch(("/bin/sh", "-c", "echo; exec sleep 60"), dict(os.environ), desk.workdir)
+    within = asyncio.run(confinement.around(launch, own))
+    with subprocess.Popen(within.argv, env=within.env, cwd=within.cwd, stdout=subprocess.PIPE) as outer:
+        assert outer.stdout is not None
+        outer.stdout.readline()
+        [first] = map(identify, children(outer.pid))
+        assert first is not None
+        outer.kill()
+        until(lambda: not is_alive(first), "its end", SOON)
 
 
 def test_one_that_worked_yesterday_pauses_and_costs_no_attempt(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,10 +242,7 @@ def test_what_cannot_be_held_is_refused_with_words(desk: Desk, sandbox: Mapping[
     (desk.state / "templates").mkdir()
     (desk.workdir / "link").symlink_to(desk.base)
     desk.configure(sandbox=dict(sandbox))
-    place = desk.place()
-    confinement = place.confinement(place.runtime())
-    assert confinement is not None
-    proof = asyncio.run(confinement.prove(program_of(place).launch))
+    proof = proved(desk)
     assert not proof.holds
     assert said in proof.text
     assert proof.fix
@@ -220,10 +277,7 @@ def test_what_a_proof_left_that_was_killed_is_removed_by_a_later_one(
     for old in (left, elsewhere):
         os.utime(old, (1, 1))
     os.utime(link, (1, 1), follow_symlinks=False)
-    place = desk.place()
-    confinement = place.confinement(place.runtime())
-    assert confinement is not None
-    assert asyncio.run(confinement.prove(program_of(place).launch)).holds
+    assert proved(desk).holds
     assert {path.name for path in temporary.iterdir()} == {new.name, link.name}
     assert (elsewhere / "canary").is_dir()
 

@@ -135,3 +135,12 @@ def test_it_gets_what_it_is_given_and_no_more(place: Place, locale: dict[str, st
     assert [int(line.split()[1], 16) & ~(3 << 31) for line in (blocked, ignored)] == [0, 0]
     given = dict(line.split("=", 1) for line in done.output.splitlines() if "=" in line)
     assert given.keys() - {"PWD", "SHLVL", "_", "OLDPWD"} == {"PATH", "AGENT_MAILER_TURN_ID", *locale}
+
+
+def test_no_module_of_theirs_is_taken_for_one_of_ours(place: Place) -> None:
+    """The environment is the agent's program's, and may name a folder in which an agent writes."""
+    for name in ("sitecustomize", "ctypes", "select"):
+        (place.folder / f"{name}.py").write_text(f"open({str(place.folder / 'ran')!r}, 'w').close()\n")
+    env = {**ENV, "PYTHONPATH": str(place.folder)}
+    assert run_briefly(("/bin/true",), env=env, cwd=place.folder, seconds=30).status == 0
+    assert not (place.folder / "ran").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.integration.test_process_spawn import WAYS
@@ -20,7 +22,7 @@ from agent_mailer.process import holder
 from agent_mailer.process.handle import ProcessIdentity, identify, is_alive, reap, send, wait_gone, waited_for
 from agent_mailer.process.holder import GatedHolder, Supervised, adopt, start_behind_gate
 from agent_mailer.process.tree import EndReport, end_tree, members
-from agent_mailer.processes import scan
+from agent_mailer.processes import children, scan
 
 ENV = {"PATH": "/usr/bin:/bin", "NAME": "va lue"}
 
@@ -129,6 +131,21 @@ def test_a_gate_that_is_not_released_runs_nothing(turn: Turn) -> None:
     gated.abandon()
     with pytest.raises(OSError, match="closed already"):
         gated.release()
+
+
+def test_one_that_cannot_be_known_just_now_leaves_nothing(turn: Turn, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, before = os.open, (set(os.listdir("/dev/fd")), children())
+
+    def refused(path: str, *how: Any, **more: Any) -> int:
+        if str(path).endswith("/stat"):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+        return opened(path, *how, **more)
+
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(OSError, match="Too many open files"):
+        turn.start("/usr/bin/touch", str(turn.witness))
+    assert (set(os.listdir("/dev/fd")), children()) == before
+    assert not turn.witness.exists()
 
 
 def test_a_block_that_fails_abandons_its_gate(turn: Turn) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,6 +68,13 @@ def test_a_handle_is_added_and_what_is_there_stays(tmp_path: Path) -> None:
     assert config.stat().st_mtime_ns == before
 
 
+def test_a_root_that_has_lost_its_roster_gets_another(tmp_path: Path) -> None:
+    layout.make_root(Disk(), tmp_path, ["alice"])
+    shutil.rmtree(tmp_path / "meta")
+    layout.add_handle(Disk(), tmp_path, "bob")
+    assert layout.roster(tmp_path) == ("bob",)
+
+
 def test_repair_makes_what_is_missing_and_mends_modes(tmp_path: Path) -> None:
     layout.make_root(Disk(), tmp_path, ["alice"])
     home = tmp_path / "agents" / "alice"
@@ -110,6 +118,9 @@ def test_a_link_or_file_in_a_top_folders_place_is_refused(tmp_path: Path, top: s
         (root / top).symlink_to(elsewhere)
     with pytest.raises(ConfigFault, match=str(root / top)):
         layout.make_root(Disk(), root, ["alice"])
+    if top == "agents":
+        with pytest.raises(ConfigFault):
+            layout.require_root(root)
     assert list(elsewhere.iterdir()) == []
 
 
@@ -177,9 +188,11 @@ def test_a_broken_roster_is_named(tmp_path: Path, content: str) -> None:
 def test_who_is_known(tmp_path: Path) -> None:
     layout.make_root(Disk(), tmp_path, ["alice"])
     layout.make_mailbox(Disk(), tmp_path, "unlisted")
+    (tmp_path / "agents" / "linked").symlink_to("alice")
     for handle in ("alice", "user", "unlisted"):
         assert layout.known(tmp_path, handle)
-    assert not layout.known(tmp_path, "bob")
+    for handle in ("bob", "linked"):
+        assert not layout.known(tmp_path, handle)
     assert layout.mailboxes(tmp_path) == ("alice", "unlisted", "user")
 
 

@@ -8,12 +8,14 @@ import pwd
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from tests.amq_tree import Project
+from tests.refusing import without_descriptors
 
-from agent_mailer.mailbox.maildir.routes import Address, base_of, check, find, parse_address, session_of
+from agent_mailer.mailbox.maildir.routes import Address, base_of, check, find, parse_address, places, session_of
 from agent_mailer.mailbox.port import MailboxUnavailable, NoWay, Refused, Route
 
 ADDRESSES = {
@@ -124,6 +126,48 @@ def test_ones_own_group_may_write_and_another_may_not(shop: Project, tmp_path: P
         assert isinstance(way(shop), NoWay)
 
 
+def test_a_group_of_the_users_name_that_others_are_in_may_not(
+    shop: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = pwd.getpwuid(os.geteuid())
+    (tmp_path / "infra").chmod(0o775)
+    for members in ([], [user.pw_name], [user.pw_name, "eve"]):
+        group = grp.struct_group((user.pw_name, "x", user.pw_gid, members))
+        monkeypatch.setattr(grp, "getgrgid", lambda _, group=group: group)
+        assert isinstance(way(shop), NoWay if "eve" in members else Route)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives folders away")
+def test_what_belongs_to_somebody_else_is_not_ours_though_he_alone_may_write(shop: Project, tmp_path: Path) -> None:
+    os.chown(tmp_path / "infra", 12345, 12345)
+    found = way(shop)
+    assert isinstance(found, NoWay)
+    assert "belongs to somebody else (user 12345)" in found.why
+
+
+def test_a_way_that_cannot_be_looked_for_just_now_is_not_none(shop: Project) -> None:
+    with without_descriptors(), pytest.raises(MailboxUnavailable, match="Too many open files"):
+        way(shop)
+    assert isinstance(way(shop), Route)
+
+
+def test_the_search_for_peers_ends_where_another_file_system_begins(
+    shop: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.lstat
+
+    def lstat_of(path: Any) -> os.stat_result:
+        found = real(path)
+        if str(path) == str(shop.top):
+            return os.stat_result((*found[:2], found.st_dev + 1, *found[3:10]))
+        return found
+
+    monkeypatch.setattr(os, "lstat", lstat_of)
+    found = way(shop)
+    assert isinstance(found, NoWay)
+    assert "no .amqrc above" in found.why
+
+
 def test_a_peer_below_a_link_of_ours_counts_and_below_anothers_does_not(shop: Project, tmp_path: Path) -> None:
     (tmp_path / "infra").rename(tmp_path / "real")
     (tmp_path / "infra").symlink_to("real")
@@ -142,6 +186,22 @@ def test_what_lies_above_the_end_of_a_link_counts_too(shop: Project, tmp_path: P
     found = way(shop)
     assert isinstance(found, NoWay)
     assert f"{tmp_path / 'deep'} can be written by others" in found.why
+
+
+def test_in_a_base_that_others_may_write_a_session_may_be_anybodys(shop: Project) -> None:
+    assert isinstance(find(shop.collab, "coder", "bob@web"), Route)
+    shop.base.chmod(0o777)
+    assert isinstance(find(shop.collab, "coder", "bob@web"), NoWay)
+
+
+def test_mail_is_looked_for_in_what_is_ours_alone(shop: Project, tmp_path: Path) -> None:
+    infra = tmp_path / "infra/.agent-mail"
+    theirs = [infra, infra / "collab", infra / "web"]
+    assert [*places(shop.collab)] == [shop.collab, shop.base, shop.web, *theirs]
+    shop.web.chmod(0o777)
+    assert [*places(shop.collab)] == [shop.collab, shop.base, *theirs]
+    infra.chmod(0o777)
+    assert [*places(shop.collab)] == [shop.collab, shop.base]
 
 
 def _replaced(place: Path) -> None:

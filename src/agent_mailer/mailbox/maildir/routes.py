@@ -145,6 +145,8 @@ def find(root: Path, me: str, text: str, sender: str = "") -> Route | NoWay | No
             return _to_session(root, me, text, address, sender)
         return _here(root, text, address, sender)
     except ConfigFault as fault:
+        if isinstance(why := fault.__cause__, OSError) and why.errno in _WITHIN_US:
+            raise unavailable(why.filename, why) from why
         return NoWay(fault.message)
     except OSError as fault:
         if fault.errno in _WITHIN_US:
