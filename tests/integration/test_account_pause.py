@@ -13,7 +13,7 @@ from tests.sizes import LONG
 
 from agent_mailer.assemble import Workplace
 from agent_mailer.disk import Disk
-from agent_mailer.events import EventName, LogRecord
+from agent_mailer.events import EventName, Listener, LogRecord
 from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.process.tree import sweep
 from agent_mailer.runtimes.command import CommandRuntime
@@ -26,7 +26,7 @@ from agent_mailer.state.requests import Request, Verb
 from agent_mailer.watch.occasions import worth_telling
 from agent_mailer.watch.probes import decide_pause
 from agent_mailer.watch.requests import apply
-from agent_mailer.watch.watcher import Watcher
+from agent_mailer.watch.watcher import PROBE_PATIENCE, Watcher
 
 LIMITED = """echo '{"type":"result","outcome":"limited","detail":"quota"}'"""
 SIGNED_OUT = """echo '{"type":"result","outcome":"signed_out"}'"""
@@ -67,11 +67,12 @@ class Agent:
     def place(self) -> Workplace:
         return Place(self.desk.workdir, self.accounts, self.script)
 
-    def once(self) -> list[LogRecord]:
+    def once(self, heard: Listener | None = None) -> list[LogRecord]:
         # Kept: what it holds on to is not let go by being forgotten.
         place = self.last = self.place()
         events: list[LogRecord] = []
-        place.log.listen(events.append)
+        for listener in filter(None, (events.append, heard)):
+            place.log.listen(listener)
         lock = place.lock()
         lock.acquire()
         try:
@@ -147,7 +148,14 @@ def test_a_failed_probe_pauses_all_for_longer(agents: tuple[Agent, Agent]) -> No
     assert other.may_probe()
     assert outcomes(two.once()) == [], "one probes at a time"
     other.end_probe()
-    assert outcomes(two.once()) == ["limited"]
+    beside = list[bool]()
+
+    def heard(record: LogRecord) -> None:
+        if record.event in (EventName.TURN_STARTED, EventName.TURN_ENDED):
+            beside.append(other.may_probe())
+
+    assert outcomes(two.once(heard)) == ["limited"]
+    assert beside == [False, False], "nor while the other's turn runs"
     paused = two.pause()
     assert paused is not None
     assert paused.probes == 1
@@ -165,6 +173,31 @@ def test_who_is_kept_from_probing_keeps_no_other_from_it(agents: tuple[Agent, Ag
     two.desk.send()
     assert outcomes(one.once()) == [], "a guard of its own stops it"
     assert outcomes(two.once()) == ["done"]
+
+
+def test_who_has_nothing_to_try_does_not_wait_for_who_tries(agents: tuple[Agent, Agent]) -> None:
+    """For its result he would be woken again and again, and `--once` would have failed."""
+    one, two = (agent.place() for agent in agents)
+    one.state.pause.settled(Settlement(Outcome.LIMITED, "", 1.0, 1.0, finished=False, pause=Pause(PauseReason.LIMITED, 1.0, 1.0)))
+    prober = somebody_else(agents[0].accounts)
+    assert prober.may_probe()
+    lock = two.lock()
+    lock.acquire()
+    two.prepare()
+
+    async def look() -> float | None:
+        room = two.room(lock)
+        await room.mailbox.open()
+        try:
+            return await Watcher(room)._start_what_may()
+        finally:
+            await room.mailbox.close()
+
+    assert asyncio.run(look()) is None
+    agents[1].desk.send()
+    assert asyncio.run(look()) == PROBE_PATIENCE
+    prober.end_probe()
+    lock.release()
 
 
 def test_resume_by_hand_frees_the_account(agents: tuple[Agent, Agent]) -> None:

@@ -130,9 +130,12 @@ def test_where_a_sandbox_hides_the_mail_it_carries_the_code(desk: AskingDesk, mo
 
 
 def test_a_no_is_told_with_its_reason_and_nothing_is_done(desk: AskingDesk) -> None:
+    """What was asked is answered, although nothing is to be asked about any more."""
     desk.send()
     desk.once()
     assert desk.say("deny", *desk.codes(), "not", "on a friday").out == f"denied: Bash: {PUSH}\n"
+    desk.configure(approve={"refused": False})
+    assert not desk.place().policy().approve.asks
     desk.once()
     assert desk.answered() == ["deny: not on a friday"]
     assert desk.acts() == []

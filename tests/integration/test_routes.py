@@ -24,6 +24,7 @@ from agent_mailer.people.port import MessageState
 from agent_mailer.state.records import ItemState, TurnRecord
 from agent_mailer.state.stuck import StuckKind
 from agent_mailer.state.workdirs import remember
+from agent_mailer.turn_tools.folder import MAIL
 
 
 class Tree:
@@ -86,6 +87,24 @@ def test_an_answer_goes_to_the_project_that_the_mail_names(tree: Tree, session: 
     assert record.route is not None
     found = place.stat()
     assert (record.route.place, record.route.device, record.route.inode) == (str(place), found.st_dev, found.st_ino)
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_of_messages_that_share_a_turn_each_is_answered_where_it_came_from(tree: Tree, refused: bool) -> None:
+    """Or hears there that what was written for it did not leave."""
+    tree.desk.configure(batch_low=True)
+    staged = '{"key":"k","action":"send","created":1700000000,"to":["stranger"],"body":"x","about":"%s"}'
+    ids = "set -- $AGENT_MAILER_MESSAGE_IDS; cd $AGENT_MAILER_TURN_DIR/outbox"
+    writes = f"{ids}; printf '{staged}' $2 >k.json" if refused else "echo done"
+    tree.desk.shell(f"cat >/dev/null; cp $AGENT_MAILER_TURN_DIR/{MAIL} {tree.desk.base}; {writes}")
+    backs: list[dict[str, object]] = [{"reply_to": "bob@web"}, {"reply_to": "bob@collab", "reply_project": "infra"}]
+    sent = [write(tree.root, "coder", thread="t", priority="low", **back) for back in backs]
+    tree.settle()
+    told = {contact["address"] for contact in json.loads((tree.desk.base / MAIL).read_text())["contacts"]}
+    assert {"bob@web", "infra:bob@collab"} <= told
+    got = [message for place in (tree.shop.web, tree.infra.collab) for message in inbox(place, "bob")]
+    assert [message.refs[-1] for message in got] == sent[refused:]
+    assert all(("could not be sent" in message.body) is refused for message in got)
 
 
 def test_from_the_base_root_a_project_is_answered_under_the_bare_handle(tree: Tree) -> None:

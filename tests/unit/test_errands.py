@@ -23,6 +23,7 @@ from agent_mailer.remote.port import Answered, Asked, Became, Report
 from agent_mailer.state.approvals import By, Verdict
 from agent_mailer.state.held import Guard, HeldEntry
 from agent_mailer.state.records import DeadLetter, PauseReason
+from agent_mailer.watch import errands
 from agent_mailer.watch.errands import Errands
 
 
@@ -204,6 +205,28 @@ def test_nothing_is_done_that_was_not_written_down_and_that_is_done_once_the_dis
     assert [(one.number, one.became) for one in operated.look()] == [(1, Became.DONE)]
     assert operated.look() == operated.look(), "what was answered is not taken once more"
     assert operated.scene.told(EventName.REQUEST_REFUSED)[0]["request"] == "remote"
+
+
+def test_what_the_disk_has_refused_is_tried_again_although_nobody_asks_or_writes(
+    operated: Operated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The part of the watcher that listens first, so that the loop finds something to be attended to."""
+    monkeypatch.setattr(errands, "AGAIN_SECONDS", 0.0)
+    loop_woken_after = list[int]()
+    operated.scene.room.wake = lambda: loop_woken_after.append(operated.woken)
+    operated.state.folder.disk.system = Refuses("/remote/")
+    operated.ask(RemoteVerb.PAUSE)
+
+    async def looked() -> None:
+        await operated.errands.hear()
+        operated.errands.heed()
+        assert (operated.errands.attend(), operated.woken) == (True, 1)
+        async with asyncio.timeout(20):
+            while not loop_woken_after:  # noqa: ASYNC110 - it sets no event
+                await asyncio.sleep(0)
+
+    asyncio.run(looked())
+    assert loop_woken_after == [2]
 
 
 @pytest.mark.parametrize("killed", [False, True])

@@ -136,6 +136,8 @@ def test_who_was_let_go_is_a_person_or_has_run_before_is_not_judged_by_rounds(sc
     assert ids(scene.admit(wants(msgspec.structs.replace(far, sender="ann")))) == (["far"], [])
     assert ids(scene.admit(wants(msgspec.structs.replace(far, sender="boss@acme")))) == (["far"], [])
     assert ids(scene.admit(wants(msgspec.structs.replace(far, sender="coder")))) == ([], ["far"])
+    scene.policy = msgspec.structs.replace(scene.policy, who=WhoPolicy(people=("coder",), address="coder"))
+    assert ids(scene.admit(wants(msgspec.structs.replace(far, sender="coder")))) == ([], ["far"]), "never a person"
     # A chain is none any more after six hours.
     assert ids(scene.admit(wants(msgspec.structs.replace(far, created=NOON - 7 * HOUR)))) == (["far"], [])
 
@@ -261,6 +263,9 @@ def test_a_day_that_is_used_up_pauses_until_midnight_and_a_senders_day_holds_his
         midnight(NOON, 1),
     )
     assert "dollars_per_day" in found.pause.detail
+    scene.guards(max_hops=2)
+    found = scene.admit(wants(mail("far", visited="a b c")), wants(mail("a")))
+    assert (ids(found), found.pause is None) == (([], ["far"]), False), "what a guard stops is told today"
     scene.budget(turns_per_sender=1)
     found = scene.admit(wants(mail("a")), wants(mail("b", "other")), wants(mail("mine"), starts=1))
     assert ids(found) == (["b"], ["a", "mine"])
@@ -385,6 +390,8 @@ def test_a_message_that_begins_anew_goes_on_without_its_chain(
     record = turn("m", counted=Counted(1, person=person))
     found = scene.gate.taken(record, Message(envelope, body="text"))
     assert (found.envelope.hops, len(found.envelope.visited)) == (hops, hops)
+    found = scene.gate.taken(record, Message(msgspec.structs.replace(envelope, hops=0), body="text"))
+    assert (found.envelope.hops, len(found.envelope.visited)) == (0, hops)
 
 
 def test_the_last_turn_and_the_last_that_went_through_are_remembered(scene: Scene) -> None:

@@ -1,0 +1,75 @@
+"""What of a shared turn's end is each message's: nobody is answered twice, nor for another, and it is paid once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.unit.test_watch_deciding import TOUCHED, turn_end
+
+from agent_mailer.mailbox.port import Action, Draft, Message, Outgoing, Refused, Route
+from agent_mailer.outcomes import Outcome
+from agent_mailer.runtimes.port import Usage
+from agent_mailer.state.records import Batched, Pause, PauseReason, Settlement
+from agent_mailer.turn_tools.folder import Sealed
+from agent_mailer.watch.batch import settle_each
+from agent_mailer.watch.rules import WatchPolicy
+
+IDS = ("m-1", "m-2", "m-3")
+FOR_ALL = Draft("k", Action.REPLY, 5.0, body="all")
+ONE, TWO = (msgspec.structs.replace(FOR_ALL, key=name, body=name, about=name) for name in IDS[:2])
+MAIL = Draft("s", Action.SEND, 5.0, to=("planner",), body="look")
+AT_ONCE = msgspec.structs.replace(MAIL, key="p", body="so far", at_once=True)
+
+
+def compose(
+    draft: Draft, origin: Message | None, turn_id: str, routes: Sequence[Route] = ()
+) -> Sequence[Outgoing] | Refused:
+    assert origin is not None
+    return (Outgoing(f"{turn_id}-{draft.key}", draft.to[0] if draft.to else origin.envelope.id, "thread", draft.body),)
+
+
+def settled(
+    *drafts: Draft, outcome: Outcome = Outcome.DONE, answered: Sequence[str] = (), **more: Any
+) -> list[Settlement]:
+    """A turn of three messages: what it decided of each; all that leaves is the first's."""
+    end = turn_end(outcome, **more)
+    head = end.record.envelope
+    end.record.batch = tuple(Batched(msgspec.structs.replace(head, id=name)) for name in IDS[1:])
+    messages = {one.envelope.id: msgspec.structs.replace(end.origin, envelope=one.envelope) for one in end.record.batch}
+    end = msgspec.structs.replace(end, sealed=Sealed(drafts, None))
+    first, others = settle_each(end, messages, frozenset(answered), WatchPolicy(Path("/w")), compose)
+    return [first, *(one.settlement for one in others if one.settlement is not None)]
+
+
+@pytest.mark.parametrize(
+    ("drafts", "answered", "leaves"),
+    [
+        ((), (), {"m-1": "words", "m-2": "words", "m-3": "words"}),
+        ((), ("m-2",), {"m-1": "words", "m-3": "words"}),
+        ((FOR_ALL,), (), {"m-1": "all", "m-2": "all", "m-3": "all"}),
+        ((FOR_ALL, ONE), (), {"m-1": "m-1", "m-2": "all", "m-3": "all"}),
+        ((FOR_ALL, TWO), (), {"m-1": "all", "m-2": "m-2", "m-3": "all"}),
+        ((TWO,), (), {"m-1": "words", "m-2": "m-2", "m-3": "words"}),
+        ((MAIL,), (), {"planner": "look"}),
+        ((AT_ONCE,), (), {"m-1": "words", "m-2": "words", "m-3": "words", "planner": "so far"}),
+    ],
+)
+def test_each_gets_one_answer_its_own_before_that_for_all_before_the_last_words(
+    drafts: tuple[Draft, ...], answered: tuple[str, ...], leaves: dict[str, str]
+) -> None:
+    first, *others = settled(*drafts, answered=answered)
+    assert sorted((entry.item.recipient, entry.item.payload.strip()) for entry in first.items) == sorted(leaves.items())
+    assert len({entry.item.id for entry in first.items}) == len(leaves)
+    assert all(entry.item.recipient in ((entry.about or "m-1"), "planner") for entry in first.items)
+    assert [one.items for one in others] == [(), ()]
+
+
+def test_what_the_turn_took_and_met_is_told_once() -> None:
+    limited = Pause(PauseReason.LIMITED, 1.0, 2.0)
+    first, *others = settled(outcome=Outcome.LIMITED, pause=limited, touched=(TOUCHED,))
+    assert (first.usage, first.touched, first.pause is None) == (Usage(10, 20, 0.5), (TOUCHED,), False)
+    assert [(one.usage, one.touched, one.pause) for one in others] == [(None, (), None)] * 2

@@ -1,0 +1,97 @@
+"""What commands ask of a workdir: how much of it at once, what is said of it, and what it leaves known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.clocks import FakeClock
+from tests.watch_room import Scene
+
+from agent_mailer.mailbox.port import Envelope
+from agent_mailer.state.pauses import SignedOut
+from agent_mailer.state.records import DeadLetter, Pause, PauseReason
+from agent_mailer.state.requests import Request, Verb
+from agent_mailer.state.stuck import StuckKind
+from agent_mailer.watch import requests
+from agent_mailer.watch.requests import LINES, apply, told_of
+
+NOW = 1_800_000_000.0
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    found = Scene(tmp_path, FakeClock(NOW))
+    yield found
+    found.close()
+
+
+@pytest.mark.parametrize("paused", [PauseReason.SIGNED_OUT, PauseReason.BY_HAND, None])
+def test_whoever_resumes_has_logged_in(scene: Scene, paused: PauseReason | None) -> None:
+    """`status` would go on saying that there is no login, until a turn has gone well; and mail may not come for long."""
+    state = scene.state
+    state.login.learn(SignedOut(NOW, "not logged in"))
+    if paused is not None:
+        state.pause.write(Pause(paused, NOW))
+    said = apply(state, Request(Verb.RESUME))
+    assert (said.ok, said.lines) == (True, ("resumed" if paused else "nothing was paused",))
+    assert (scene.desk.place().state.login.read(), state.pause.read()) == (None, None)
+    # What was asked of the program before comes too late.
+    state.login.learn(SignedOut(NOW, "not logged in"))
+    assert state.login.read() is None
+
+
+@pytest.fixture
+def stuck(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    """Three of each of two kinds, where two are taken up at once."""
+    assert requests.MOST_AT_ONCE == 1000
+    monkeypatch.setattr(requests, "MOST_AT_ONCE", 2)
+    for number in range(3):
+        gone, lost = (Envelope(f"{name}{number}", "t", "user", NOW, "o", "l") for name in ("gone", "lost"))
+        scene.state.dead_letters.add(DeadLetter(gone.id, gone.thread, envelope=gone), again=False)
+        scene.state.stuck.add(StuckKind.NOT_FETCHED, lost.id, lost, "why")
+    return scene
+
+
+def left(scene: Scene) -> tuple[int, int]:
+    """Given up, and not to be fetched."""
+    return len(scene.state.dead_letters.all()), len(scene.state.stuck.all())
+
+
+def test_of_very_much_that_is_stuck_so_much_is_taken_up_at_once_whatever_its_kind(stuck: Scene) -> None:
+    """Beyond it the loop would stand still; what is left is said."""
+    first = apply(stuck.state, Request(Verb.STUCK_RETRY))
+    assert left(stuck) == (1, 3)
+    assert first.lines[-1] == "4 more are left for the next time: say it again"
+    assert apply(stuck.state, Request(Verb.STUCK_RETRY)).lines[-1].startswith("2 more are left")
+    assert left(stuck) == (0, 2)
+    assert "are left" not in apply(stuck.state, Request(Verb.STUCK_RETRY)).lines[-1]
+    assert left(stuck) == (0, 0)
+    assert apply(stuck.state, Request(Verb.STUCK_RETRY)).lines == ("nothing is stuck",)
+
+
+def test_what_was_given_up_is_forgotten_at_once_however_much_it_is(stuck: Scene) -> None:
+    """That is one write; the rest is one each."""
+    assert apply(stuck.state, Request(Verb.STUCK_DROP)).lines[-1] == "3 more are left for the next time: say it again"
+    assert left(stuck) == (0, 3)
+    apply(stuck.state, Request(Verb.STUCK_DROP))
+    assert left(stuck) == (0, 1)
+
+
+@pytest.mark.parametrize("more", [0, 7])
+def test_of_many_lines_those_that_failed_are_told_first_and_how_many_there_were(more: int) -> None:
+    results = [(number != LINES, f"{number}: said") for number in range(LINES + 1)]
+    told = told_of(results, more)
+    assert told.lines[:2] == (f"{LINES}: said", "0: said")
+    assert told.lines[LINES] == f"… in all {LINES + 1}, of which {LINES} went well"
+    assert told.lines[LINES + 1 :] == (("7 more are left for the next time: say it again",) if more else ())
+    assert told_of(results[:LINES], 0).lines == tuple(f"{number}: said" for number in range(LINES))
+
+
+def test_what_is_typed_as_a_reason_is_one_line_of_bounded_length(scene: Scene) -> None:
+    apply(scene.state, Request(Verb.PAUSE, reason="I look\nat it \x1b[31m" + "x" * 9000))
+    pause = scene.state.pause.read()
+    assert pause is not None
+    assert pause.detail.startswith("I look at it")
+    assert (pause.detail.isprintable(), len(pause.detail) < 2000) == (True, True)
