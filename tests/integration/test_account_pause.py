@@ -178,7 +178,9 @@ def test_who_is_kept_from_probing_keeps_no_other_from_it(agents: tuple[Agent, Ag
 def test_who_has_nothing_to_try_does_not_wait_for_who_tries(agents: tuple[Agent, Agent]) -> None:
     """For its result he would be woken again and again, and `--once` would have failed."""
     one, two = (agent.place() for agent in agents)
-    one.state.pause.settled(Settlement(Outcome.LIMITED, "", 1.0, 1.0, finished=False, pause=Pause(PauseReason.LIMITED, 1.0, 1.0)))
+    one.state.pause.settled(
+        Settlement(Outcome.LIMITED, "", 1.0, 1.0, finished=False, pause=Pause(PauseReason.LIMITED, 1.0, 1.0))
+    )
     prober = somebody_else(agents[0].accounts)
     assert prober.may_probe()
     lock = two.lock()

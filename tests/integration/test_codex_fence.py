@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
-from tests.desk import Desk, outcomes
+from tests.desk import SOON, Desk, outcomes
 
 from agent_mailer.events import EventName
+from agent_mailer.watch.watcher import End, Watcher
 
 HOLDS = "echo looked"
 OPENS = 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"'
@@ -103,4 +105,27 @@ def test_a_program_that_changes_is_tried_anew(desk: CodexDesk) -> None:
     desk.send("two")
     assert outcomes(desk.once()) == ["done", "unavailable"]
     assert desk.times() == 2
+    assert len(desk.log(EventName.TURN_STARTED)) == 1
+
+
+def test_who_is_stopped_while_it_is_tried_has_begun_nothing(desk: CodexDesk) -> None:
+    """A trial can take half a minute, and nobody waits for it. The message has not been tried at all."""
+    desk.program("exec sleep 60")
+    desk.send()
+    place = desk.place()
+    lock = place.lock()
+    lock.acquire()
+    place.prepare()
+    watcher = Watcher(place.room(lock))
+    place.log.listen(lambda record: watcher.stop() if record.event is EventName.TURN_CLAIMED else None)
+
+    async def watch() -> End:
+        async with asyncio.timeout(SOON):
+            return await watcher.run()
+
+    assert asyncio.run(watch()) is End.STOPPED
+    lock.release()
+    desk.program(HOLDS)
+    assert outcomes(desk.once()) == ["done"]
+    assert [one["attempt"] for one in desk.log(EventName.TURN_CLAIMED)] == [1, 1]
     assert len(desk.log(EventName.TURN_STARTED)) == 1

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 from tests.crash.faults import FaultySystem, Lasting
 from tests.desk import PATIENCE, Desk, until
-from tests.refusing import Refusing, without_descriptors
+from tests.refusing import On, Refusing, without_descriptors
 from tests.sizes import LONG, thinned
 from tests.typed import type_in
 
@@ -154,6 +154,17 @@ def test_no_turn_starts_whose_claim_is_not_durable_and_status_says_why(desk: Des
     watch.run(story)
     assert status(desk)["trouble"] is None
     assert len(desk.marks()) == 1
+
+
+def test_a_turn_whose_start_the_disk_refused_has_not_run(desk: Desk) -> None:
+    """Its program was held behind the gate, and was ended there: nothing of it counts, nor is looked for later."""
+    desk.shell_that_tells("echo done")
+    desk.send()
+    desk.once(system=Refusing("turns/*/turn.json", On.REPLACE, times=1))
+    state = desk.place().state
+    [record] = filter(None, map(state.turns.load, state.turns.ids()))
+    assert (record.process, record.settlement is None) == (None, False)
+    assert (state.usage.today().turns, desk.marks(), desk.log(EventName.TURN_STARTED)) == (0, [], [])
 
 
 def test_a_settlement_that_waits_for_the_disk_is_shown(desk: Desk) -> None:

@@ -107,6 +107,19 @@ def test_of_messages_that_share_a_turn_each_is_answered_where_it_came_from(tree:
     assert all(("could not be sent" in message.body) is refused for message in got)
 
 
+def test_what_leaves_while_a_shared_turn_runs_goes_where_its_own_message_came_from(tree: Tree) -> None:
+    tree.desk.configure(batch_low=True)
+    news = '{"key":"k","action":"reply","created":1700000000,"body":"so far","about":"%s","at_once":true}'
+    ids = "set -- $AGENT_MAILER_MESSAGE_IDS; cd $AGENT_MAILER_TURN_DIR/outbox"
+    comes = f'for n in $(seq 500); do [ -n "$(ls {new(tree.infra.collab, "bob")})" ] && break; sleep 0.02; done'
+    tree.desk.shell(f"cat >/dev/null; {ids}; printf '{news}' $2 >k.tmp; mv k.tmp k.json; {comes}; [ $n -lt 500 ]")
+    write(tree.root, "coder", thread="t", priority="low", reply_to="bob@web")
+    second = write(tree.root, "coder", thread="t", priority="low", reply_to="bob@collab", reply_project="infra")
+    tree.settle()
+    [told] = [one for one in inbox(tree.infra.collab, "bob") if one.body.strip() == "so far"]
+    assert told.refs[-1] == second
+
+
 def test_from_the_base_root_a_project_is_answered_under_the_bare_handle(tree: Tree) -> None:
     tree.desk.configure(maildir_root=str(tree.shop.base))
     write(tree.shop.base, "coder", reply_to="bob", reply_project="infra")

@@ -182,7 +182,8 @@ def test_where_a_persons_turn_has_written_his_chain_goes_on(scene: Scene) -> Non
 
 def test_turns_of_an_hour_pause_and_a_known_person_goes_by(scene: Scene) -> None:
     scene.guards(turns_per_hour=2)
-    scene.ran("one", NOON - HOUR - 1)
+    for number in range(3):
+        scene.ran(f"long ago {number}", NOON - HOUR - 3 + number)
     first = scene.ran("two", NOON - HOUR + 1)
     known = mail("by-ann", "ann")
     found = scene.admit(wants(mail("a")), wants(mail("b")), wants(known), wants(mail("let-go"), released=True))

@@ -81,6 +81,7 @@ def test_what_is_held_is_written_down_told_and_taken_once(scene: Scene) -> None:
     assert [said["message_id"] for said in scene.told(EventName.MESSAGE_HELD)] == [one.id, two.id]
     assert len(notices(scene)) == 1
     assert scene.desk.inbox() == [], "its sender hears nothing"
+    assert [*(scene.desk.root / "agents/coder/receipts").iterdir()] == [], "nor that it was taken"
 
 
 def test_what_is_ours_already_is_held_and_nothing_is_taken(scene: Scene) -> None:
@@ -213,13 +214,14 @@ def test_what_is_released_will_be_worked_on_whatever_was_known_of_it(scene: Scen
     assert order(scene, OrderVerb.RELEASE, "one") == ([(False, "one: it is not held")], 0)
 
 
-def test_what_the_disk_does_not_let_us_release_stays_held(scene: Scene) -> None:
+@pytest.mark.parametrize(("verb", "refused"), [(OrderVerb.RELEASE, "retries.json"), (OrderVerb.DROP, "processed.txt")])
+def test_what_the_disk_does_not_let_us_release_or_drop_stays_held(scene: Scene, verb: OrderVerb, refused: str) -> None:
     """It is in `cur`, and listed by nobody: held no more and pending nowhere, it would be lost."""
 
     held_already(scene, "one")
-    scene.state.folder.disk.system = Refusing("retries.json")
+    scene.state.folder.disk.system = Refusing(refused)
     with pytest.raises(OSError, match="No space"):
-        order(scene, OrderVerb.RELEASE, "one")
+        order(scene, verb, "one")
     assert set(scene.desk.place().state.held.waiting) == {"one"}
 
 

@@ -10,8 +10,9 @@ from tests.clocks import FakeClock
 from tests.watch_room import Scene
 
 from agent_mailer.mailbox.port import Envelope
+from agent_mailer.names import new_turn_id
 from agent_mailer.state.pauses import SignedOut
-from agent_mailer.state.records import DeadLetter, Pause, PauseReason
+from agent_mailer.state.records import DeadLetter, Pause, PauseReason, Phase, TurnRecord
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.state.stuck import StuckKind
 from agent_mailer.watch import requests
@@ -90,8 +91,14 @@ def test_of_many_lines_those_that_failed_are_told_first_and_how_many_there_were(
 
 
 def test_what_is_typed_as_a_reason_is_one_line_of_bounded_length(scene: Scene) -> None:
-    apply(scene.state, Request(Verb.PAUSE, reason="I look\nat it \x1b[31m" + "x" * 9000))
-    pause = scene.state.pause.read()
+    typed = "I look\nat it \x1b[31m" + "x" * 9000
+    apply(scene.state, Request(Verb.PAUSE, reason=typed))
+    turn = TurnRecord(new_turn_id(NOW), scene.mail(), Phase.RUNNING, "command", NOW)
+    scene.state.turns.create(turn)
+    apply(scene.state, Request(Verb.TURNS_STOP, (turn.turn_id,), reason=typed))
+    pause, stop = scene.state.pause.read(), scene.state.turns.stop_asked(turn.turn_id)
     assert pause is not None
-    assert pause.detail.startswith("I look at it")
-    assert (pause.detail.isprintable(), len(pause.detail) < 2000) == (True, True)
+    assert stop is not None
+    for reason, longest in ((pause.detail, 200), (stop.reason, 300)):
+        assert reason.startswith("I look at it")
+        assert (reason.isprintable(), len(reason)) == (True, longest)
