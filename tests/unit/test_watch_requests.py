@@ -30,7 +30,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 
 @pytest.mark.parametrize("paused", [PauseReason.SIGNED_OUT, PauseReason.BY_HAND, None])
 def test_whoever_resumes_has_logged_in(scene: Scene, paused: PauseReason | None) -> None:
-    """`status` would go on saying that there is no login, until a turn has gone well; and mail may not come for long."""
+    """`status` would go on saying that there is no login until a turn has gone well, and mail may be long in coming."""
     state = scene.state
     state.login.learn(SignedOut(NOW, "not logged in"))
     if paused is not None:
