@@ -97,7 +97,7 @@ def test_of_messages_that_share_a_turn_each_is_answered_where_it_came_from(tree:
     ids = "set -- $AGENT_MAILER_MESSAGE_IDS; cd $AGENT_MAILER_TURN_DIR/outbox"
     writes = f"{ids}; printf '{staged}' $2 >k.json" if refused else "echo done"
     tree.desk.shell(f"cat >/dev/null; cp $AGENT_MAILER_TURN_DIR/{MAIL} {tree.desk.base}; {writes}")
-    backs: list[dict[str, object]] = [{"reply_to": "bob@web"}, {"reply_to": "bob@collab", "reply_project": "infra"}]
+    backs: list[dict[str, Any]] = [{"reply_to": "bob@web"}, {"reply_to": "bob@collab", "reply_project": "infra"}]
     sent = [write(tree.root, "coder", thread="t", priority="low", **back) for back in backs]
     tree.settle()
     told = {contact["address"] for contact in json.loads((tree.desk.base / MAIL).read_text())["contacts"]}
