@@ -18,6 +18,7 @@ from tests.typed import type_in
 
 from agent_mailer.checks.agent import program_of
 from agent_mailer.confine.confinement import Confinement
+from agent_mailer.confine.landlock import enters
 from agent_mailer.confine.port import TurnPlaces, Unconfined
 from agent_mailer.confine.proof import Proof
 from agent_mailer.events import EventName
@@ -140,6 +141,15 @@ def test_without_a_network_there_is_none(desk: Desk, kind: str) -> None:
     assert proved(desk).wrong == ()
 
 
+def test_what_an_agent_has_made_a_link_meanwhile_leads_nowhere(tmp_path: Path) -> None:
+    runs_here("landlock")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "link").symlink_to("outside")
+    for place, allowed in ((tmp_path / "link", False), (tmp_path / "outside", True)):
+        words = [*enters(), "r:/", f"w:{place}", "--", "/usr/bin/touch", str(tmp_path / "outside" / "made")]
+        assert (subprocess.run(words, capture_output=True, check=False).returncode == 0) is allowed
+
+
 def test_what_runs_within_ends_with_what_confines_it(desk: Desk) -> None:
     """By whatever that is killed: nobody else would know of it."""
     runs_here("bwrap")
@@ -149,15 +159,15 @@ def test_what_runs_within_ends_with_what_confines_it(desk: Desk) -> None:
     turn = place.folder.turns / "turn"
     own = TurnPlaces(turn, turn / "outbox", turn / "tmp")
     own.outbox.mkdir(parents=True)
-    launch = Launch(("/bin/sh", "-c", "echo; exec sleep 60"), dict(os.environ), desk.workdir)
+    launch = Launch(("/bin/sh", "-c", "echo; exec sleep 600 >/dev/null"), dict(os.environ), desk.workdir)
     within = asyncio.run(confinement.around(launch, own))
     with subprocess.Popen(within.argv, env=within.env, cwd=within.cwd, stdout=subprocess.PIPE) as outer:
         assert outer.stdout is not None
         outer.stdout.readline()
         [first] = map(identify, children(outer.pid))
-        assert first is not None
         outer.kill()
-        until(lambda: not is_alive(first), "its end", SOON)
+    assert first is not None
+    until(lambda: not is_alive(first), "its end", SOON)
 
 
 def test_one_that_worked_yesterday_pauses_and_costs_no_attempt(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,6 +122,16 @@ def test_who_was_found_before_belongs_with_what_descends_from_him_as_long_as_it_
         assert members(family.turn_id, None, [other]) == []
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts what is another user's")
+def test_what_another_users_process_says_of_itself_counts_for_nothing() -> None:
+    turn_id = f"turn-{uuid.uuid4().hex}"
+    for user, belongs in ((65534, False), (0, True)):
+        with subprocess.Popen(["/bin/sleep", "600"], env={"AGENT_MAILER_TURN_ID": turn_id}, user=user) as process:
+            found = members(turn_id, None)
+            process.kill()
+        assert [one.pid for one in found] == [process.pid] * belongs
+
+
 def test_who_calls_from_within_the_turn_is_no_member_though_his_parent_is(family: Family) -> None:
     """As an agent does that cancels its own turn; what he started himself is one."""
     script = """

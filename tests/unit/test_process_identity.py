@@ -3,9 +3,10 @@ from __future__ import annotations
 import os
 
 import pytest
+from tests.refusing import without_descriptors
 
 from agent_mailer.process.handle import ProcessIdentity, identify, is_alive
-from agent_mailer.processes import boot_id, parse_stat
+from agent_mailer.processes import boot_id, command_line, is_ours, namespaces_of, parse_stat
 
 REST = b" S 10 20 30 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 4 0 987654 111 222 333\n"
 
@@ -66,6 +67,20 @@ def test_we_know_ourselves() -> None:
     assert not is_alive(ProcessIdentity(me.pid, me.started + 1, me.boot))
     assert not is_alive(ProcessIdentity(me.pid, me.started, "another boot"))
     assert not is_alive(ProcessIdentity(me.pid, 0, ""))
+
+
+def test_who_cannot_be_looked_at_just_now_has_not_ended() -> None:
+    me = identify(os.getpid())
+    assert me is not None
+    for look in (
+        lambda: identify(me.pid),
+        lambda: is_alive(me),
+        lambda: is_ours(me.pid, b"NAME=value"),
+        lambda: command_line(me.pid),
+        lambda: namespaces_of(me.pid),
+    ):
+        with without_descriptors(), pytest.raises(OSError, match="Too many open files"):
+            look()
 
 
 @pytest.mark.parametrize("pid", [0, -1, -(10**30), 2**31, 10**30])

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.desk import Desk
 
+from agent_mailer.assemble import Workplace
+from agent_mailer.config import Loaded
 from agent_mailer.errors import ConfigFault
+from agent_mailer.prompts import PromptKind
 from agent_mailer.retake import ConfigFiles
 from agent_mailer.watch.settings import Settings
 
@@ -52,6 +56,58 @@ def test_a_file_that_is_written_in_place_just_now_may_be_half_there(desk: Desk) 
     assert files.changed()
     assert not files.being_written()
     assert files.take().now == ("max_retries",)
+
+
+CHANGES: dict[str, Callable[[Workplace], object]] = {
+    "what is trusted": lambda place: os.utime(place.trust.keeper.path(place.workdir)),
+    "a prompt": lambda place: _write(place.folder.templates / f"{next(iter(PromptKind))}.md", "Work."),
+    "in place, at the same time and as long": lambda place: _exchange_a_letter(place.folder.config),
+}
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+
+
+def _exchange_a_letter(path: Path) -> None:
+    before = path.stat()
+    path.write_text(path.read_text().replace("coder", "coden"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_whatever_has_changed_is_looked_at(desk: Desk, what: str) -> None:
+    files = files_of(desk)
+    files.take()
+    CHANGES[what](files._place)
+    assert files.changed()
+
+
+def test_what_changes_while_it_is_read_is_read_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = files_of(desk)
+    trust, path = files._place.trust, desk.state / "config.toml"
+    load = trust.load
+
+    def then_changed() -> Loaded:
+        loaded = load()
+        path.write_text(f"max_retries = 7\n{path.read_text()}")
+        return loaded
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trust, "load", then_changed)
+        files.take()
+    assert files.changed()
+    assert files.take().now == ("max_retries",)
+
+
+def test_what_stands_in_the_future_was_not_written_just_now(desk: Desk) -> None:
+    files = files_of(desk)
+    files.take()
+    later = time.time() + 3600
+    os.utime(desk.state / "config.toml", (later, later))
+    assert files.changed()
+    assert not files.being_written()
 
 
 def test_what_is_taken_at_a_start_stays_until_then(desk: Desk) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.clocks import FakeClock
+from tests.refusing import On, Refusing, unreadable
 
-from agent_mailer.disk import Disk
+from agent_mailer.disk import Disk, SystemCalls
 from agent_mailer.errors import BusyFault, ConfigFault
 from agent_mailer.events import EventLog
 from agent_mailer.state import State
@@ -74,6 +77,66 @@ def test_who_does_not_hold_the_lock_changes_nothing(tmp_path: Path, told: Told, 
     assert reader.read(state / "x.json", dict[str, list[int]], {}) == {}
     assert [p.name for p in state.iterdir()] == ["x.json"]
     assert len(told) == 1
+
+
+def a_number(line: bytes) -> int:
+    return msgspec.json.decode(line, type=int)
+
+
+def test_who_does_not_hold_the_lock_neither_mends_lines_nor_names_the_watcher(tmp_path: Path, told: Told) -> None:
+    """The watcher appends to that very file meanwhile."""
+    state = tmp_path / ".agent-mailer"
+    state.mkdir()
+    (state / "x.jsonl").write_bytes(b"1\ngarbage\n2\n")
+    reader = StateFolder(tmp_path, Disk(), FakeClock(NOW), told)
+    assert reader.read_lines(state / "x.jsonl", a_number) == [1, 2]
+    assert reader.watcher_id() == ""
+    assert [(one.name, one.read_bytes()) for one in state.iterdir()] == [("x.jsonl", b"1\ngarbage\n2\n")]
+    assert [name for name, _ in told] == ["x.jsonl"]
+
+
+@pytest.mark.parametrize("call", [On.MAKE, On.SYNC])
+def test_a_damaged_line_is_kept_durably_before_the_file_is_written_without_it(folder: StateFolder, call: On) -> None:
+    path = folder.path / "x.jsonl"
+    path.write_bytes(b"1\ngarbage\n2\n")
+    folder.disk.system = Refusing("x.jsonl.corrupt-*", call, code=errno.EIO)
+    with pytest.raises(OSError, match="Input/output"):
+        folder.read_lines(path, a_number)
+    assert path.read_bytes() == b"1\ngarbage\n2\n"
+    folder.disk.system = SystemCalls()
+    assert folder.read_lines(path, a_number) == [1, 2]
+    assert path.read_bytes() == b"1\n2\n"
+
+
+def test_a_file_that_cannot_be_read_just_now_is_not_damaged(folder: StateFolder, told: Told) -> None:
+    path = folder.path / "x.json"
+    path.write_bytes(b'{"a": [1]}')
+    with unreadable("x.json"):
+        for look in (
+            lambda: folder.read(path, dict[str, list[int]], {}),
+            lambda: folder.bytes_of(path),
+            lambda: folder.read_lines(path, a_number),
+        ):
+            with pytest.raises(OSError, match="Input/output"):
+                look()
+    assert folder.read(path, dict[str, list[int]], {}) == {"a": [1]}
+    assert told == []
+
+
+def test_what_a_power_failure_left_of_a_last_line_is_no_damage(folder: StateFolder, told: Told) -> None:
+    path = folder.path / "x.jsonl"
+    path.write_bytes(b'1\n\0\0\0\n2\n{"a": [1')
+    assert folder.read_lines(path, a_number) == [1, 2]
+    assert (told, [*folder.path.glob("*.corrupt-*")]) == ([], [])
+
+
+def test_watching_has_begun_where_turns_have_run_or_trust_is_remembered(folder: StateFolder) -> None:
+    assert not folder.has_begun()
+    (folder.turns / "turn").mkdir()
+    assert folder.has_begun()
+    (folder.turns / "turn").rmdir()
+    folder.knows_trust.touch()
+    assert folder.has_begun()
 
 
 def test_what_can_be_made_anew_is_found_damaged_until_it_is_written(folder: StateFolder, told: Told) -> None:
