@@ -77,6 +77,8 @@ def test_an_answer_is_a_persons_own_mail_where_the_agent_cannot_write_it(asked: 
     assert asked.answers(mail, agents=frozenset({"user"})) == []
     # He is called so here, and his answers go elsewhere: somebody else, who is called as he is.
     assert asked.answers(msgspec.structs.replace(mail, reply_to="user@other:project")) == []
+    linked = asked.scene.mail(body=f"allow link {asked.one.token}")
+    assert asked.answers(linked) == [], "no page of a broker's has written into a folder"
     for automatic in (Automatic.NOTICE, Automatic.AUTO_REPLY):
         assert asked.answers(msgspec.structs.replace(mail, automatic=automatic)) == []
     asked.scene.state.processed.add(mail.id)

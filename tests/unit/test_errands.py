@@ -72,6 +72,8 @@ class Operated:
         self.scene.room.trouble_wait = lambda tries: 0.0  # type: ignore[method-assign]
         self.afar = Afar()
         self.woken = 0
+        self.opened = False
+        """Whether the last look has left turns that somebody has to see through."""
         self.begin()
 
     def begin(self) -> None:
@@ -97,7 +99,7 @@ class Operated:
         async def looked() -> None:
             await self.errands.hear()
             self.errands.heed()
-            self.errands.attend()
+            self.opened = self.errands.attend()
 
         asyncio.run(looked())
         return list(self.state.remote.untold)
@@ -140,7 +142,9 @@ def test_each_thing_that_may_be_asked_is_done_in_the_name_of_who_asks(operated: 
     gone = scene.mail(body="two")
     state.dead_letters.add(DeadLetter(gone.id, gone.thread, envelope=gone), again=False)
     operated.ask(RemoteVerb.RETRY, f"given-up {gone.id}")
+    assert not operated.opened
     assert operated.did() == f"done: {gone.id}: pending again"
+    assert operated.opened, "what is sent again is a turn that nobody else would take up"
     operated.ask(RemoteVerb.RETRY, f"given-up {gone.id}")
     assert operated.did() == "refused: nothing of it is stuck"
     operated.ask(RemoteVerb.STOP, "20260101T000000-00000000")

@@ -66,10 +66,10 @@ class Telling:
         """As it is on the disk."""
         return list(self.scene.desk.place().state.notices.told.waiting)
 
-    def asks(self, number: int) -> None:
-        """A turn has ended with a question, for mail of `ann`."""
+    def asks(self, number: int, sender: str = "ann") -> None:
+        """A turn has ended with a question, for mail of `sender`."""
         turn_id = f"20261129T100000-{number:08x}"
-        envelope = Envelope(f"m{number}", f"th{number}", "ann", 1.0, "", "")
+        envelope = Envelope(f"m{number}", f"th{number}", sender, 1.0, "", "")
         call = Call("Bash", f'{{"command":"push {number}"}}')
         ended = Settlement(Outcome.ASKED, "asks", NOON, 1.0, finished=False, asked=(call,), asked_until=NOON + 3600)
         self.notices.settled(TurnRecord(turn_id, envelope, Phase.SETTLING, "command", NOON, settlement=ended))
@@ -92,6 +92,15 @@ def test_what_is_stuck_is_told_though_the_disk_did_not_take_it_at_first(telling:
     for _ in range(2):
         telling.notices.look(None)
     assert [(one.kind, one.stuck) for one in telling.waiting] == [(NoticeKind.STUCK, "one"), (NoticeKind.STUCK, "two")]
+
+
+@pytest.mark.parametrize("sender", ["planner", "coder", ""])
+def test_a_question_about_mail_of_the_operator_or_of_nobody_else_is_put_to_the_operator_once(
+    telling: Telling, sender: str
+) -> None:
+    """His own mail has no answer yet, which would tell him; the agent itself is asked nothing."""
+    telling.asks(1, sender)
+    assert [one.left for one in telling.waiting] == [(Channel.COMMAND, Channel.MAIL)]
 
 
 def test_of_very_many_questions_the_operator_hears_together_and_each_sender_of_his_own(telling: Telling) -> None:

@@ -20,9 +20,10 @@ from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
 from agent_mailer.live.taking import Taking
 from agent_mailer.mailbox.port import Envelope, Message
+from agent_mailer.outcomes import Outcome
 from agent_mailer.process.handle import identify
 from agent_mailer.state.presence import Presence
-from agent_mailer.state.records import Pause, PauseReason, Phase, Sitter, TurnRecord
+from agent_mailer.state.records import Pause, PauseReason, Phase, Settlement, Sitter, TurnRecord
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.turn_tools import RELEASED
 from agent_mailer.turn_tools.folder import OUTBOX, Facts
@@ -133,6 +134,8 @@ def test_mail_is_held_for_who_is_there_until_its_time_is_up_over_watchers_too(de
     assert desk.sift(two) == ([], [])
     assert desk.offered() == ["two"]
     assert [one["message_id"] for one in desk.scene.told(EventName.MESSAGE_OFFERED)] == ["one", "two"]
+    desk.begin()
+    assert desk.sift(two, holds=False) == (["two"], []), "nor does who runs through once, whoever has offered it"
     desk.presence.leave(seat)
 
 
@@ -173,15 +176,23 @@ def test_of_two_who_ask_one_has_it_and_who_is_gone_has_nothing(desk: Desk) -> No
     again = desk.ask("one", first)
     desk.sift(candidate("two"))
     assert desk.told(again) == (True, TURN)
+    record.phase, record.settlement = Phase.SETTLING, Settlement(Outcome.DONE, "", 2.0, 1.0, finished=True)
+    desk.scene.state.turns.save(record)
+    late = desk.ask("one", first)
+    desk.sift(candidate("two"))
+    assert desk.told(late) == (False, "one: it is over")
     desk.work[TURN] = Work(record.envelope, Stage.RUNNING, {"one"})
     asked_for = desk.ask("one", second)
     desk.sift(candidate("two"))
     assert desk.told(asked_for) == (False, f"one: the agent's own turn {TURN} works on it")
 
 
-def test_in_a_pause_nothing_is_given(desk: Desk) -> None:
+def test_in_a_pause_nothing_is_given_nor_offered(desk: Desk) -> None:
+    seat = desk.presence.sit(sitter("claude-1"))
     asked = desk.ask("one", sitter("claude-1"))
     assert desk.sift(candidate("one"), pause=Pause(PauseReason.BY_HAND, 1.0)) == (["one"], [])
+    assert desk.offered() == []
+    desk.presence.leave(seat)
     told = desk.told(asked)
     assert told is not None
     assert (told[0], "the agent is paused" in told[1]) == (False, True)
