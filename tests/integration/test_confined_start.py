@@ -125,11 +125,13 @@ def test_of_a_sandbox_that_confines_nothing_every_door_is_found_open(
         "canary can be read",
         f"{desk.state} can be written",
         f"{desk.base} can be written",
+        "/turn can be written",
         "it sees the processes of others",
         "a socket that was not named can be reached",
         "a socket of others that has no path can be reached",
         "with network off, this machine's own ports",
         "/tmp is shared with everybody",
+        *(["what the kernel runs outside"] if os.access("/proc/sys/kernel/core_pattern", os.W_OK) else []),
     )
     assert [door for door in doors if not any(door in wrong for wrong in proof.wrong)] == [], proof.wrong
 

@@ -18,8 +18,9 @@ from agent_mailer.config import Config
 from agent_mailer.confine.bounds import Places, bounds_of
 from agent_mailer.confine.bwrap import Bubblewrap
 from agent_mailer.confine.enter_landlock import ABSTRACT_ONLY
+from agent_mailer.confine.kinds import sandbox_of
 from agent_mailer.confine.landlock import Landlock
-from agent_mailer.confine.port import Access, Bounds, Network, Promise, TurnPlaces
+from agent_mailer.confine.port import Access, Bounds, Kind, Network, Promise, TurnPlaces
 from agent_mailer.confining import Around, places_of
 from agent_mailer.disk import Disk
 from agent_mailer.errors import ConfigFault
@@ -303,6 +304,19 @@ def test_landlock_names_no_folder_in_which_something_is_hidden(places: Places) -
     assert rights[str(found.tmp)] == "w"
     assert str(places.workdir) not in rights
     assert f"l:{places.workdir}" in launch.argv
+
+
+@pytest.mark.parametrize("path", [".", "bin:.", ""])
+def test_no_program_of_where_we_stand_confines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    """That may be a folder which an agent writes."""
+    for folder in (tmp_path, tmp_path / "bin"):
+        folder.mkdir(exist_ok=True)
+        (folder / "bwrap").write_text("#!/bin/sh\n")
+        (folder / "bwrap").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    found = sandbox_of(Kind.BWRAP, command=(), domains=(), workdir=tmp_path, path=path)
+    assert found is not None
+    assert found.programs() == ()
 
 
 def test_an_old_kernel_is_told_and_named(places: Places) -> None:
