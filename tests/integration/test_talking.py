@@ -71,3 +71,20 @@ def test_one_that_says_much_as_it_leaves_is_not_kept_from_leaving(tmp_path: Path
     script = "cat; head -c 1000000 /dev/zero; exit 4"
     talk = Talking(("/bin/sh", "-c", script), env=dict(os.environ), cwd=tmp_path, longest=LONGEST)
     assert talk.end(30.0) == 4
+
+
+def test_one_that_listens_no_more_may_still_speak(tmp_path: Path) -> None:
+    script = "exec 0<&-; echo one; until [ -e go ]; do sleep 0.01; done; echo two"
+    talk = Talking(("/bin/sh", "-c", script), env=dict(os.environ), cwd=tmp_path, longest=LONGEST)
+    woken, waker = os.pipe()
+    try:
+        heard = talk.wait(None, woken)
+        talk.say(b"is anybody there?\n")
+        (tmp_path / "go").touch()
+        while talk.listening:
+            heard += talk.wait(None, woken)
+    finally:
+        talk.end(1.0)
+        os.close(woken)
+        os.close(waker)
+    assert heard == [b"one", b"two"]

@@ -1,0 +1,72 @@
+"""A lock holds the file that the path names, by one who can be told, and leaves nothing open where it is not had."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+from agent_mailer.errors import ConfigFault
+from agent_mailer.locks import FileLock
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "lock"
+
+
+def test_one_that_cannot_be_had_leaves_no_descriptor_open(path: Path) -> None:
+    held = FileLock(path)
+    assert held.acquire()
+    before = os.listdir("/dev/fd")
+    assert not FileLock(path).acquire()
+    folder = path.with_name("folder")
+    folder.mkdir()
+    (path.with_name("link")).symlink_to(path)
+    os.mkfifo(path.with_name("fifo"))
+    for other in ("folder", "link", "fifo"):
+        with pytest.raises(ConfigFault, match="not a file of ours alone"):
+            FileLock(path.with_name(other)).acquire()
+    assert os.listdir("/dev/fd") == before
+    held.release()
+
+
+def test_what_has_another_name_is_not_written_into(path: Path) -> None:
+    path.write_text("somebody's words")
+    os.link(path, path.with_name("theirs"))
+    with pytest.raises(ConfigFault, match="not a file of ours alone"):
+        FileLock(path).acquire()
+
+
+def test_what_was_replaced_while_it_was_locked_is_not_what_is_held(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flock, replaced = fcntl.flock, path.with_name("other")
+    replaced.touch()
+
+    def then_replaced(fd: int, how: int) -> None:
+        flock(fd, how)
+        if replaced.exists():
+            replaced.replace(path)
+
+    monkeypatch.setattr(fcntl, "flock", then_replaced)
+    lock = FileLock(path)
+    assert lock.acquire()
+    assert lock.stands
+    assert not FileLock(path).acquire()
+    path.unlink()
+    assert not lock.stands
+    lock.release()
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EIO])
+def test_without_a_lock_nothing_is_held(path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def refused(fd: int, how: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    lock = FileLock(path)
+    with pytest.raises(OSError if code == errno.EIO else ConfigFault):
+        lock.acquire()
+    assert not lock.stands
