@@ -1,0 +1,94 @@
+"""What the watcher hears from commands: that the loop is needed for, and what is answered beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.clocks import FakeClock
+from tests.watch_room import Scene
+
+from agent_mailer.errors import ConfigFault
+from agent_mailer.state.requests import MAILBOX_WAITS, Request, Verb
+from agent_mailer.watch import pulse
+from agent_mailer.watch.pulse import Ear
+
+NOW = 1_800_000_000.0
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    found = Scene(tmp_path, FakeClock(NOW))
+    yield found
+    found.close()
+
+
+def heed(ear: Ear) -> bool:
+    async def heeded() -> bool:
+        return ear.heed()
+
+    return asyncio.run(heeded())
+
+
+def test_a_ping_costs_no_look_and_leaves_what_was_asked_before_it_asked(scene: Scene) -> None:
+    ear, requests = Ear(scene.room), scene.state.requests
+    ear.apply_waiting()
+    ear.loop_rests = True
+    ping = requests.submit(Request(Verb.PING))
+    assert (heed(ear), ear.asked) == (False, False)
+    answer = requests.take_answer(ping)
+    assert answer is not None
+    assert requests.waiting() == []
+    requests.submit(Request(Verb.PAUSE))
+    assert (heed(ear), ear.asked) == (True, True)
+    requests.submit(Request(Verb.PING))
+    assert heed(ear)
+    for name, _ in requests.waiting():
+        requests.withdraw(name)
+    assert (heed(ear), ear.asked) == (False, True), "the loop has not come to it"
+
+
+def test_what_came_while_the_loop_did_something_is_answered_when_it_rests(scene: Scene) -> None:
+    ear, requests = Ear(scene.room), scene.state.requests
+    ping = requests.submit(Request(Verb.PING))
+    heed(ear)
+    requests.submit(Request(Verb.PAUSE))
+    heed(ear)
+    assert (ear.pinged, requests.take_answer(ping)) == (True, None)
+    ear.answer()
+    assert requests.take_answer(ping) is not None
+    assert not ear.pinged
+
+
+def test_who_asks_a_loop_that_waits_for_its_mailbox_hears_that(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pulse, "MAILBOX_SECONDS", 0.0)
+    ear, requests = Ear(scene.room), scene.state.requests
+    ear.mailbox_since = scene.room.clock.monotonic()
+    ping = requests.submit(Request(Verb.PING))
+
+    async def heeded() -> None:
+        assert not ear.heed()
+        async with asyncio.timeout(20):
+            while ear.pinged:  # noqa: ASYNC110 - it sets no event
+                await asyncio.sleep(0)
+
+    asyncio.run(heeded())
+    answer = requests.take_answer(ping)
+    assert answer is not None
+    assert (answer.ok, answer.lines[-1]) == (False, MAILBOX_WAITS)
+
+
+def test_where_nothing_can_be_read_or_the_workdir_is_gone_the_loop_is_to_look(scene: Scene) -> None:
+    ear = Ear(scene.room)
+    ear.apply_waiting()
+    requests = scene.state.folder.requests
+    requests.rename(requests.with_name("away"))
+    requests.write_text("somebody's file")
+    with pytest.raises(OSError, match="Not a directory"):
+        heed(ear)
+    assert ear.asked
+    scene.desk.workdir.rename(scene.desk.workdir.with_name("moved"))
+    with pytest.raises(ConfigFault):
+        heed(ear)
