@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.amq_tree import write
+from tests.clocks import FakeClock
 from tests.refusing import PUT, Died, On, Refusing
 from tests.watch_room import Scene
 
@@ -20,7 +21,7 @@ from agent_mailer.names import new_turn_id, text_digest
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state.approvals import Verdict
 from agent_mailer.state.held import Guard, HeldEntry
-from agent_mailer.state.records import Attempt, DeadLetter, Phase, RetryEntry, TurnRecord
+from agent_mailer.state.records import Attempt, Batched, DeadLetter, Phase, RetryEntry, Settlement, TurnRecord
 from agent_mailer.state.stuck import StuckKind
 from agent_mailer.watch import backlog
 from agent_mailer.watch.answering import Said
@@ -40,6 +41,8 @@ from agent_mailer.watch.claim import take
 from agent_mailer.watch.guards.holding import Stop
 from agent_mailer.watch.guards.who import WhoPolicy
 from agent_mailer.watch.stuck import drop_stuck
+
+NOW = 1_800_000_000.0
 
 
 @pytest.fixture
@@ -317,6 +320,59 @@ def test_the_sender_of_what_could_not_be_fetched_is_told_at_the_next_look(scene:
     assert scene.state.stuck.unheard == []
     [word] = scene.desk.inbox()
     assert "A message of yours was not worked on." in word.body
+
+
+def test_what_stays_listed_is_written_down_once_and_its_sender_told_though_it_takes_a_day(tmp_path: Path) -> None:
+    """It keeps nothing waiting meanwhile. What is to be moved waits for an hour, as long as he may."""
+    clock = FakeClock(NOW)
+    scene = Scene(tmp_path, clock)
+    one = scene.mail()
+    scene.state.folder.disk.system = Refusing("agents/user")
+    for _ in range(2):
+        scene.room.stuck.not_fetched(one, "it is not there")
+        scene.do()
+    assert len(scene.told(EventName.MESSAGE_STUCK)) == 1
+    clock.moment += 86400
+    scene.do()
+    assert scene.state.stuck.unheard
+    clock.moment += 7 * 86400
+    scene.do()
+    assert scene.state.stuck.unheard == [], "he is not to be reached"
+    scene.close()
+
+
+@pytest.mark.parametrize(("late", "moved"), [(0.0, False), (3601.0, True)])
+def test_another_message_under_a_used_id_stays_until_its_sender_was_told_or_an_hour_is_up(
+    tmp_path: Path, late: float, moved: bool
+) -> None:
+    clock = FakeClock(NOW)
+    scene = Scene(tmp_path, clock)
+    one = scene.mail()
+    scene.run(scene.room.mailbox.claim(one))
+    [kept] = (scene.box / "cur").iterdir()
+    (scene.box / "new" / kept.name).write_bytes(kept.read_bytes().replace(b"please", b"perish"))
+    scene.state.folder.disk.system = Refusing("agents/user")
+    assert scene.run(scene.room.stuck.was_another(one))
+    clock.moment += late
+    assert scene.run(scene.room.stuck.was_another(one))
+    assert (scene.names("new") == 0) is moved
+    assert [entry.kind for entry in scene.state.stuck.all()] == [StuckKind.USED_ID]
+    scene.close()
+
+
+def test_what_a_shared_turn_was_handed_is_known_though_its_mailbox_has_it_no_more(scene: Scene) -> None:
+    """Taken for the same, another message under its id would go without a word."""
+    head, one = scene.mail(), scene.mail(body="another")
+    share = Batched(one, digest=text_digest("user", "task", "please"))
+    done = Settlement(Outcome.DONE, "", NOW, 1.0, finished=True)
+    turn = TurnRecord(new_turn_id(NOW), head, Phase.SETTLING, "command", NOW, settlement=done)
+    turn.batch = (msgspec.structs.replace(share, settlement=done),)
+    scene.state.turns.create(turn)
+    assert scene.run(scene.room.stuck.another(one)) is None, "until it is settled nobody knows"
+    scene.state.turns.mark_settled(turn.turn_id)
+    other = scene.run(scene.room.stuck.another(one))
+    assert other is not None
+    assert other.body.strip() == "another"
 
 
 def test_what_is_asked_for_again_stays_wanted_until_its_mailbox_has_answered(scene: Scene) -> None:
