@@ -40,7 +40,7 @@ from agent_mailer.watch.backlog import (
 from agent_mailer.watch.claim import take
 from agent_mailer.watch.guards.holding import Stop
 from agent_mailer.watch.guards.who import WhoPolicy
-from agent_mailer.watch.stuck import drop_stuck
+from agent_mailer.watch.stuck import drop_stuck, retry_stuck
 
 NOW = 1_800_000_000.0
 
@@ -373,6 +373,17 @@ def test_what_a_shared_turn_was_handed_is_known_though_its_mailbox_has_it_no_mor
     other = scene.run(scene.room.stuck.another(one))
     assert other is not None
     assert other.body.strip() == "another"
+
+
+def test_what_cannot_be_taken_up_stays_stuck_and_what_is_dropped_runs_no_more(scene: Scene) -> None:
+    stuck, one = scene.state.stuck, scene.mail()
+    stuck.add(StuckKind.TOO_LARGE, "big.md", None, "it is too large", locator="big.md")
+    [(done, why)] = retry_stuck(scene.state, StuckKind.TOO_LARGE, ["big.md"], scene.room.mailbox)
+    assert (done, "larger than a message may be" in why, len(stuck.all())) == (False, True, 1)
+    stuck.add(StuckKind.NO_WAY_BACK, one.id, one, "nobody is called so")
+    scene.state.retries.put(RetryEntry(one, 1, 1, revision=1))
+    assert drop_stuck(scene.state, StuckKind.NO_WAY_BACK, [one.id]) == [(True, f"{one.id}: dropped")]
+    assert (one.id in scene.state.processed, scene.state.retries.get(one.id)) == (True, None)
 
 
 def test_what_is_asked_for_again_stays_wanted_until_its_mailbox_has_answered(scene: Scene) -> None:
