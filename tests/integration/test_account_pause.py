@@ -163,6 +163,35 @@ def test_a_failed_probe_pauses_all_for_longer(agents: tuple[Agent, Agent]) -> No
     assert outcomes(one.once()) == []
 
 
+def test_a_watcher_that_goes_on_keeps_nobody_from_the_next_probe(agents: tuple[Agent, Agent]) -> None:
+    one, _ = agents
+    one.script = LIMITED
+    one.desk.send()
+    one.once()
+    _run_out(one.accounts)
+    place, other = one.place(), somebody_else(one.accounts)
+    lock, ended = place.lock(), asyncio.Event()
+    place.log.listen(lambda record: ended.set() if record.event is EventName.TURN_ENDED else None)
+
+    async def probes() -> None:
+        watcher = Watcher(place.room(lock))
+        running = asyncio.create_task(watcher.run())
+        async with asyncio.timeout(30):
+            await ended.wait()
+            while not other.may_probe():  # noqa: ASYNC110 - another process would look
+                await asyncio.sleep(0.01)
+        watcher.stop(0.0)
+        await running
+
+    lock.acquire()
+    try:
+        place.prepare()
+        asyncio.run(probes())
+    finally:
+        other.end_probe()
+        lock.release()
+
+
 def test_who_is_kept_from_probing_keeps_no_other_from_it(agents: tuple[Agent, Agent]) -> None:
     one, two = agents
     one.script = LIMITED

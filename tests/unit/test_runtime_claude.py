@@ -240,6 +240,14 @@ def test_an_end_without_a_result(stderr: str, status: int, fresh: str, resumed: 
     assert judged(runtime, tmp_path, status=status, stderr=stderr, resume="x").outcome == resumed
 
 
+@pytest.mark.parametrize("status", [0, 1])
+def test_what_was_complained_of_is_the_end_where_no_result_follows(status: int, tmp_path: Path) -> None:
+    """However it ends: a limit costs no attempt."""
+    event = {"type": "rate_limit_event", "rate_limit_info": {"status": "rejected", "resetsAt": 1795235005}}
+    judgement = judged(make(tmp_path), tmp_path, event, complaint("rate_limit", api_error_status=429), status=status)
+    assert (judgement.outcome, judgement.retry_at) == (Outcome.LIMITED, 1795235005.0)
+
+
 @pytest.mark.parametrize("number", [1, 6, 9, 11, 15])
 def test_killed_by_a_signal_is_a_crash_whatever_was_complained_of_before(number: int, tmp_path: Path) -> None:
     retry = {"type": "system", "subtype": "api_retry", "error": "overloaded", "error_status": 529}

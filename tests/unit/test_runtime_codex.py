@@ -298,8 +298,9 @@ def test_an_end_in_the_middle_of_a_turn_is_the_turns(tmp_path: Path) -> None:
     words = "Error: no rollout found"
     assert runtime.judge(evidence(tmp_path, Exit(status=1), stderr=words, observation=seen)).outcome is Outcome.FAILED
     seen.trouble = Trouble(Outcome.LIMITED, "rate limit exceeded: x")
-    judgement = runtime.judge(evidence(tmp_path, Exit(status=1), observation=seen))
-    assert judgement == Judgement(Outcome.LIMITED, "rate limit exceeded: x")
+    for status in (0, 1):
+        judgement = runtime.judge(evidence(tmp_path, Exit(status=status), observation=seen))
+        assert judgement == Judgement(Outcome.LIMITED, "rate limit exceeded: x"), "it costs no attempt"
     assert runtime.judge(evidence(tmp_path, Exit(signal=9), observation=seen)).outcome is Outcome.CRASHED
 
 

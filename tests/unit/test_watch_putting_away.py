@@ -37,9 +37,10 @@ from agent_mailer.watch.backlog import (
     SetAside,
     Strand,
 )
-from agent_mailer.watch.claim import take
+from agent_mailer.watch.claim import pass_over, take
 from agent_mailer.watch.guards.holding import Stop
 from agent_mailer.watch.guards.who import WhoPolicy
+from agent_mailer.watch.rules import MOST_FETCHES
 from agent_mailer.watch.stuck import drop_stuck, retry_stuck
 
 NOW = 1_800_000_000.0
@@ -105,6 +106,20 @@ def test_mail_that_names_no_way_back_leaves_its_thread_and_holds_up_no_other(sce
     assert scene.state.stuck.waiting == {lost, again}
     assert scene.state.stuck.get(StuckKind.NO_WAY_BACK, lost) is not None
     assert scene.look().actions == ()
+
+
+def test_each_claim_in_vain_is_counted_until_the_message_waits_for_a_person(scene: Scene) -> None:
+    """By whichever watcher: the count is on the disk."""
+    envelope = scene.mail()
+    counts = []
+    while scene.state.stuck.get(StuckKind.NOT_FETCHED, envelope.id) is None and len(counts) < MOST_FETCHES:
+        known = scene.desk.place().state.retries.get(envelope.id)
+        counts.append(known.fetches if known is not None else 0)
+        record = TurnRecord(new_turn_id(NOW), envelope, Phase.CLAIMED, "command", NOW, rerun=known)
+        pass_over(scene.room, record, "it is not there", answered=True)
+    assert counts == [*range(MOST_FETCHES)]
+    assert scene.state.stuck.get(StuckKind.NOT_FETCHED, envelope.id) is not None
+    assert scene.state.retries.get(envelope.id) is None
 
 
 def test_what_the_disk_does_not_let_us_drop_stays_stuck(scene: Scene) -> None:

@@ -282,7 +282,7 @@ def _judge_without_result(evidence: Evidence) -> Judgement:
         return Judgement(Outcome.CRASHED, how_it_crashed(end))
     if end.status == _PANIC:
         return Judgement(Outcome.CRASHED, _error_line(evidence.stderr) or "codex broke down")
-    if end == Exit(status=0):
+    if end == Exit(status=0) and trouble is None:
         return Judgement(Outcome.FAILED, "codex ended without a result")
     words = _error_line(evidence.stderr)
     if end.status in NOT_EXECUTED:
