@@ -104,7 +104,21 @@ NAMED: dict[str, Scope] = {
 
 REST: dict[str, Scope] = {
     "watch/": Scope(
-        ("watch_deciding", "watch_judging", "watch_notices", "watch_pausing", "process_clocks"),
+        (
+            "watch_deciding",
+            "watch_judging",
+            "watch_notices",
+            "watch_pausing",
+            "process_clocks",
+            "watch_batch",
+            "watch_following",
+            "watch_putting_away",
+            "watch_requests",
+            "watch_sending",
+            "watch_settings",
+            "watch_unsent",
+            "pulse",
+        ),
         (
             *_ENGINE,
             "stuck",
@@ -127,13 +141,17 @@ REST: dict[str, Scope] = {
             "state_turns",
             "state_workdirs",
             "state_approvals",
+            "state_refused",
+            "state_retention",
+            "retake",
+            "user_state",
         ),
         (*_ENGINE, "bad_state", "forged_records", "guards_held", "approvals", "schedules", "stuck"),
         _CRASH,
     ),
     "disk.py": Scope(("disk", "beneath", "state_folder"), ("half_written", "every_write", *_ENGINE), _CRASH),
     "mailbox/maildir/": Scope(
-        ("maildir_compose", "maildir_format", "maildir_layout", "maildir_routes", "user_state"),
+        ("maildir_compose", "maildir_format", "maildir_layout", "maildir_remembered", "maildir_routes"),
         (
             "maildir_adapter",
             "maildir_consume",

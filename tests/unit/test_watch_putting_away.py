@@ -111,7 +111,7 @@ def test_mail_that_names_no_way_back_leaves_its_thread_and_holds_up_no_other(sce
 def test_each_claim_in_vain_is_counted_until_the_message_waits_for_a_person(scene: Scene) -> None:
     """By whichever watcher: the count is on the disk."""
     envelope = scene.mail()
-    counts = []
+    counts: list[int] = []
     while scene.state.stuck.get(StuckKind.NOT_FETCHED, envelope.id) is None and len(counts) < MOST_FETCHES:
         known = scene.desk.place().state.retries.get(envelope.id)
         counts.append(known.fetches if known is not None else 0)
