@@ -16,7 +16,7 @@ from agent_mailer.approvals.turn import Told, TurnApprovals, Word
 from agent_mailer.disk import Disk
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
-from agent_mailer.mailbox.port import Delivered, Envelope, MailboxUnavailable
+from agent_mailer.mailbox.port import Automatic, Capabilities, Delivered, Envelope, MailboxUnavailable
 from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.state.approvals import Answer, By, Verdict, id_of
 from agent_mailer.state.notices import Channel, Notice, NoticeKind
@@ -202,6 +202,31 @@ def test_a_link_is_the_operators_alone(scene: Scene, tells_codes: bool) -> None:
     link = "https://page.example/once"
     assert (link in to_operator.body, code in to_operator.body) == (tells_codes, tells_codes)
     assert (link in to_sender.body, code in to_sender.body) == (False, tells_codes)
+    assert to_operator.envelope.id != to_sender.envelope.id, "one would be taken for the other"
+    # What answers mail by itself must not answer that.
+    assert {one.envelope.automatic for one in (to_operator, to_sender)} == {Automatic.NOTICE}
+
+
+class Vouching(MaildirMailbox):
+    """A mailbox that says who a sender is."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return msgspec.structs.replace(super().capabilities, vouches=True)
+
+
+@pytest.mark.parametrize("asks_sender", [True, False])
+def test_a_sender_is_asked_for_an_answer_by_mail_only_where_his_would_count(scene: Scene, asks_sender: bool) -> None:
+    """The configuration may have changed since it was settled that he is told."""
+    apply(scene.state, turn(FIRST), ended(PUSH))
+    [asked] = scene.state.approvals.all()
+    approve = msgspec.structs.replace(scene.policy.approve, asks_sender=asks_sender)
+    policy = msgspec.structs.replace(scene.policy, approve=approve)
+    notice = Notice("n-1", NoticeKind.APPROVAL, NOW, "asked", FIRST, "m", "th", "user", question=asked.id)
+    teller = Teller(policy, Vouching(Disk(), scene.desk.root, "coder"), scene.state.approvals)
+    assert asyncio.run(teller.tell(notice, Channel.SENDER)) == Delivered()
+    [word] = scene.desk.inbox("user")
+    assert ("or by mail to coder" in word.body) is asks_sender
 
 
 @pytest.mark.parametrize("how", ["hangs", "is away", "has none"])

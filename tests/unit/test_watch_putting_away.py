@@ -415,3 +415,63 @@ def test_what_is_asked_for_again_stays_wanted_until_its_mailbox_has_answered(sce
     again = scene.desk.place().state.stuck
     assert [one.key for one in again.all()] == ["cut.md"]
     assert list(again.wanted) == [(StuckKind.UNREADABLE, "cut.md")]
+
+
+def test_what_cannot_be_put_away_is_told_once(scene: Scene) -> None:
+    (scene.box / "new/broken.md").write_text("no header at all")
+    scene.state.folder.disk.system = Refusing("dlq")
+    for _ in range(2):
+        scene.do(*scene.look().actions)
+    assert scene.names("new") == 1
+    [said] = scene.told(EventName.MESSAGE_UNREADABLE)
+    assert "it cannot be put away" in said["why"]
+
+
+@pytest.mark.parametrize(("sender", "words"), [("user", 1), ("coder", 0)])
+def test_a_sender_is_told_once_though_he_has_removed_the_word_and_the_agent_tells_itself_nothing(
+    scene: Scene, sender: str, words: int
+) -> None:
+    one = Message(msgspec.structs.replace(scene.mail(), sender=sender), "s", "b")
+    inbox = scene.box.parent.parent / sender / "inbox/new"
+    before = {*inbox.iterdir()}
+    assert scene.run(scene.room.stuck.under_used_id(one))
+    told = {*inbox.iterdir()} - before
+    assert len(told) == words
+    for word in told:
+        word.unlink()
+    assert scene.run(scene.room.stuck.under_used_id(one))
+    assert {*inbox.iterdir()} == before
+
+
+def hold(scene: Scene, envelope: Envelope) -> None:
+    scene.do(Hold(Stop(envelope, Guard.PAIR, "", "pair\0user")))
+
+
+def test_another_message_under_the_id_of_one_that_is_held_is_not_taken_for_it(scene: Scene) -> None:
+    """Whatever their files are called."""
+    sent = scene.mail()
+    (scene.box / "new" / sent.locator).rename(scene.box / "new/a.md")
+    [one] = scene.listed()
+    hold(scene, one)
+    (scene.box / "new/b.md").write_bytes((scene.box / "cur/a.md").read_bytes().replace(b"please", b"perish"))
+    [other] = scene.run(scene.room.mailbox.pending(10)).envelopes
+    assert (other.id, other.locator) == (one.id, "b.md")
+    hold(scene, other)
+    assert [(entry.kind, entry.message_id) for entry in scene.state.stuck.all()] == [(StuckKind.USED_ID, one.id)]
+    assert set(scene.state.held.waiting) == {one.id}
+
+
+def test_what_was_written_down_as_held_is_ours_though_it_was_claimed_before(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever wrote it down may have been killed with the claim made, of which a broker hears no second one."""
+    one = scene.mail()
+    scene.state.held.add([HeldEntry(one.id, 5.0, Guard.PAIR, "too often", envelope=one)])
+    claim = scene.room.mailbox.claim
+
+    async def claimed_before(envelope: Envelope, *, again: bool = False, silent: bool = False) -> Message | Gone:
+        return await claim(envelope, again=again, silent=silent) if again else Gone("it was claimed before")
+
+    monkeypatch.setattr(scene.room.mailbox, "claim", claimed_before)
+    hold(scene, one)
+    assert (set(scene.state.held.waiting), scene.doer.taken) == ({one.id}, 1)
