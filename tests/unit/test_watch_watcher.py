@@ -1,0 +1,291 @@
+"""One step of the watcher's loop over a real folder and a real state; what it begins is ended before it has run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.clocks import FakeClock
+from tests.unit.test_watch_settling import DONE, FAILED, apply, changed, turn
+from tests.watch_room import Scene
+
+from agent_mailer.events import EventName
+from agent_mailer.mailbox.maildir.amq import seen
+from agent_mailer.mailbox.maildir.layout import Paths
+from agent_mailer.mailbox.port import Envelope, Listing, MailboxUnavailable, Outgoing, Priority
+from agent_mailer.state.records import DeadLetter, ItemState, Pause, PauseReason, SettledItem
+from agent_mailer.state.requests import Request, Verb
+from agent_mailer.state.stuck import StuckKind
+from agent_mailer.watch import backlog
+from agent_mailer.watch.guards.budgets import BudgetPolicy
+from agent_mailer.watch.guards.who import WhoPolicy
+from agent_mailer.watch.room import Stage, Work
+from agent_mailer.watch.watcher import End, Watcher
+
+NOW = 2_100_000_000.0
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    one = Scene(tmp_path, FakeClock(NOW), told=True)
+    yield one
+    one.close()
+
+
+def step(scene: Scene, watcher: Watcher) -> tuple[float | None, list[set[str]]]:
+    """When it looks again, and the messages of each turn that it has begun."""
+
+    async def stepped() -> tuple[float | None, list[set[str]]]:
+        before = set(scene.room.work)
+        wait = await watcher._start_what_may()
+        begun = [work for name, work in scene.room.work.items() if name not in before]
+        for work in begun:
+            assert work.task is not None
+            work.task.cancel()
+        await asyncio.gather(*(work.task for work in begun if work.task is not None), return_exceptions=True)
+        return wait, [set(work.message_ids) for work in begun]
+
+    return scene.run(stepped())
+
+
+def loop(scene: Scene, watcher: Watcher) -> End:
+    return scene.run(asyncio.wait_for(watcher._loop(), 20))
+
+
+def in_work(scene: Scene, stage: Stage, *envelopes: Envelope) -> None:
+    scene.room.work["t"] = Work(envelopes[0], stage, {one.id for one in envelopes})
+
+
+# How it ends.
+
+
+def test_who_leaves_once_what_waits_for_a_mailbox_has_not_done_all(scene: Scene) -> None:
+    watcher = Watcher(scene.room, once=True)
+    in_work(scene, Stage.STUCK, scene.mail())
+    assert (loop(scene, watcher), watcher.failed) == (End.DRAINED, True)
+
+
+def test_who_is_stopped_over_a_look_has_not_drained_his_mailbox(scene: Scene) -> None:
+    watcher = Watcher(scene.room, once=True)
+    scene.room.state.requests.submit(Request(Verb.PAUSE))
+
+    async def stopped() -> End:
+        looks = asyncio.create_task(watcher._loop())
+        await asyncio.sleep(0)
+        watcher.stop(0.0)
+        return await asyncio.wait_for(looks, 20)
+
+    assert scene.run(stopped()) is End.STOPPED
+
+
+def test_a_fault_of_ours_in_a_turn_ends_the_watcher(scene: Scene) -> None:
+    """The next one begins from the files."""
+    watcher = Watcher(scene.room, once=True)
+    fault = RuntimeError("ours")
+
+    async def breaks() -> None:
+        raise fault
+
+    async def spawned() -> End:
+        watcher._spawn("t", Work(one, Stage.RUNNING, {one.id}), breaks())
+        return await watcher._loop()
+
+    one = scene.mail()
+    assert scene.run(asyncio.wait_for(spawned(), 20)) is End.HANDED_OVER
+    assert (watcher._fault, scene.room.work) == (fault, {})
+
+
+def test_the_end_of_a_turn_wakes_the_loop(scene: Scene) -> None:
+    watcher = Watcher(scene.room)
+
+    async def ends() -> None:
+        pass
+
+    async def spawned() -> None:
+        one = Envelope("m", "t", "user", NOW, "", "")
+        watcher._spawn("t", Work(one, Stage.SETTLING, {one.id}), ends())
+        await asyncio.wait_for(watcher._wake.wait(), 20)
+
+    asyncio.run(spawned())
+    assert scene.room.work == {}
+
+
+def test_a_stop_that_leaves_turns_open_is_known_to_the_next_watcher(scene: Scene) -> None:
+    watcher = Watcher(scene.room)
+    envelope = scene.mail()
+
+    async def stopped() -> End:
+        watcher._spawn("t", Work(envelope, Stage.RUNNING, {envelope.id}), asyncio.Event().wait())  # type: ignore[arg-type]
+        watcher.stop(-1e6)
+        return await asyncio.wait_for(watcher._run(), 20)
+
+    assert asyncio.run(stopped()) is End.STOPPED
+    assert scene.state.turns.stop_was_cut_off()
+
+
+def test_an_earlier_watchers_turn_that_failed_is_one_that_failed(scene: Scene) -> None:
+    record = turn(scene, None)
+    watcher = Watcher(scene.room)
+
+    async def taken_up() -> None:
+        await watcher._take_up_open()
+        await asyncio.gather(*(work.task for work in scene.room.work.values() if work.task is not None))
+
+    scene.run(taken_up())
+    assert scene.state.turns.is_settled(record.turn_id)
+    assert watcher.failed
+
+
+# What it takes up.
+
+
+def test_what_is_only_to_be_settled_holds_no_place(scene: Scene) -> None:
+    turn(scene, DONE)
+    watcher, places = Watcher(scene.room), list[int]()
+
+    async def taken_up() -> None:
+        await watcher._take_up_open()
+        places.append(watcher._at_work())
+        await asyncio.gather(*(work.task for work in scene.room.work.values() if work.task is not None))
+
+    scene.run(taken_up())
+    assert places == [0]
+
+
+def test_what_a_person_has_sent_again_leaves_in_the_same_look(scene: Scene) -> None:
+    item = SettledItem(Outgoing("o-1", "user", "t", "payload"), ItemState.REFUSED, "no such agent")
+    apply(scene, turn(scene, changed(DONE, items=(item,))))
+    watcher = Watcher(scene.room)
+    assert step(scene, watcher)[1] == []
+    scene.state.requests.submit(Request(Verb.STUCK_RETRY))
+    watcher._ear.listen_afar()
+    [begun] = step(scene, watcher)[1]
+    assert begun
+
+
+def test_each_message_is_tried_but_once_where_the_watcher_runs_once(scene: Scene) -> None:
+    one, watcher = scene.mail(), Watcher(scene.room, once=True)
+    assert step(scene, watcher)[1] == [{one.id}]
+    assert step(scene, watcher)[1] == []
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_what_tries_whether_a_pause_is_over_is_one_message(scene: Scene, paused: bool) -> None:
+    scene.room.policy = msgspec.structs.replace(scene.policy, batch_low=True)
+    ids = {scene.mail(body=body, thread="th", priority=Priority.LOW).id for body in ("one", "two")}
+    if paused:
+        scene.state.pause.write(Pause(PauseReason.LIMITED, NOW - 60, NOW - 1))
+    [begun] = step(scene, Watcher(scene.room))[1]
+    assert len(begun) == (1 if paused else 2)
+    assert begun <= ids
+
+
+def test_while_it_is_paused_it_looks_again_when_the_pause_ends(scene: Scene) -> None:
+    scene.mail()
+    scene.state.pause.write(Pause(PauseReason.LIMITED, NOW - 60, NOW + 50))
+    assert step(scene, Watcher(scene.room)) == (50.0, [])
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_behind_what_a_guard_has_stopped_there_may_be_more(scene: Scene, once: bool) -> None:
+    budget = BudgetPolicy(turns_per_sender=1)
+    scene.room.policy = msgspec.structs.replace(scene.policy, budget=budget, max_parallel_turns=2)
+    first, second = scene.mail(thread="one"), scene.mail(thread="two")
+    assert step(scene, Watcher(scene.room, once=once)) == (0.0, [{first.id}])
+    assert set(scene.state.held.waiting) == {second.id}
+
+
+def test_it_says_that_it_is_paused_and_that_it_is_no_more(scene: Scene) -> None:
+    watcher = Watcher(scene.room)
+
+    async def said(pause: Pause | None) -> tuple[str, str]:
+        if pause is not None:
+            scene.state.pause.write(pause)
+        elif (before := scene.state.pause.read()) is not None:
+            scene.state.pause.lift(before)
+        watcher._pause()
+        found = seen(Paths(scene.desk.root, "coder"))
+        assert found is not None
+        return found.status, found.note
+
+    assert scene.run(said(Pause(PauseReason.BY_HAND, NOW))) == ("paused", "by_hand")
+    assert scene.run(said(None)) == ("active", "")
+
+
+def test_each_look_tells_the_operator_what_needs_him(scene: Scene) -> None:
+    one = scene.mail()
+    scene.state.stuck.add(StuckKind.NO_WAY_BACK, one.id, one, "no such place")
+    step(scene, Watcher(scene.room))
+    assert [notice.stuck for notice in scene.state.notices.told.waiting] == [one.id]
+
+
+# What it finds.
+
+
+def looked(scene: Scene) -> list[str]:
+    return [one.envelope.id for one in scene.run(Watcher(scene.room)._look()).candidates]
+
+
+def test_what_is_taken_off_the_list_makes_room_for_the_next(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backlog, "LIST_LIMIT", 1)
+    scene.room.policy = msgspec.structs.replace(scene.policy, who=WhoPolicy(deny=("planner",), address="coder"))
+    scene.mail(sender="planner")
+    one = scene.mail(body="more")
+    assert looked(scene) == [one.id]
+
+
+def test_all_messages_of_a_shared_turn_are_in_work(scene: Scene) -> None:
+    first, second, third = (scene.mail(body=body) for body in ("one", "two", "three"))
+    in_work(scene, Stage.RUNNING, first, second)
+    assert looked(scene) == [third.id]
+
+
+def test_a_turn_that_ends_while_it_looks_has_its_message_found(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be the head of its thread, before which none other runs."""
+    first, second = scene.mail(body="one", thread="th"), scene.mail(body="two", thread="th")
+    in_work(scene, Stage.SETTLING, first)
+    pending = scene.room.mailbox.pending
+
+    async def answers_late(*args: Any, **more: Any) -> Listing:
+        found = await pending(*args, **more)
+        scene.room.work.clear()
+        return found
+
+    monkeypatch.setattr(scene.room.mailbox, "pending", answers_late)
+    assert looked(scene) == [first.id, second.id]
+
+
+def test_another_message_under_a_used_id_is_none_to_run(scene: Scene) -> None:
+    one = scene.mail()
+    letter = DeadLetter(one.id, one.thread, 4, "no luck", "2033-05-18T03:33:20Z", "turn-1", envelope=one)
+    apply(scene, turn(scene, changed(FAILED, finished=True, dead=letter), envelope=one))
+    [kept] = (scene.box / "cur").iterdir()
+    (scene.box / "new" / kept.name).write_bytes(kept.read_bytes().replace(b"please", b"perish"))
+    assert looked(scene) == []
+    assert [entry.kind for entry in scene.state.stuck.all()] == [StuckKind.USED_ID]
+
+
+def test_what_a_person_wants_read_again_is_asked_for_before_it_looks(scene: Scene) -> None:
+    state = scene.state
+    (scene.box / "new/cut.md").write_text("no header at all")
+    scene.do(*scene.look().actions)
+    [entry] = state.stuck.all()
+    state.stuck.want(entry)
+    looked(scene)
+    assert list(state.stuck.wanted) == []
+
+
+def test_a_mailbox_is_not_back_while_a_claim_may_tell_otherwise(scene: Scene) -> None:
+    watcher = Watcher(scene.room)
+    watcher._in_trouble(MailboxUnavailable("gone", "gone"))
+    in_work(scene, Stage.CLAIMING, scene.mail())
+    watcher._out_of_trouble()
+    assert scene.told(EventName.MAILBOX_BACK) == []
+    assert scene.room.troubles.lasting
+    scene.room.work.clear()
+    watcher._out_of_trouble()
+    assert len(scene.told(EventName.MAILBOX_BACK)) == 1
