@@ -151,7 +151,7 @@ REST: dict[str, Scope] = {
     ),
     "disk.py": Scope(("disk", "beneath", "state_folder"), ("half_written", "every_write", *_ENGINE), _CRASH),
     "mailbox/maildir/": Scope(
-        ("maildir_compose", "maildir_format", "maildir_layout", "maildir_remembered", "maildir_routes"),
+        ("maildir_compose", "maildir_format", "maildir_layout", "maildir_remembered", "maildir_routes", "user_state"),
         (
             "maildir_adapter",
             "maildir_consume",
