@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from tests.clocks import FakeClock
 from tests.watch_room import Scene
 
+from agent_mailer.choices import CommandOutput
 from agent_mailer.errors import ConfigFault
+from agent_mailer.runtimes.command import CommandRuntime
+from agent_mailer.runtimes.port import LOGIN, Finding, Probe
+from agent_mailer.state.pauses import SignedOut
+from agent_mailer.state.records import Pause, PauseReason
 from agent_mailer.state.requests import MAILBOX_WAITS, Request, Verb
 from agent_mailer.watch import pulse
+from agent_mailer.watch.program import Program
 from agent_mailer.watch.pulse import Ear
 
 NOW = 1_800_000_000.0
@@ -92,3 +99,40 @@ def test_where_nothing_can_be_read_or_the_workdir_is_gone_the_loop_is_to_look(sc
     scene.desk.workdir.rename(scene.desk.workdir.with_name("moved"))
     with pytest.raises(ConfigFault):
         heed(ear)
+
+
+class WithLogin(CommandRuntime):
+    """A program that is asked for its login by a shell command."""
+
+    def __init__(self, asks: str) -> None:
+        super().__init__(("true",), CommandOutput.TEXT, os.environ)
+        self.asks = asks
+
+    def probes(self, workdir: Path) -> Sequence[Probe]:
+        return (Probe(LOGIN, ("/bin/sh", "-c", self.asks), dict(os.environ), workdir),)
+
+    def read_probe(self, probe: Probe, status: int, output: str) -> Finding:
+        return Finding(ok=status == 0, text=output.strip(), fix=probe.name)
+
+
+@pytest.mark.parametrize(
+    ("asks", "paused", "known"),
+    [
+        ("echo none; exit 1", False, "none"),
+        ("exit 0", False, None),
+        ("exit 127", False, "before"),
+        ("exit 126", False, "before"),
+        ("exit 0", True, "before"),
+    ],
+)
+def test_only_a_program_that_ran_has_said_whether_it_is_signed_in(
+    scene: Scene, asks: str, paused: bool, known: str | None
+) -> None:
+    """Where a pause says so already, the turn that ends the pause tells."""
+    scene.room.program = Program(WithLogin(asks))
+    scene.state.login.learn(SignedOut(NOW, "before"))
+    if paused:
+        scene.state.pause.write(Pause(PauseReason.SIGNED_OUT, NOW, NOW + 60))
+    asyncio.run(pulse.learn_login(scene.room))
+    found = scene.state.login.read()
+    assert (found.text if found is not None else None) == known

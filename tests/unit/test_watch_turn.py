@@ -1,0 +1,145 @@
+"""The steps of one turn's story over a real state and mailbox: what stands on the disk before which of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.clocks import FakeClock
+from tests.unit.test_watch_settling import DONE, RAN, changed, turn
+from tests.watch_room import Scene
+
+from agent_mailer.disk import SystemCalls
+from agent_mailer.mailbox.port import Action, Draft, Envelope, Gone, Message, Refused
+from agent_mailer.names import new_turn_id
+from agent_mailer.outcomes import Judgement, Outcome
+from agent_mailer.runtimes.port import Observation
+from agent_mailer.state.records import Attempt, Batched, Phase, RetryEntry, SettledItem, TurnRecord
+from agent_mailer.turn_tools.folder import Facts
+from agent_mailer.watch.claim import _kept_copy, take
+from agent_mailer.watch.rules import Candidate
+from agent_mailer.watch.turn import _end, _staged_before, carry_out, give_back
+
+NOW = 2_100_000_000.0
+MAIL = Envelope("m", "th", "user", NOW, "1", "m.md")
+OTHER = msgspec.structs.replace(MAIL, id="other")
+ANSWER = Draft("", Action.REPLY, NOW, body="an answer")
+AT_ONCE = msgspec.structs.replace(ANSWER, body="so far", at_once=True)
+ITS_OWN, OTHERS = (msgspec.structs.replace(ANSWER, about=name, body=f"of {name}") for name in ("m", "other"))
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    one = Scene(tmp_path, FakeClock(NOW))
+    yield one
+    one.close()
+
+
+def before(scene: Scene, *drafts: Draft, head: Envelope = MAIL, body: str = "please") -> Attempt:
+    """An earlier turn of the message, and what it staged."""
+    name = new_turn_id(NOW)
+    batch = () if head is MAIL else (Batched(MAIL),)
+    scene.state.turns.create(TurnRecord(name, head, Phase.SETTLING, "command", NOW, settlement=DONE, batch=batch))
+    folder = scene.state.turns.folder(name)
+    facts = Facts(name, "coder", 1024 * 1024, "/memory/global.md", "/memory/t.md")
+    folder.prepare(Message(head, body=body), (), (), facts)
+    for draft in drafts:
+        folder.stage(draft)
+    folder.seal()
+    return Attempt(name, Outcome.FAILED, "no luck", NOW)
+
+
+def again(*history: Attempt) -> TurnRecord:
+    rerun = RetryEntry(MAIL, len(history), len(history), history=history)
+    return TurnRecord(new_turn_id(NOW), MAIL, Phase.RUNNING, "command", NOW, rerun=rerun)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "head", "kept"),
+    [
+        ([(ANSWER,), (AT_ONCE,)], MAIL, ["an answer"]),
+        ([(ANSWER,), (ITS_OWN,), ()], MAIL, ["of m"]),
+        ([(ANSWER, ITS_OWN, OTHERS)], OTHER, ["of m"]),
+        ([(ANSWER,)], OTHER, []),
+        ([], MAIL, []),
+    ],
+)
+def test_what_the_last_turn_that_had_written_for_it_wrote_is_kept(
+    scene: Scene, earlier: Sequence[Sequence[Draft]], head: Envelope, kept: list[str]
+) -> None:
+    """Neither what has left at once, nor what a shared turn wrote for another, or for all."""
+    record = again(*(before(scene, *drafts, head=head) for drafts in earlier))
+    found = _staged_before(scene.state, record)
+    assert ([one.body for one in found], {one.about for one in found} <= {""}) == (kept, True)
+
+
+def test_of_a_message_that_has_vanished_the_last_copy_serves(scene: Scene) -> None:
+    record = again(before(scene, body="first"), before(scene, body="last"))
+    assert _kept_copy(scene.room, record).body.strip() == "last"
+
+
+def test_a_claim_that_another_made_is_none_of_the_hours_turns(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    guards = msgspec.structs.replace(scene.policy.guards, turns_per_hour=1)
+    scene.room.policy = msgspec.structs.replace(scene.policy, guards=guards)
+    gate, one, waits = scene.room.gate, scene.mail(), [Candidate(scene.mail(body="another"))]
+    gate.admit([], NOW)
+    record = TurnRecord(new_turn_id(NOW), one, Phase.CLAIMED, "command", NOW)
+    scene.state.turns.create(record)
+    gate.claimed(record)
+    assert gate.admit(waits, NOW).go == ()
+
+    async def taken(*_: object, **__: object) -> Gone:
+        return Gone("another has it", elsewhere=True)
+
+    monkeypatch.setattr(scene.room.mailbox, "claim", taken)
+    assert scene.run(take(scene.room, record)) is None
+    assert len(gate.admit(waits, NOW).go) == 1
+
+
+def test_what_is_given_back_has_run_nothing_and_costs_nothing(scene: Scene) -> None:
+    record = turn(scene, None)
+    scene.run(give_back(scene.room, record))
+    known = scene.state.turns.load(record.turn_id)
+    assert known is not None
+    assert (known.process, scene.state.usage.days()) == (None, {})
+
+
+class Watched(SystemCalls):
+    """Looks at the turn's record and at what has left when the turn comes to count as settled."""
+
+    def __init__(self, scene: Scene, turn_id: str) -> None:
+        self.scene, self.turn_id = scene, turn_id
+        self.phases: list[Phase] = []
+        self.left: list[int] = []
+
+    def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
+        if path == self.scene.state.turns.path(self.turn_id) / "settled":
+            known = self.scene.desk.place().state.turns.load(self.turn_id)
+            assert known is not None
+            self.phases.append(known.phase)
+            self.left.append(len([*(self.scene.desk.root / "agents/user/inbox/new").iterdir()]))
+        return super().open(path, flags, mode)
+
+
+def test_what_was_decided_is_durable_before_it_is_done(scene: Scene) -> None:
+    record = turn(scene, None)
+    scene.place.disk.system = watched = Watched(scene, record.turn_id)
+    failed = Judgement(Outcome.FAILED, "no luck")
+    scene.run(_end(scene.room, record, Message(record.envelope), failed, Observation()))
+    assert watched.phases == [Phase.SETTLING]
+    assert scene.room.gate.went_through == NOW, "it met no pause"
+
+
+def test_mail_leaves_before_its_turn_counts_as_settled(scene: Scene) -> None:
+    """Nobody comes back to a settled one for what it had to say."""
+    record = turn(scene, None, process=RAN)
+    composed = scene.room.mailbox.compose(Draft("k", Action.SEND, NOW, to=("user",), body="x"), None, record.turn_id)
+    assert not isinstance(composed, Refused)
+    record.settlement = changed(DONE, items=tuple(map(SettledItem, composed)))
+    record.phase = Phase.SETTLING
+    scene.state.turns.save(record)
+    scene.place.disk.system = watched = Watched(scene, record.turn_id)
+    scene.run(carry_out(scene.room, record))
+    assert watched.left == [1]
