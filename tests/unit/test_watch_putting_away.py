@@ -237,7 +237,7 @@ def test_mail_that_the_folder_does_not_give_holds_up_no_other_and_is_told_once(s
 def given_up(scene: Scene, one: Envelope) -> None:
     history = (Attempt("turn-1", Outcome.FAILED, "no luck", 5.0),)
     letter = DeadLetter(
-        one.id, one.thread, 4, "no luck", "2033-05-18T03:33:20Z", "turn-1", history=history, envelope=one
+        one.id, one.thread, 4, "no luck", "2033-05-18T03:33:20Z", "turn-1", history=history, envelope=one, put_back=2
     )
     scene.state.processed.add(one.id)
     scene.state.dead_letters.add(letter, again=False)
@@ -250,7 +250,7 @@ def test_what_was_given_up_and_put_back_is_taken_up_with_its_history(scene: Scen
     assert scene.do(Revive(one)) == set()
     entry = scene.state.retries.get(one.id)
     assert entry is not None
-    assert (entry.put_back, len(entry.history)) == (1, 1)
+    assert (entry.put_back, len(entry.history)) == (3, 1)
     assert one.id not in scene.state.processed
 
 

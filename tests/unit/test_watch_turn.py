@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.clocks import FakeClock
+from tests.refusing import Died, On, Refusing
 from tests.unit.test_watch_settling import DONE, RAN, changed, turn
 from tests.watch_room import Scene
 
@@ -16,9 +17,10 @@ from agent_mailer.mailbox.port import Action, Draft, Envelope, Gone, Message, Re
 from agent_mailer.names import new_turn_id
 from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.runtimes.port import Observation
-from agent_mailer.state.records import Attempt, Batched, Phase, RetryEntry, SettledItem, TurnRecord
+from agent_mailer.state.records import Attempt, Batched, DeadLetter, Phase, RetryEntry, SettledItem, TurnRecord
 from agent_mailer.turn_tools.folder import Facts
 from agent_mailer.watch.claim import _kept_copy, take
+from agent_mailer.watch.given_up import take_up_again
 from agent_mailer.watch.rules import Candidate
 from agent_mailer.watch.turn import _end, _staged_before, carry_out, give_back
 
@@ -143,3 +145,16 @@ def test_mail_leaves_before_its_turn_counts_as_settled(scene: Scene) -> None:
     scene.place.disk.system = watched = Watched(scene, record.turn_id)
     scene.run(carry_out(scene.room, record))
     assert watched.left == [1]
+
+
+def test_what_is_taken_up_again_waits_until_its_last_turn_is_over_for_good(scene: Scene) -> None:
+    """Applied once more after a power failure, its settlement would undo the new start."""
+    ended = before(scene)
+    scene.state.turns.mark_settled(ended.turn_id)
+    letter = DeadLetter(MAIL.id, MAIL.thread, 4, "no luck", "", ended.turn_id, envelope=MAIL)
+    scene.state.dead_letters.add(letter, again=False)
+    scene.state.folder.disk.system = Refusing("turns/*", On.SYNC, code=None)
+    with pytest.raises(Died):
+        take_up_again(scene.state, [MAIL.id])
+    again = scene.desk.place().state
+    assert (again.retries.get(MAIL.id), again.dead_letters.find(MAIL.id)) == (None, letter)
