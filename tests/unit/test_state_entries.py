@@ -18,11 +18,12 @@ from agent_mailer.outcomes import Outcome
 from agent_mailer.runtimes.port import Usage
 from agent_mailer.state import State
 from agent_mailer.state.folder import StateFolder
-from agent_mailer.state.held import HeldEntry
+from agent_mailer.state.held import Guard, HeldEntry
 from agent_mailer.state.lifts import Order, OrderVerb
 from agent_mailer.state.pauses import LONGEST_PAUSE, AccountPause
 from agent_mailer.state.records import (
     Attempt,
+    Batched,
     DeadLetter,
     Pause,
     PauseReason,
@@ -157,6 +158,37 @@ def test_damaged_retries_are_made_anew_from_the_turns(folder: StateFolder, garba
     [aside] = folder.path.glob("retries.json.corrupt-*")
     assert aside.read_bytes() == garbage
     assert path.exists()
+
+
+def test_what_a_shared_turn_left_of_each_of_its_messages_is_found(folder: StateFolder) -> None:
+    state = state_of(folder)
+    own, beside = entry("own", revision=1), entry("beside", revision=1)
+    left = Settlement(Outcome.FAILED, "", NOW, 1.0, finished=False, retry=own)
+    others = msgspec.structs.replace(left, retry=beside)
+    batch = (Batched(envelope("beside"), settlement=others),)
+    turn_id = "20260101T000001-00000000"
+    made = TurnRecord(turn_id, envelope("own"), Phase.SETTLING, "command", NOW, settlement=left, batch=batch)
+    state.turns.create(made)
+    state.turns.mark_settled(turn_id)
+    (folder.path / "retries.json").write_bytes(b"garbage")
+    assert list(state_of(folder).retries.all()) == [own, beside]
+
+
+def test_of_two_turns_that_know_of_no_earlier_one_the_later_counts(folder: StateFolder) -> None:
+    state = state_of(folder)
+    turn(state, 1, "m")
+    later = turn(state, 2, "m")
+    (folder.path / "retries.json").write_bytes(b"garbage")
+    assert list(state_of(folder).retries.all()) == [later]
+
+
+def test_what_is_held_already_stays_as_it_is(folder: StateFolder) -> None:
+    """Its question is asked, and may be answered."""
+    held = HeldEntry("m", NOW, Guard.PAIR, "too often", "q", envelope("m"))
+    state_of(folder).held.add([held])
+    again = state_of(folder).held
+    again.add([msgspec.structs.replace(held, at=NOW + 1, guard=Guard.WHO, question="another")])
+    assert state_of(folder).held.find(["m"]) == {"m": held}
 
 
 def test_the_newest_turn_counts_although_the_clock_went_back(folder: StateFolder) -> None:

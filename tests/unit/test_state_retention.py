@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from tests.clocks import FakeClock
 
+from agent_mailer.approvals.calls import Call
 from agent_mailer.disk import Disk
 from agent_mailer.events import EventLog
 from agent_mailer.mailbox.port import Envelope, Outgoing
 from agent_mailer.names import new_turn_id
 from agent_mailer.outcomes import Outcome
-from agent_mailer.state import State
+from agent_mailer.state import State, approvals
+from agent_mailer.state.approvals import Approval
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.records import (
     Attempt,
@@ -143,6 +145,30 @@ def test_of_what_waits_for_a_person_the_record_stays_without_the_mail(house: Hou
     assert house.left(turn) == []
     assert house.state.unsent.all() == ([f"{turn.turn_id}.0"] if why == "did not leave" else [])
     assert not house.path(gone).exists()
+
+
+def test_what_is_wanted_again_while_others_are_looked_at_stays(house: House) -> None:
+    """Its retry can be rebuilt from it alone."""
+    turns = house.turn(30, "again"), house.turn(30, "over")
+    needed: set[str] = set()
+    steps = house.state.retention.prune(7, lambda: needed)
+    # Both were seen by then, and are still to go.
+    for _ in range(2):
+        next(steps)
+    needed.add("again")
+    list(steps)
+    assert [house.path(turn).exists() for turn in turns] == [True, False]
+
+
+def test_what_a_message_under_way_has_asked_stays_however_old(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(approvals, "KEPT", 1)
+    book, now, call = house.state.approvals, house.clock.now(), Call("Bash", '{"command":"git push"}')
+    for age, name in enumerate(("young", "over", "asks")):
+        book.ask([Approval(f"q-{name}", "", call, call.digest, "t", name, "th", "user", "", now - age, now + 1)])
+    known = {one.message_id: one.id for one in book.all()}
+    house.state.retries.put(RetryEntry(envelope("asks"), asked=(known["asks"],)))
+    house.prune()
+    assert [one.message_id for one in book.all()] == ["asks", "young"]
 
 
 def test_where_none_are_kept_a_turn_stays_for_a_day(house: House) -> None:
