@@ -68,6 +68,14 @@ def test_each_gets_one_answer_its_own_before_that_for_all_before_the_last_words(
     assert [one.items for one in others] == [(), ()]
 
 
+@pytest.mark.parametrize("name", IDS)
+def test_a_word_on_the_way_to_one_of_them_is_no_answer_to_it(name: str) -> None:
+    so_far = msgspec.structs.replace(FOR_ALL, key="p", body="so far", about=name, at_once=True)
+    first, *_ = settled(FOR_ALL, so_far)
+    left = [(entry.item.recipient, entry.item.payload.strip()) for entry in first.items]
+    assert sorted(left) == sorted([(name, "so far"), *((one, "all") for one in IDS)])
+
+
 def test_what_the_turn_took_and_met_is_told_once() -> None:
     limited = Pause(PauseReason.LIMITED, 1.0, 2.0)
     first, *others = settled(outcome=Outcome.LIMITED, pause=limited, touched=(TOUCHED,))

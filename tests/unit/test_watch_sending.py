@@ -44,21 +44,25 @@ class Tries(SystemCalls):
         return super().open(path, flags, mode)
 
 
+@pytest.mark.parametrize("begins", [1, 2])
 @pytest.mark.parametrize(("gone", "ends"), [(True, ItemState.DELIVERED), (False, ItemState.REFUSED)])
 def test_of_the_day_that_an_item_has_only_what_its_mailbox_answered_counts(
-    tmp_path: Path, gone: bool, ends: ItemState
+    tmp_path: Path, gone: bool, ends: ItemState, begins: int
 ) -> None:
-    """One that was out of order for days has refused nothing, though it does not take the item at once."""
+    """One that was out of order for days has refused nothing, though it does not take the item at once.
+
+    `begins`: the try at which the day does.
+    """
     clock = Ahead(NOW)
     scene = Scene(tmp_path, clock)
     away = scene.box.with_name("away")
 
     def each(number: int) -> bool:
-        clock.ahead += DAY if number == 1 else 0.0
-        if gone and number < 3:
-            source, target = (scene.box, away) if number == 1 else (away, scene.box)
+        clock.ahead += DAY if number == begins else 0.0
+        if gone and number in (begins, begins + 1):
+            source, target = (scene.box, away) if number == begins else (away, scene.box)
             source.rename(target)
-        return number > 2
+        return number > begins + 1
 
     scene.state.folder.disk.system = Tries(scene.desk.root / "agents/user", each)
     scene.room.policy = msgspec.structs.replace(scene.policy, trouble_first=0.0)
