@@ -102,8 +102,11 @@ def in_this_process(desk: Desk) -> Iterator[Watcher]:
         async def watch() -> None:
             held.append(Watcher(place.room(lock)))
             task = asyncio.create_task(held[0].run())
-            while not held[0]._ear.loop_rests:  # noqa: ASYNC110
+            rested = 0
+            # What its own start has woken it for comes first.
+            while rested < 5:
                 await asyncio.sleep(0.005)
+                rested = rested + 1 if held[0]._ear.loop_rests and not held[0]._wake.is_set() else 0
             ready.set()
             while not stop.is_set():  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
