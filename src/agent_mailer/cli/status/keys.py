@@ -141,6 +141,9 @@ class _Screen(App[None]):
         self.screen.set_class(low, "low")
         table.show_header = not low
         table.styles.max_height = max(1, most[0])
+        if not table.size.height:
+            # Now and then it is filled before it has its place, and nothing gives it one afterwards.
+            table.refresh(layout=True)
         self._put("needs", [*rest, *whole(needs, most[1])])
         self._put("mail", mail)
 
