@@ -188,7 +188,7 @@ class Family:
                 thread.join(_PATIENCE)
         end = time.monotonic() + _PATIENCE
         while (found := below(os.getpid(), self._others.pids)) != self._before or any(
-            state not in "SZ" or (state == "S" and not _sleeps(pid)) for pid, state, _ in found
+            state != "Z" and not (state == "S" and _sleeps(pid)) for pid, state, _ in found
         ):
             # Between two looks nobody ran: of one alone, the first may have been woken by the last.
             assert time.monotonic() < end, f"a process comes to no rest: {found}"
@@ -214,7 +214,7 @@ def below(pid: int, without: Set[int] = frozenset()) -> list[tuple[int, str, str
 def _sleeps(pid: int) -> bool:
     """Whether it has left its processor: what is about to sleep, and was kept from it, has the state of a sleeper."""
     try:
-        # The kernel answers for who waits for nothing but his wake.
+        # The kernel looks at its queues before it answers.
         return _said(f"/proc/{pid}/syscall") != "running\n"
     except OSError:
         return True

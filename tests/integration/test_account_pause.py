@@ -71,8 +71,9 @@ class Agent:
         # Kept: what it holds on to is not let go by being forgotten.
         place = self.last = self.place()
         events: list[LogRecord] = []
-        for listener in filter(None, (events.append, heard)):
-            place.log.listen(listener)
+        place.log.listen(events.append)
+        if heard is not None:
+            place.log.listen(heard)
         lock = place.lock()
         lock.acquire()
         try:
@@ -103,6 +104,14 @@ def _run_out(accounts: Path) -> None:
     path.write_bytes(msgspec.json.encode(msgspec.structs.replace(pause, until=1.0)))
 
 
+def _met_a_limit(agent: Agent) -> None:
+    """Whoever starts next probes."""
+    agent.script = LIMITED
+    agent.desk.send()
+    agent.once()
+    _run_out(agent.accounts)
+
+
 @LONG
 def test_a_limit_met_by_one_stops_all_and_a_success_frees_all(agents: tuple[Agent, Agent]) -> None:
     one, two = agents
@@ -125,10 +134,7 @@ def test_a_limit_met_by_one_stops_all_and_a_success_frees_all(agents: tuple[Agen
 @LONG
 def test_while_one_probes_the_others_wait(agents: tuple[Agent, Agent]) -> None:
     one, two = agents
-    one.script = LIMITED
-    one.desk.send()
-    one.once()
-    _run_out(one.accounts)
+    _met_a_limit(one)
     two.desk.send()
     prober = somebody_else(one.accounts)
     assert prober.may_probe()
@@ -165,10 +171,7 @@ def test_a_failed_probe_pauses_all_for_longer(agents: tuple[Agent, Agent]) -> No
 
 def test_a_watcher_that_goes_on_keeps_nobody_from_the_next_probe(agents: tuple[Agent, Agent]) -> None:
     one, _ = agents
-    one.script = LIMITED
-    one.desk.send()
-    one.once()
-    _run_out(one.accounts)
+    _met_a_limit(one)
     place, other = one.place(), somebody_else(one.accounts)
     lock, ended = place.lock(), asyncio.Event()
     place.log.listen(lambda record: ended.set() if record.event is EventName.TURN_ENDED else None)
@@ -194,10 +197,7 @@ def test_a_watcher_that_goes_on_keeps_nobody_from_the_next_probe(agents: tuple[A
 
 def test_who_is_kept_from_probing_keeps_no_other_from_it(agents: tuple[Agent, Agent]) -> None:
     one, two = agents
-    one.script = LIMITED
-    one.desk.send()
-    one.once()
-    _run_out(one.accounts)
+    _met_a_limit(one)
     one.desk.configure(guards={"min_disk": "900000G"})
     two.desk.send()
     assert outcomes(one.once()) == [], "a guard of its own stops it"

@@ -128,8 +128,8 @@ def _program_then(room: Room, record: TurnRecord) -> Program:
     """What the turn was started with: the configuration may name another runtime since, or have it print otherwise."""
     program = room.program_of(record.live)
     now = program.traits
-    typed = now.has_events if record.has_events is None else record.has_events
-    if record.live is None and (record.runtime, typed) != (now.name, now.has_events):
+    same = record.runtime == now.name and record.has_events in (None, now.has_events)
+    if record.live is None and not same:
         # What cannot be made any more is judged as well as it can be.
         with suppress(MailerError, ValueError):
             return Program(room.earlier_runtime(record))

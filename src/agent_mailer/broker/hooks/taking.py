@@ -184,10 +184,7 @@ def _place(connection: Connection, hook: _Hook, delivery: Delivery, came: str | 
 
 
 def _due_before(connection: Connection, hook: _Hook, event: Event | Ignored, came: str | None) -> int | None:
-    """Of an end, when what came earlier of its item, and failed, is tried again; None where nothing of it waits.
-
-    Else what begins would be told when it is over, and stay open.
-    """
+    """Of an end, when what came earlier of its item, and failed, is tried again; None where nothing of it waits."""
     if not isinstance(event, Event) or event.state is not State.RESOLVED:
         return None
     same = (_d.hook_id == hook.id, _d.origin == event.origin, _d.item == event.key, _d.due_ms.is_not(None))
