@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from tests.desk import Desk
 
 from agent_mailer.approvals.calls import Call
@@ -80,3 +81,15 @@ class Scene:
         self.state.approvals.ask([one])
         [known] = self.state.approvals.all()
         return known
+
+
+def scene_at(clock: Callable[[], Clock], *, told: bool = False) -> Any:
+    """The fixture `scene` of a file of tests."""
+
+    @pytest.fixture(name="scene")
+    def made(tmp_path: Path) -> Iterator[Scene]:
+        scene = Scene(tmp_path, clock(), told=told)
+        yield scene
+        scene.close()
+
+    return made

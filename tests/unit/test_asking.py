@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import msgspec
 import pytest
 from tests.clocks import FakeClock
-from tests.watch_room import Scene
+from tests.watch_room import Scene, scene_at
 
 from agent_mailer.approvals.calls import Call
 from agent_mailer.approvals.turn import Told, TurnApprovals, Word
@@ -42,11 +41,7 @@ MAIL = Envelope("m", "th", "ann", 1.0, "", "")
 ASKS = ApprovePolicy(rules=("Bash",), expires=3600)
 
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    found = Scene(tmp_path, FakeClock(NOW))
-    yield found
-    found.close()
+scene = scene_at(lambda: FakeClock(NOW))
 
 
 def ended(*calls: Call, used: tuple[str, ...] = (), finished: bool = False) -> Settlement:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import msgspec
 import pytest
 from tests.clocks import FakeClock
 from tests.refusing import Refusing
-from tests.watch_room import Scene
+from tests.watch_room import Scene, scene_at
 
 from agent_mailer.disk import SystemCalls
 from agent_mailer.errors import UsageFault
@@ -34,11 +33,7 @@ from agent_mailer.watch.rules import WatchPolicy
 NOON = datetime(2036, 6, 10, 12).astimezone().timestamp()
 
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    one = Scene(tmp_path, FakeClock(NOON), told=True)
-    yield one
-    one.close()
+scene = scene_at(lambda: FakeClock(NOON), told=True)
 
 
 def hold(scene: Scene, *stops: Stop) -> int:

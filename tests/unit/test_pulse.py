@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from tests.clocks import FakeClock
-from tests.watch_room import Scene
+from tests.watch_room import Scene, scene_at
 
 from agent_mailer.choices import CommandOutput
 from agent_mailer.errors import ConfigFault
@@ -25,11 +25,7 @@ from agent_mailer.watch.pulse import Ear
 NOW = 1_800_000_000.0
 
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    found = Scene(tmp_path, FakeClock(NOW))
-    yield found
-    found.close()
+scene = scene_at(lambda: FakeClock(NOW))
 
 
 def heed(ear: Ear) -> bool:

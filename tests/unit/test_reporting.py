@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import msgspec
 import pytest
 from tests.clocks import FakeClock
-from tests.watch_room import Scene
+from tests.watch_room import Scene, scene_at
 
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Envelope
@@ -55,11 +54,7 @@ class Board:
         raise NotImplementedError
 
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    found = Scene(tmp_path, FakeClock(1_800_000_000.0))
-    yield found
-    found.close()
+scene = scene_at(lambda: FakeClock(1_800_000_000.0))
 
 
 def letter(name: str, thread: str = "th", created: float = 100.0) -> Envelope:

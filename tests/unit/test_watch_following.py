@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.clocks import FakeClock
 from tests.refusing import Died, Refusing
-from tests.watch_room import Scene
+from tests.watch_room import Scene, scene_at
 
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Message
@@ -28,11 +26,7 @@ NOW = 2_100_000_000.0
 GONE = ProcessIdentity(1, 1, "another boot")
 
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    one = Scene(tmp_path, FakeClock(NOW))
-    yield one
-    one.close()
+scene = scene_at(lambda: FakeClock(NOW))
 
 
 def followed(scene: Scene, started_at: float | None = NOW) -> tuple[TurnRecord, Follower]:

@@ -6,7 +6,6 @@ import asyncio
 import errno
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -14,7 +13,7 @@ import pytest
 from tests.desk import Desk, outcomes
 from tests.integration.test_engine_turn import Ahead
 from tests.refusing import On, Refusing
-from tests.watch_room import Scene
+from tests.watch_room import Scene, scene_at
 
 from agent_mailer.disk import SystemCalls
 from agent_mailer.events import EventName
@@ -40,11 +39,7 @@ NOW = 2_100_000_000.0
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/nowhere")
 
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    one = Scene(tmp_path, Ahead(NOW))
-    yield one
-    one.close()
+scene = scene_at(lambda: Ahead(NOW))
 
 
 def running(scene: Scene, process: ProcessIdentity | None = None) -> TurnRecord:

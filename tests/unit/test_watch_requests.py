@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from tests.clocks import FakeClock
-from tests.watch_room import Scene
+from tests.watch_room import Scene, scene_at
 
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.names import new_turn_id
@@ -21,11 +18,7 @@ from agent_mailer.watch.requests import LINES, apply, told_of
 NOW = 1_800_000_000.0
 
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    found = Scene(tmp_path, FakeClock(NOW))
-    yield found
-    found.close()
+scene = scene_at(lambda: FakeClock(NOW))
 
 
 @pytest.mark.parametrize("paused", [PauseReason.SIGNED_OUT, PauseReason.BY_HAND, None])

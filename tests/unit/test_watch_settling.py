@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import msgspec
 import pytest
 from tests.clocks import FakeClock
 from tests.refusing import Died, On, Refusing, without_descriptors
-from tests.watch_room import Scene
+from tests.watch_room import Scene, scene_at
 
 from agent_mailer.approvals.calls import Call
 from agent_mailer.disk import SystemCalls
@@ -60,11 +59,7 @@ DONE = Settlement(Outcome.DONE, "all well", NOW, 12.5, finished=True)
 FAILED = Settlement(Outcome.FAILED, "no luck", NOW, 3.0, finished=False)
 
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    one = Scene(tmp_path, FakeClock(NOW), told=True)
-    yield one
-    one.close()
+scene = scene_at(lambda: FakeClock(NOW), told=True)
 
 
 @pytest.fixture

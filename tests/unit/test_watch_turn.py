@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -10,7 +10,7 @@ import pytest
 from tests.clocks import FakeClock
 from tests.refusing import Died, On, Refusing
 from tests.unit.test_watch_settling import DONE, RAN, changed, turn
-from tests.watch_room import Scene
+from tests.watch_room import Scene, scene_at
 
 from agent_mailer.disk import SystemCalls
 from agent_mailer.mailbox.port import Action, Draft, Envelope, Gone, Message, Refused
@@ -32,11 +32,7 @@ AT_ONCE = msgspec.structs.replace(ANSWER, body="so far", at_once=True)
 ITS_OWN, OTHERS = (msgspec.structs.replace(ANSWER, about=name, body=f"of {name}") for name in ("m", "other"))
 
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    one = Scene(tmp_path, FakeClock(NOW))
-    yield one
-    one.close()
+scene = scene_at(lambda: FakeClock(NOW))
 
 
 def before(scene: Scene, *drafts: Draft, head: Envelope = MAIL, body: str = "please") -> Attempt:

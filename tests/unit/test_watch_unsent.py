@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from tests.clocks import FakeClock
 from tests.refusing import On, Refusing
-from tests.watch_room import Scene
+from tests.watch_room import Scene, scene_at
 
 from agent_mailer.disk import SystemCalls
 from agent_mailer.mailbox.port import Action, Automatic, Draft, Envelope, Message, Outgoing, Route
@@ -29,11 +27,7 @@ NOW = 1_800_000_000.0
 DRAFT = Draft("k", Action.SEND, NOW, to=("stranger",), body="x")
 
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    found = Scene(tmp_path, FakeClock(NOW))
-    yield found
-    found.close()
+scene = scene_at(lambda: FakeClock(NOW))
 
 
 def item(to: str = "stranger", state: ItemState = ItemState.REFUSED, **more: Any) -> SettledItem:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from tests.clocks import FakeClock
 from tests.unit.test_watch_settling import DONE, FAILED, apply, changed, turn
-from tests.watch_room import Scene
+from tests.watch_room import Scene, scene_at
 
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.maildir.amq import seen
@@ -29,11 +27,7 @@ from agent_mailer.watch.watcher import End, Watcher
 NOW = 2_100_000_000.0
 
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    one = Scene(tmp_path, FakeClock(NOW), told=True)
-    yield one
-    one.close()
+scene = scene_at(lambda: FakeClock(NOW), told=True)
 
 
 def step(scene: Scene, watcher: Watcher) -> tuple[float | None, list[set[str]]]:
