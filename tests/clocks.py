@@ -35,6 +35,11 @@ class AheadOfTime(asyncio.SelectorEventLoop):
         return time.monotonic() + self.clock_ahead
 
 
+def noon() -> str:
+    """A TZ where the hour is twelve: what is shown shortens a moment of another local day."""
+    return f"NOON{datetime.now(UTC).hour - 12:+d}"
+
+
 def utc_day() -> str:
     """The ledger's day. A test that compares what was spent today must know whether midnight has passed on the way."""
     return datetime.now(UTC).date().isoformat()

@@ -377,12 +377,15 @@ def walking(env: Mapping[str, str], home: Path, scratch: Path, enter: Enter = as
 
 
 _TODAY = re.compile(r"^today .*$", re.MULTILINE)
-_DATE = r"(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*,? )?\d{4}-\d\d-\d\d"
+_WEEKDAY = r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*"
+_DATE = rf"(?:{_WEEKDAY},? )?\d{{4}}-\d\d-\d\d"
 _DAY = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]* \d{1,2}(?:, \d{4})?(?:,| at)?"
 _HALF = r" ?(?:[ap]m|[AP]M)"
 _ZONE = r" (?:[A-Z]{3,5}|[+-]\d{2,4})"
 _CLOCK = rf"(?:\d{{1,2}}(?::\d\d){{1,2}}(?:\.\d+)?(?:{_HALF})?|\d{{1,2}}{_HALF})(?:{_ZONE})?"
-_MOMENT = re.compile(rf"(?<![^\s(\[\"'])(?:(?:{_DATE}|{_DAY}) {_CLOCK}|{_DATE}|{_DAY}|{_CLOCK})(?![^\s),.;:\]])")
+_MOMENT = re.compile(
+    rf"(?<![^\s(\[\"'])(?:(?:{_DATE}|{_DAY}|{_WEEKDAY}) {_CLOCK}|{_DATE}|{_DAY}|{_CLOCK})(?![^\s),.;:\]])"
+)
 _DURATION = re.compile(r"(?<![\w.-])\d+(\.\d+)? ?(s|min|h|d|days?)(?![\w-])(?: \d+ (?:s|min|h)\b)?")
 _ODD = re.compile(r"(?<![^\s=(\[\"'])(?=[^\s]*\d)(?!\d{1,2}(?![^\s),.;\]]))[^\s]+")
 

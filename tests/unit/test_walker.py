@@ -28,7 +28,7 @@ def test_the_words_of_systemd_hold_on_every_day_and_in_every_zone(moment: str) -
     assert not holds(SYSTEMD.format("Sat 2026-11-21 16:03:06 UTC"), "state    active (running) since\n")
 
 
-@pytest.mark.parametrize("until", ["00:00", "23:59", "2026-11-28 00:04", "Nov 28, 12:04am"])
+@pytest.mark.parametrize("until", ["00:00", "23:59", "Mon 00:52", "2026-11-28 00:04", "Nov 28, 12:04am"])
 @pytest.mark.parametrize("left", ["1 h 56 min", "2 h", "59 s", "3 min", "1 d 2 h", "2 d"])
 @pytest.mark.parametrize("resets", ["6:00pm", "6pm", "12:04am", "Nov 28, 6pm", "Nov 28 at 6:00pm", "Dec 1, 2026, 6 PM"])
 def test_a_moment_today_is_one_tomorrow_is_one(until: str, left: str, resets: str) -> None:
