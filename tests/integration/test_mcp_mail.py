@@ -22,11 +22,13 @@ from agent_mailer.assemble import Workplace
 from agent_mailer.disk import Disk
 from agent_mailer.errors import BusyFault, ConfigFault, MailerError, RefusedFault
 from agent_mailer.mailbox.mcp_agent_mail.adapter import Account, McpAgentMailbox, Rhythm
+from agent_mailer.mailbox.mcp_agent_mail.inbox import TRIES
 from agent_mailer.mailbox.port import (
     Action,
     Delivered,
     Draft,
     Gone,
+    Listing,
     MailboxRefused,
     MailboxUnavailable,
     Message,
@@ -174,6 +176,36 @@ def test_mail_beyond_the_window_is_found_by_its_number_and_none_comes_twice(town
         assert await waiting(town.box(window=10)) == ()
         town.write("coder-1", subject="late")
         assert [one.locator for one in await waiting(town.box(window=10))] == ["37"]
+
+    asyncio.run(scenario())
+
+
+def test_a_number_that_the_server_fails_at_holds_up_no_other_and_comes_when_it_is_asked_for_again(town: Town) -> None:
+    async def scenario() -> None:
+        box = town.box(window=10, rhythm=Rhythm(3600.0, 3600.0))
+        await box.open()
+        try:
+            assert await waiting(box) == ()
+            numbers = [town.write("coder-1", subject=str(one)) for one in range(35)]
+            bad = numbers[12]
+            others = [number for number in numbers if number != bad]
+            town.fake.fault = lambda name: (500, b"") if name == f"resource://message/{bad}" else None
+            await box.pending(100)
+            for _ in range(TRIES - 2):
+                listing = await box.pending(100)
+                assert {one.locator for one in listing.envelopes} == {str(number) for number in others}
+                assert (listing.unreadable, listing.more) == ((), True)
+            assert not await took_a_wake(box)
+            (odd,) = (await box.pending(100)).unreadable
+            await box.reject(odd)
+            for envelope in (await box.pending(100)).envelopes:
+                await box.claim(envelope)
+            assert await box.pending(100) == Listing(())
+            town.fake.fault = lambda _: None
+            assert await box.ask_again(odd.locator) is None
+            assert [one.locator for one in await waiting(box)] == [str(bad)]
+        finally:
+            await box.close()
 
     asyncio.run(scenario())
 

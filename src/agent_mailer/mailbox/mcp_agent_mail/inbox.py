@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Collection
 from contextlib import suppress
 from typing import Final
@@ -30,6 +31,7 @@ from agent_mailer.mailbox.port import (
     Gone,
     Listing,
     MailboxRefused,
+    MailboxUnavailable,
     Message,
     Refused,
     Unreadable,
@@ -41,6 +43,9 @@ WINDOW: Final = 1000
 
 PROBED: Final = 50
 """Numbers beyond the window that one look asks for, each by itself."""
+
+TRIES: Final = 20
+"""Looks at which the server fails at the same number, and lists all the same: then it waits for a person."""
 
 
 class _Thread(msgspec.Struct):
@@ -62,18 +67,22 @@ class Inbox:
         self._highest = 0
         self._gap: list[int] = []
         """Numbers that may be mail of ours beyond the window, the highest first."""
+        self._failed: Counter[int] = Counter()
+        """How often the server failed at a number of these."""
+        self._asks_on = False
         self._listing = asyncio.Lock()
 
     def forget(self) -> None:
         """Begin anew at the next look."""
         self._newest = None
         self._gap = []
+        self._failed.clear()
         self._seen.forget()
 
     @property
     def is_behind(self) -> bool:
-        """There are numbers yet to be asked for."""
-        return bool(self._gap)
+        """There are numbers yet to be asked for, and the server did not fail at the last."""
+        return self._asks_on
 
     async def pending(self, limit: int, beside: Collection[str]) -> Listing:
         async with self._listing:
@@ -146,7 +155,7 @@ class Inbox:
             self._put_away(name, known.created if known is not None else self._newest or self._seen.since)
 
     def list_again(self, name: str) -> Refused | None:
-        if not self._seen.remove(name) and name not in self._odd:
+        if not self._seen.remove(name, number_of(name.removeprefix("row-"))) and name not in self._odd:
             return Refused("it was not put away here")
         self.forget()
         return None
@@ -200,8 +209,18 @@ class Inbox:
 
     async def _probe(self) -> None:
         """Ask for what the window left out, number by number: most are other people's mail."""
-        for number in self._gap[:PROBED]:
-            row = await self._row(number)
+        self._asks_on = False
+        for number in sorted(self._gap, key=self._failed.__getitem__)[:PROBED]:
+            try:
+                row = await self._row(number)
+            except (MailboxRefused, Forgotten):
+                raise
+            except MailboxUnavailable as fault:
+                # It has just listed. The next look, should it fail altogether, says so.
+                self._failed[number] += 1
+                if self._failed[number] < TRIES:
+                    return
+                row = Unreadable(f"row-{number}-failed", fault.message)
             if isinstance(row, Unreadable):
                 self._odd.setdefault(row.locator, row)
             elif row is not None and not is_contact_request(row) and row.sender != self._registration.name:
@@ -209,6 +228,7 @@ class Inbox:
                 if envelope.id not in self._seen:
                     self._waiting[envelope.id] = envelope
             self._gap.remove(number)
+        self._asks_on = bool(self._gap)
 
     async def _row(self, number: int) -> Row | Unreadable | None:
         """A message that we may see, with its text."""

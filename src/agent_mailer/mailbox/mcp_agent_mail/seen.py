@@ -55,11 +55,13 @@ class Seen:
         taken[name] = moment
         self._kept.write(_File(lowest, max(top, file.top), taken))
 
-    def remove(self, name: str) -> bool:
-        """List it again, and whatever else is not known to be taken any more; whether it was taken."""
+    def remove(self, name: str, number: int | None) -> bool:
+        """List it again, and whatever else is not known to be taken any more; whether it was taken. By its `number` it
+        is found beyond the window, too.
+        """
         file = self._file
         if name not in file.taken:
             return False
         rest = {one: moment for one, moment in file.taken.items() if one != name}
-        self._kept.write(_File(0.0, file.top, rest))
+        self._kept.write(_File(0.0, min(file.top, number - 1) if number else file.top, rest))
         return True
