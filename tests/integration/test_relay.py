@@ -34,6 +34,7 @@ from agent_mailer.mailbox.port import (
     Unknown,
 )
 from agent_mailer.mailbox.relay.adapter import RelayMailbox, Rhythm
+from agent_mailer.mailbox.relay.inbox import TRIES
 from agent_mailer.mailbox.relay.seen import Seen
 from agent_mailer.mailbox.relay.session import Account
 from agent_mailer.testing.mailbox_scene import only, waiting
@@ -376,6 +377,37 @@ def test_a_pair_is_declined_in_words_and_is_no_task(town: Town) -> None:
             told = [row["body"] for row in town.fake.asked("select body from messages where target = 'other'")]
             assert len(told) == 1
             assert "works by mail" in told[0]
+        finally:
+            await box.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_thread_that_the_server_fails_at_holds_up_no_other_mail_and_in_the_end_not_its_own(town: Town) -> None:
+    async def scenario() -> None:
+        box = town.box()
+        await box.open()
+        try:
+            first = town.write("coder", "first")
+            (known,) = await waiting(box)
+            await box.claim(known)
+            answer = town.write("coder", "an answer", replyTo=first)
+            later = town.write("coder", "later")
+            town.fake.fault = lambda call: (500, b"{}") if call == f"GET /messages/{answer}/thread" else None
+            await box.pending(100)
+            for _ in range(TRIES - 2):
+                listing = await box.pending(100)
+                assert ([one.locator for one in listing.envelopes], listing.more) == ([str(later)], True)
+            listing = await box.pending(100)
+            assert [(one.locator, one.thread) for one in listing.envelopes] == [
+                (str(answer), str(first)),
+                (str(later), str(later)),
+            ]
+            assert not listing.more
+            for envelope in listing.envelopes:
+                found = await box.claim(envelope)
+                assert isinstance(found, Message)
+                assert found.envelope.thread == envelope.thread
         finally:
             await box.close()
 

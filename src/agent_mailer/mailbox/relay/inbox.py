@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Collection
 from contextlib import suppress
 from typing import Final
@@ -13,6 +14,7 @@ from agent_mailer.mailbox.port import (
     Envelope,
     Gone,
     Listing,
+    MailboxRefused,
     MailboxUnavailable,
     Message,
     Progress,
@@ -30,6 +32,10 @@ STALE_ROWS: Final = 200
 """So many finished messages that are still listed as unread say that the server does not heed our marks: from then on
 it is asked for what came after them."""
 
+TRIES: Final = 20
+"""Looks at which the server fails at the same message's thread, and lists all the same: then it is what the message
+itself says."""
+
 
 class Inbox:
     """One agent's. Every method raises MailboxUnavailable."""
@@ -41,6 +47,8 @@ class Inbox:
         self._seen = seen
         self._threads: dict[str, str] = {}
         """By id, of what was listed last: a thread's name may have to be asked for."""
+        self._failed: Counter[str] = Counter()
+        """By id, how often that could not be asked."""
         self._odd = set[str]()
         self._since = 0
         self.is_ours = False
@@ -67,12 +75,12 @@ class Inbox:
                     await self.decline(row.pair, row.sender)
                     self._seen.add(row.id, finished=True)
             waiting = [row for row in mine if not row.pair][:MAX_WAITING]
-            self._threads = {row.id: await self._thread_of(row) for row in waiting}
-        new = [envelope_of(row, self._threads[row.id]) for row in waiting]
+            self._threads = await self._threads_of(waiting)
+        new = [envelope_of(row, self._threads[row.id]) for row in waiting if row.id in self._threads]
         return Listing(
             oldest_of_each(new, limit, beside),
             tuple(bad for bad in odd if bad.locator not in self._seen),
-            more=len(new) > limit,
+            more=len(new) > limit or len(new) < len(waiting),
         )
 
     async def everything(self) -> list[tuple[Envelope, str, bool]]:
@@ -190,6 +198,24 @@ class Inbox:
             return Gone("the server has no such message any more")
         return row
 
+    async def _threads_of(self, rows: list[Row]) -> dict[str, str]:
+        """By id, of those whose thread is to be had now: where the server fails at one, others are asked about first
+        the next time.
+        """
+        found: dict[str, str] = {}
+        for row in sorted(rows, key=lambda row: self._failed[row.id]):
+            try:
+                found[row.id] = await self._thread_of(row)
+            except MailboxRefused:
+                raise
+            except MailboxUnavailable:
+                # It has just listed. The next look, should it fail altogether, says so.
+                self._failed[row.id] += 1
+                if self._failed[row.id] < TRIES:
+                    break
+                found[row.id] = _said_by(row)
+        return found
+
     async def _thread_of(self, row: Row) -> str:
         """The name of its thread: the one it is given, else the number of its first message."""
         if row.marks.thread or row.id in self._threads:
@@ -200,4 +226,9 @@ class Inbox:
             return str(row.number)
         chain = await self._server.thread(row.number)
         first = chain[0] if chain else row
-        return first.marks.thread or str(first.number if first.number != row.number else row.reply_to or row.number)
+        return first.marks.thread or (str(first.number) if first.number != row.number else _said_by(row))
+
+
+def _said_by(row: Row) -> str:
+    """The thread of a message that nothing else is known of."""
+    return str(row.reply_to or row.number)
