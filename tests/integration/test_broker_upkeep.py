@@ -340,6 +340,21 @@ def test_what_is_no_whole_backup_changes_nothing(served: Filled, tmp_path: Path)
     assert not (tmp_path / "planted.png").exists()
 
 
+def test_what_a_restore_that_was_killed_has_left_is_in_nobodys_way(served: Filled, tmp_path: Path) -> None:
+    file, rest = tmp_path / "backup", another(tmp_path)
+    assert command(place_of(served), "backup", file).status == 0
+    (picture,) = (place_of(served) / "uploads").glob("*/*")
+    there = rest / "uploads" / picture.relative_to(place_of(served) / "uploads")
+    there.parent.mkdir(parents=True)
+    there.write_bytes(b"another's")
+    refused = command(rest, "restore", file)
+    assert (refused.status, there.read_bytes()) == (1, b"another's")
+    assert "cannot be written: File exists" in refused.err
+    there.write_bytes(PICTURE[:9])
+    put = command(rest, "restore", file, "--json")
+    assert (put.status, put.json["files"], there.read_bytes()) == (0, 1, PICTURE)
+
+
 def test_a_backup_that_contradicts_itself_is_refused_as_a_whole(served: Filled, tmp_path: Path) -> None:
     good = tmp_path / "backup"
     assert command(place_of(served), "backup", good).status == 0

@@ -145,8 +145,10 @@ def _all_or_none() -> Iterator[list[Path]]:
 
 
 def _put(path: Path, data: bytes) -> Path:
-    """Raises MailerError."""
+    """What a restore that was killed has left of it is written anew. Raises MailerError."""
     try:
+        if path.is_file() and data.startswith(path.read_bytes()):
+            path.unlink()
         store_upload(path, data)
     except OSError as error:
         raise MailerError(
