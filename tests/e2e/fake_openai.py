@@ -29,6 +29,10 @@ _TOKENS = {
 }
 
 
+_TITLE = "Generate a concise, single-line task title"
+"""A person's codex asks for one beside its first prompt, before or after it: whose step it took was left to chance."""
+
+
 @dataclass(frozen=True)
 class Say:
     """The model's answer; nothing follows, so the turn is over."""
@@ -174,6 +178,8 @@ class FakeOpenAI:
         return provider_arguments(self.url, retries=retries, key=key)
 
     def take(self, body: dict[str, Any], key: str) -> Step:
+        if not body.get("tools") and any(_TITLE in text for text in _texts(body.get("input", []))):
+            return Fail("invalid_prompt", "a title is nobody's step")
         with self._lock:
             self.asked.append(body)
             self.keys.append(key)

@@ -34,7 +34,7 @@ from agent_mailer.git_tree import Part, keep_out
 from agent_mailer.mailbox.maildir.layout import Paths
 from agent_mailer.runtimes.codex.policy import PROFILE, Ground, policy
 from agent_mailer.runtimes.port import PermissionMode, Reach
-from agent_mailer.watch.trees import _Trees
+from agent_mailer.watch.trees import _git_of, _Trees
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None and "CI" not in os.environ, reason="git is not installed")
 
@@ -411,6 +411,16 @@ def test_a_watcher_that_waits_follows_a_tree_that_is_made_anew_or_goes(tmp_path:
         until(partial(_names, outer, "/coder/.agent-mailer/"), "the line in the tree further out")
         assert git(tmp_path, "add", "-A").returncode == 0
     assert not desk.log(EventName.TURN_STARTED)
+
+
+def test_a_tree_that_git_works_in_is_the_same_and_one_that_is_made_anew_is_not(tmp_path: Path) -> None:
+    top = make_project(tmp_path / "shop")
+    known = _git_of(top)
+    git(top, "commit", "-q", "--allow-empty", "-m", "nothing", check=True)
+    assert _git_of(top) == known is not None
+    shutil.rmtree(top / ".git")
+    git(top, "init", "-q", check=True)
+    assert _git_of(top) != known
 
 
 def test_a_folder_above_that_may_not_be_read_is_not_asked_for_again_and_again(tmp_path: Path) -> None:

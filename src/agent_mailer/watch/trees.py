@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 from agent_mailer.file_events import FileEvents
@@ -71,12 +72,15 @@ class _Trees:
 
 
 def _git_of(top: Path) -> _Git | None:
+    dot = top / ".git"
     try:
-        found = (top / ".git").lstat()
+        made = found = dot.lstat()
     except OSError:
         return None
-    # One that was made anew may have the number of the old one.
-    return found.st_dev, found.st_ino, found.st_ctime_ns
+    # One that was made anew may have the number of the old one. The folder itself each command of git changes.
+    with suppress(OSError):
+        made = (dot / "refs").lstat()
+    return found.st_dev, found.st_ino, made.st_ctime_ns
 
 
 def _is_whole(top: Path) -> bool:
