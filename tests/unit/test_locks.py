@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,24 @@ def test_without_a_lock_nothing_is_held(path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(OSError if code == errno.EIO else ConfigFault):
         lock.acquire()
     assert not lock.stands
+
+
+def test_whoever_reads_while_it_is_written_never_finds_nobody(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = FileLock(path)
+    assert lock.acquire()
+    lock.write(b"the first, by its long name")
+    found = []
+
+    def then_read(call: Callable[..., object]) -> Callable[..., None]:
+        def both(*words: object) -> None:
+            call(*words)
+            found.append(path.read_bytes())
+
+        return both
+
+    for name in ("pwrite", "ftruncate"):
+        monkeypatch.setattr(os, name, then_read(getattr(os, name)))
+    lock.write(b"the other")
+    assert found[-1] == path.read_bytes() == b"the other"
+    assert all(seen.startswith((b"the first", b"the other")) for seen in found)
+    lock.release()
