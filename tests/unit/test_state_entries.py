@@ -444,6 +444,16 @@ def test_a_pause_by_hand_that_came_while_a_turn_was_settled_stands(folder: State
     assert pause.read() == by_hand
 
 
+def test_a_pause_by_hand_stands_whatever_the_account_meets(folder: StateFolder) -> None:
+    account = AccountPause(folder.path.parent / "accounts", "a", folder.disk, folder.clamp, folder.damaged)
+    pause = State(folder, EventLog(folder.log, folder.disk, folder.clock), account).pause
+    pause.write(by_hand := Pause(PauseReason.BY_HAND, NOW))
+    account.write(Pause(PauseReason.LIMITED, NOW + 1.0, NOW + 600.0))
+    assert pause.current() == pause.read() == by_hand
+    account.clear()
+    assert pause.current() == pause.read() == by_hand
+
+
 def test_the_end_of_an_own_outage_ends_no_limit_of_the_account_and_who_probed_it_once_lets_others(
     folder: StateFolder,
 ) -> None:

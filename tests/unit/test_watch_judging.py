@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.outcomes import Exit, Judgement, Outcome, StopReason
 from agent_mailer.process.handle import ProcessIdentity
-from agent_mailer.processes import boot_id
+from agent_mailer.processes import boot_id, first_started
 from agent_mailer.runtimes.command import CommandRuntime
 from agent_mailer.runtimes.live.adapter import LiveRuntime
-from agent_mailer.runtimes.port import CommandOutput, Evidence, Observation, Result, Trouble
+from agent_mailer.runtimes.port import CommandOutput, Doomed, Evidence, Observation, Result, Trouble
 from agent_mailer.state.records import Phase, Sitter, TurnRecord
-from agent_mailer.watch.judging import judge, judge_end, judge_unstarted
+from agent_mailer.watch.judging import ended_by_a_stop, judge, judge_end, judge_unstarted
 
 CLOCKS = {
     StopReason.TURN_TIMEOUT: Outcome.TIMED_OUT,
@@ -109,3 +110,58 @@ def test_nothing_ran_is_an_outage_only_where_we_opened_the_gate_of_the_agents_ow
     unstarted = judge_unstarted(record, OSError("no process to be had"))
     assert unstarted.outcome is (Outcome.INTERRUPTED if live else Outcome.UNAVAILABLE)
     assert "no process to be had" in unstarted.detail
+
+
+HERE = ProcessIdentity(1, 1, boot_id())
+ELSEWHERE = {
+    "here": HERE,
+    "another container": msgspec.structs.replace(HERE, first=first_started() + 1),
+    "another boot": msgspec.structs.replace(HERE, boot="another"),
+    "nowhere": None,
+}
+
+
+@pytest.mark.skipif(not first_started(), reason="process 1 may not be looked at")
+@pytest.mark.parametrize(
+    ("life", "outcomes"),
+    [
+        ("here", [Outcome.CRASHED, Outcome.DONE, Outcome.FAILED, Outcome.CRASHED]),
+        # What was recorded before the container ended is whole; who left no record was killed with it.
+        ("another container", [Outcome.INTERRUPTED, Outcome.DONE, Outcome.FAILED, Outcome.INTERRUPTED]),
+        ("another boot", [Outcome.INTERRUPTED, Outcome.INTERRUPTED, Outcome.FAILED, Outcome.INTERRUPTED]),
+        ("nowhere", [Outcome.INTERRUPTED, Outcome.INTERRUPTED, Outcome.FAILED, Outcome.INTERRUPTED]),
+    ],
+)
+def test_what_ended_in_another_life_counts_as_far_as_it_is_known(
+    tmp_path: Path, life: str, outcomes: list[Outcome]
+) -> None:
+    (tmp_path / "out").write_text("It is 42.")
+    (tmp_path / "err").touch()
+    envelope = Envelope(id="a", thread="t", sender="user", created=1.0, order="a", locator="a")
+    runtime, process = CommandRuntime(["x"], CommandOutput.TEXT, {}), ELSEWHERE[life]
+    for end, outcome in zip(EXITS.values(), outcomes, strict=True):
+        record = TurnRecord("turn-1", envelope, Phase.RUNNING, "command", 0.0, process=process)
+        evidence = Evidence(Observation(), end, tmp_path / "out", tmp_path / "err", resume=None, stopped=None)
+        # Whether its gate was opened only the boot of its start can tell.
+        released = life in ("here", "another container")
+        found = judge_end(record, evidence, runtime, released=released, adopted=True)
+        assert (found.outcome, record.process) == (outcome, process), end
+
+
+@pytest.mark.parametrize("for_good", [False, True])
+@pytest.mark.parametrize("result", [Result(Outcome.DONE, "words"), None])
+def test_what_nothing_good_could_come_of_is_ended_as_that(
+    tmp_path: Path, result: Result | None, for_good: bool
+) -> None:
+    doomed = Doomed(Outcome.UNAVAILABLE, "no model", for_good=for_good)
+    observation = Observation(result=result, doomed=doomed)
+    evidence = Evidence(
+        observation, Exit(status=0), tmp_path / "out", tmp_path / "err", resume=None, stopped=StopReason.TURN_TIMEOUT
+    )
+    found = judge(evidence, CommandRuntime(["x"], CommandOutput.JSONL, {}), restarted=False)
+    assert found.outcome is (Outcome.DONE if result is not None and not for_good else Outcome.UNAVAILABLE)
+
+
+def test_whom_a_stop_may_have_ended() -> None:
+    assert all(ended_by_a_stop(Exit(signal=number)) for number in (None, 1, 2, 9, 15))
+    assert not any(ended_by_a_stop(end) for end in (Exit(status=0), Exit(status=143), Exit(signal=11), Exit(signal=6)))
