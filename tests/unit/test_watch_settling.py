@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import json
 import os
 import signal
 import subprocess
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,19 +17,21 @@ from typing import Any
 import msgspec
 import pytest
 from tests.clocks import FakeClock
-from tests.refusing import Died, On, Refusing, without_descriptors
+from tests.refusing import Died, On, Refusing, unreadable, without_descriptors
 from tests.watch_room import Scene, scene_at
 
 from agent_mailer.approvals.calls import Call
 from agent_mailer.disk import SystemCalls
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import Envelope, Outgoing, Progress, Stage
+from agent_mailer.mailbox.port import Action, Draft, Envelope, Outgoing, Progress, Stage
 from agent_mailer.names import new_turn_id
 from agent_mailer.outcomes import Outcome, StopReason
 from agent_mailer.process.handle import ProcessIdentity
+from agent_mailer.process.holder import read_exit
 from agent_mailer.reservations.port import Doubt, How, Touched
 from agent_mailer.runtimes.port import Usage
 from agent_mailer.state.records import (
+    AfterStop,
     Attempt,
     Batched,
     DeadLetter,
@@ -40,9 +44,10 @@ from agent_mailer.state.records import (
     SessionEntry,
     SettledItem,
     Settlement,
+    StopAsked,
     TurnRecord,
 )
-from agent_mailer.turn_tools.folder import NoteScope, NoteWrite
+from agent_mailer.turn_tools.folder import OUTBOX, FinishKind, FinishNote, NoteScope, NoteWrite
 from agent_mailer.watch import recovery
 from agent_mailer.watch.claim import open_turn, take, take_batch
 from agent_mailer.watch.given_up import take_up_again
@@ -743,3 +748,31 @@ def test_a_folder_that_cannot_be_read_just_now_is_no_turn_without_messages(scene
     assert [one.id for one in recovery._envelopes_of(scene.state, record.turn_id)] == [record.envelope.id]
     with without_descriptors(), pytest.raises(OSError, match="Too many open files"):
         recovery._envelopes_of(scene.state, record.turn_id)
+
+
+READ_OF_A_TURN: dict[str, Callable[[Scene, str], object]] = {
+    "turn.json": lambda scene, turn_id: scene.state.turns.load(turn_id),
+    "stop.json": lambda scene, turn_id: scene.state.turns.stop_asked(turn_id),
+    "inflight.json": lambda scene, turn_id: scene.state.turns.index_is_damaged() or "whole",
+    "exit": lambda scene, turn_id: read_exit(scene.state.turns.path(turn_id)),
+    "k.json": lambda scene, turn_id: scene.state.turns.folder(turn_id).staged(),
+    "finish": lambda scene, turn_id: scene.state.turns.folder(turn_id).seal().finish,
+    "note-global": lambda scene, turn_id: scene.state.turns.folder(turn_id).seal().notes,
+}
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENOMEM, errno.EIO])
+@pytest.mark.parametrize("name", READ_OF_A_TURN)
+def test_what_is_there_and_cannot_be_read_just_now_is_not_taken_for_missing(scene: Scene, name: str, code: int) -> None:
+    """A record for damaged, a reply for none, a person's stop for no stop: what comes of it is for good."""
+    turn_id = turn(scene, None).turn_id
+    scene.state.turns.ask_stop(turn_id, StopAsked(AfterStop.DROP, NOW))
+    path, outbox = scene.state.turns.path(turn_id), scene.state.turns.path(turn_id) / OUTBOX
+    outbox.mkdir(exist_ok=True)
+    (outbox / "k.json").write_bytes(msgspec.json.encode(Draft("k", Action.REPLY, NOW, body="42")))
+    (outbox / "finish").write_bytes(msgspec.json.encode(FinishNote(FinishKind.DONE)))
+    (outbox / "note-global").write_text("It rains.")
+    (path / "exit").write_text("3\n")
+    with unreadable(name, code), pytest.raises(OSError, match=os.strerror(code)):
+        READ_OF_A_TURN[name](scene, turn_id)
+    assert READ_OF_A_TURN[name](scene, turn_id)

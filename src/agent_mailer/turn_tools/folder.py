@@ -388,7 +388,8 @@ def _note_name(scope: NoteScope) -> str:
 
 def _notes(folder: Path) -> Iterator[NoteWrite]:
     for scope in NoteScope:
-        with suppress(OSError, UnicodeDecodeError):
-            content = read_regular(folder / _note_name(scope), MAX_NOTE_BYTES)
-            if len(content) <= MAX_NOTE_BYTES:
-                yield NoteWrite(scope, content.decode("utf-8"))
+        content = _content_of(folder / _note_name(scope))
+        if content is None or len(content) > MAX_NOTE_BYTES:
+            continue
+        with suppress(UnicodeDecodeError):
+            yield NoteWrite(scope, content.decode("utf-8"))
