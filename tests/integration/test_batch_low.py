@@ -16,8 +16,9 @@ from tests.sizes import LONG
 from tests.typed import type_in
 
 from agent_mailer.events import EventName
+from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.mailbox.maildir.layout import make_mailbox
-from agent_mailer.mailbox.port import Automatic, Envelope, Kind, Priority
+from agent_mailer.mailbox.port import Automatic, Envelope, Kind, Priority, Progress, Stage
 from agent_mailer.outcomes import Outcome
 from agent_mailer.people.port import MessageState, Report
 from agent_mailer.state.records import RetryEntry, TurnRecord
@@ -72,6 +73,21 @@ def test_low_mail_of_a_thread_is_one_turn_and_each_message_has_its_own_end(desk:
     assert {row["message_id"] for row in desk.log(EventName.TURN_CLAIMED)} == set(sent)
     assert place.state.usage.today().turns == 1
     assert not (place.state.turns.path(record.turn_id) / "mail.json").exists()
+
+
+def test_each_sender_may_hear_that_it_was_begun_and_ended(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, Stage]] = []
+    report = MaildirMailbox.report
+
+    def noted(mailbox: MaildirMailbox, envelope: Envelope, progress: Progress) -> None:
+        told.append((envelope.id, progress.stage))
+        report(mailbox, envelope, progress)
+
+    monkeypatch.setattr(MaildirMailbox, "report", noted)
+    desk.shell("cat >/dev/null; exit 3")
+    sent = low(desk, 3)
+    desk.once()
+    assert told[:6] == [(one, stage) for stage in (Stage.STARTED, Stage.SETTLED) for one in sent]
 
 
 def test_it_is_off_unless_it_is_chosen(desk: Desk) -> None:

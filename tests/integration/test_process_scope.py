@@ -149,6 +149,18 @@ def test_doctor_says_whether_the_limit_holds(tmp_path: Path, monkeypatch: pytest
     ]
 
 
+@pytest.mark.parametrize("limit", ["64M", ""])
+def test_a_turn_that_runs_without_the_limit_that_was_asked_for_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    by(tmp_path, "exit 1", monkeypatch)
+    desk = Desk(tmp_path)
+    desk.configure(turn_memory=limit)
+    desk.send("please")
+    told = [dict(e.fields) for e in desk.once() if e.event is EventName.TURN_UNLIMITED]
+    assert [one["why"] for one in told] == (["the user's systemd gave no scope for the turn"] if limit else [])
+
+
 @pytest.mark.parametrize(
     ("size", "why"),
     [
