@@ -2,7 +2,7 @@
 
 The plan is `{"acts": [COMMAND, ...], "done": FILE}`: each act is a line in FILE once it is done. It asks about the next
 one that is not, and acts when told yes and `agent-mailer approvals use` says now. Told no it ends with last words.
-Without `acts` each message has one, of its own: its id.
+Without `acts` each message has one, of its own: its id. What it was told lies beside FILE, as `prompt`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ def say(**fields: object) -> None:
 
 
 def main() -> None:
-    sys.stdin.read()
+    prompt = sys.stdin.read()
     plan = json.loads(Path(sys.argv[1]).read_text())
+    Path(plan["done"]).with_name("prompt").write_text(prompt)
     done = Path(plan["done"])
     wanted = plan.get("acts") or [os.environ["AGENT_MAILER_MESSAGE_ID"]]
     say(type="session", id=os.environ.get("AGENT_MAILER_SESSION_ID") or "s-1")

@@ -138,6 +138,9 @@ def test_a_no_is_told_with_its_reason_and_nothing_is_done(desk: AskingDesk) -> N
     assert not desk.place().policy().approve.asks
     desk.once()
     assert desk.answered() == ["deny: not on a friday"]
+    prompt = (desk.base / "prompt").read_text()
+    assert f"What a person was asked for you is answered:\n- Bash: {PUSH}\n" in prompt
+    assert "(not on a friday)" in prompt
     assert desk.acts() == []
 
 
