@@ -1,0 +1,120 @@
+"""What a turn finds as it begins, where its mailbox or its program does not answer; and who stops waiting for that."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NoReturn
+
+import msgspec
+import pytest
+from tests.clocks import FakeClock
+from tests.desk import SOON
+from tests.unit.test_watch_settling import turn
+from tests.watch_room import Scene, scene_at
+
+from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
+from agent_mailer.mailbox.port import MailboxUnavailable, Message, Route
+from agent_mailer.runtimes.port import RuntimeMissing
+from agent_mailer.state.records import Batched, TurnRecord
+from agent_mailer.turn_tools.folder import TEAM, TurnMail
+from agent_mailer.watch.start import WeLeave, _prepare, _unless_we_leave
+
+NOW = 2_100_000_000.0
+DOWN = MailboxUnavailable("down", "no answer")
+
+scene = scene_at(lambda: FakeClock(NOW))
+
+
+def found(scene: Scene, record: TurnRecord, *messages: Message) -> TurnMail:
+    """What the turn's tools find."""
+    folder = scene.state.turns.folder(record.turn_id)
+    scene.run(_prepare(scene.room, record, messages, folder))
+    return folder.mail()
+
+
+def test_a_mailbox_that_fails_costs_the_view_of_it_and_not_the_turn(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = turn(scene, None)
+    message = Message(record.envelope, body="please")
+    whole = found(scene, record, message)
+    assert [one.envelope.id for one in whole.thread] == [record.envelope.id]
+    assert "user" in {one.address for one in whole.contacts}
+
+    async def down(*_: object) -> NoReturn:
+        raise DOWN
+
+    monkeypatch.setattr(MaildirMailbox, "thread", down)
+    monkeypatch.setattr(MaildirMailbox, "contacts", down)
+    # The thread is what it was handed; to whom it may write nobody knows, so that nobody is left out.
+    record.route = Route("user@web", "/elsewhere", 1, 1, "user")
+    mail = found(scene, record, message)
+    assert (mail.thread, mail.contacts) == ((message,), ())
+
+    async def broken(*_: object) -> NoReturn:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(MaildirMailbox, "contacts", broken)
+    with pytest.raises(ZeroDivisionError):
+        found(scene, record, message)
+
+
+def test_who_wrote_from_elsewhere_can_be_written_to_and_each_message_of_a_batch_is_there(scene: Scene) -> None:
+    record = turn(scene, None)
+    other = msgspec.structs.replace(record.envelope, id="other")
+    record.route = Route("user@web", "/elsewhere", 1, 1, "user")
+    record.batch = (Batched(other, route=Route("planner@web", "/elsewhere", 1, 1, "planner")),)
+    messages = (Message(record.envelope, body="one"), Message(other, body="two"))
+    mail = found(scene, record, *messages)
+    assert (mail.message, mail.batch) == (messages[0], messages[1:])
+    assert {"user@web", "planner@web"} <= {one.address for one in mail.contacts}
+
+
+def test_what_a_team_remembers_is_there_where_its_mailbox_tells(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = turn(scene, None)
+    message, path = Message(record.envelope, body="please"), scene.state.turns.path(record.turn_id) / TEAM
+    answers: list[str | MailboxUnavailable] = [DOWN, "It rains."]
+
+    async def team_memory(_: MaildirMailbox) -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, MailboxUnavailable):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(MaildirMailbox, "team_memory", team_memory, raising=False)
+    found(scene, record, message)
+    assert not path.exists()
+    found(scene, record, message)
+    assert path.read_text() == "It rains."
+
+
+@pytest.mark.parametrize("leaves", ["stopping", "handing_over"])
+def test_a_trial_of_the_program_keeps_nobody_who_leaves(scene: Scene, leaves: str) -> None:
+    ended: list[str] = []
+
+    async def trial() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("trial")
+
+    async def story() -> None:
+        asyncio.get_running_loop().call_soon(getattr(scene.room, leaves).set)
+        with pytest.raises(WeLeave):
+            async with asyncio.timeout(SOON):
+                await _unless_we_leave(scene.room, trial())
+
+    asyncio.run(story())
+    assert ended == ["trial"]
+
+
+def test_what_a_trial_finds_is_heard(scene: Scene) -> None:
+    async def missing() -> None:
+        raise RuntimeMissing("no_claude", "there is no claude", "install it")
+
+    async def fine() -> None:
+        pass
+
+    with pytest.raises(RuntimeMissing):
+        asyncio.run(_unless_we_leave(scene.room, missing()))
+    asyncio.run(_unless_we_leave(scene.room, fine()))
