@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,17 +13,22 @@ from tests.refusing import Died, On, Refusing
 from tests.unit.test_watch_settling import DONE, RAN, changed, turn
 from tests.watch_room import Scene, scene_at
 
+from agent_mailer.disk import _AT_ONCE as PORTION
 from agent_mailer.disk import SystemCalls
+from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Action, Draft, Envelope, Gone, Message, Refused
 from agent_mailer.names import new_turn_id
 from agent_mailer.outcomes import Judgement, Outcome
+from agent_mailer.process.handle import identify
+from agent_mailer.process.holder import adopt
 from agent_mailer.runtimes.port import Observation
 from agent_mailer.state.records import Attempt, Batched, DeadLetter, Phase, RetryEntry, SettledItem, TurnRecord
-from agent_mailer.turn_tools.folder import Facts
+from agent_mailer.turn_tools.folder import DOCUMENTS, OUTBOX, TURN_TMP, Facts
 from agent_mailer.watch.claim import _kept_copy, take
 from agent_mailer.watch.given_up import take_up_again
 from agent_mailer.watch.rules import Candidate
-from agent_mailer.watch.turn import _end, _staged_before, carry_out, give_back
+from agent_mailer.watch.start import _note_documents
+from agent_mailer.watch.turn import _changed_documents, _end, _staged_before, adopt_turn, carry_out, give_back
 
 NOW = 2_100_000_000.0
 MAIL = Envelope("m", "th", "user", NOW, "1", "m.md")
@@ -154,3 +160,51 @@ def test_what_is_taken_up_again_waits_until_its_last_turn_is_over_for_good(scene
         take_up_again(scene.state, [MAIL.id])
     again = scene.desk.place().state
     assert (again.retries.get(MAIL.id), again.dead_letters.find(MAIL.id)) == (None, letter)
+
+
+def test_what_an_agent_has_filled_goes_and_what_cannot_be_read_of_it_is_told(scene: Scene) -> None:
+    record = turn(scene, None, process=RAN)
+    path = scene.state.turns.path(record.turn_id)
+    (path / TURN_TMP).mkdir()
+    for number in range(2 * PORTION):
+        (path / TURN_TMP / str(number)).touch()
+    (path / OUTBOX).mkdir()
+    (path / OUTBOX / "k.json").write_text("no draft")
+    failed = Judgement(Outcome.FAILED, "no luck")
+    scene.run(_end(scene.room, record, Message(record.envelope), failed, Observation()))
+    assert not (path / TURN_TMP).exists()
+    [damaged] = scene.told(EventName.STATE_DAMAGED)
+    assert (damaged["turn_id"], damaged["why"]) == (
+        record.turn_id,
+        "1 staged items cannot be read; they are not sent",
+    )
+
+
+def test_what_tells_agents_what_to_do_is_compared_with_how_the_turn_found_it(scene: Scene) -> None:
+    record = turn(scene, None)
+    folder, orders = scene.state.turns.folder(record.turn_id), scene.policy.workdir / "AGENTS.md"
+    orders.write_text("Be kind.")
+
+    def changed_since() -> list[str]:
+        return scene.run(_changed_documents(scene.room, record, folder.path))
+
+    assert changed_since() == [], "nobody knows how it was"
+    scene.run(_note_documents(scene.room, record, folder))
+    assert changed_since() == []
+    orders.write_text("Be quick.")
+    assert changed_since() == [str(orders)]
+    (folder.path / DOCUMENTS).write_bytes(b"{")
+    assert changed_since() == []
+
+
+def test_one_whose_gate_its_watcher_did_not_come_to_open_is_pending_again_and_no_outage(scene: Scene) -> None:
+    with subprocess.Popen(["/bin/true"]) as ended:
+        identity = identify(ended.pid)
+    assert identity is not None
+    record = turn(scene, None, process=identity)
+    supervised = adopt(identity, scene.state.turns.path(record.turn_id), record.turn_id)
+    assert scene.run(adopt_turn(scene.room, record, supervised)) is Outcome.INTERRUPTED
+    assert scene.state.pause.read() is None
+    known = scene.state.retries.get(record.envelope.id)
+    assert known is not None
+    assert known.attempts == 0
