@@ -65,6 +65,22 @@ def test_a_turn_of_which_no_begin_is_known_begins_now(scene: Scene, started_at: 
     assert follower._why_stop() is None
 
 
+def test_the_clock_of_a_turn_that_another_watcher_began_has_run_meanwhile(scene: Scene) -> None:
+    timeout = scene.policy.turn_timeout
+    _, follower = followed(scene, NOW - timeout + 60)
+    assert follower._why_stop() is None
+    _, follower = followed(scene, NOW - timeout - 1)
+    assert follower._why_stop() is StopReason.TURN_TIMEOUT
+
+
+def test_a_person_stops_no_turn_that_has_its_result(scene: Scene) -> None:
+    record, follower = followed(scene)
+    (scene.state.turns.path(record.turn_id) / "stop.json").write_text("{}")
+    assert follower._why_stop() is StopReason.BY_HAND
+    follower._result_at = scene.place.clock.monotonic()
+    assert follower._why_stop() is None
+
+
 def test_why_it_is_ended_is_written_down_before_the_first_signal(scene: Scene) -> None:
     record, follower = followed(scene)
     scene.run(follower._end(StopReason.TURN_TIMEOUT))
