@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple, NoReturn
 
+import msgspec
 import pytest
 from tests.clocks import FakeClock
 from tests.refusing import Died, Refusing
 from tests.watch_room import Scene, scene_at
 
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import Message
+from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
+from agent_mailer.mailbox.port import Action, Delivery, Draft, MailboxUnavailable, Message, Outgoing
 from agent_mailer.names import new_turn_id
-from agent_mailer.outcomes import Outcome, StopReason
+from agent_mailer.outcomes import MOST_OPEN, Outcome, StopReason
 from agent_mailer.process.handle import ProcessIdentity
 from agent_mailer.process.holder import Supervised
-from agent_mailer.runtimes.port import Doomed
-from agent_mailer.state.records import Phase, TurnRecord
-from agent_mailer.turn_tools.folder import OUTBOX
+from agent_mailer.runtimes.command import CommandRuntime
+from agent_mailer.runtimes.port import CommandOutput, Doomed
+from agent_mailer.state.records import Batched, Phase, TurnRecord
+from agent_mailer.turn_tools.folder import OUTBOX, Facts
 from agent_mailer.watch.following import AtOnce, Follower
+from agent_mailer.watch.program import Program
 
 NOW = 2_100_000_000.0
 GONE = ProcessIdentity(1, 1, "another boot")
@@ -29,7 +34,9 @@ GONE = ProcessIdentity(1, 1, "another boot")
 scene = scene_at(lambda: FakeClock(NOW))
 
 
-def followed(scene: Scene, started_at: float | None = NOW) -> tuple[TurnRecord, Follower]:
+def followed(
+    scene: Scene, started_at: float | None = NOW, program: Program | None = None
+) -> tuple[TurnRecord, Follower]:
     envelope = scene.mail()
     scene.run(scene.room.mailbox.claim(envelope))
     record = TurnRecord(new_turn_id(NOW), envelope, Phase.RUNNING, "command", NOW, process=GONE, started_at=started_at)
@@ -38,7 +45,15 @@ def followed(scene: Scene, started_at: float | None = NOW) -> tuple[TurnRecord, 
     (folder.path / OUTBOX).mkdir()
     supervised = Supervised(GONE, folder.path, record.turn_id, proved=False)
     news = AtOnce(scene.room, record, Message(envelope), folder)
-    return record, Follower(scene.room, record, supervised, news, scene.room.program)
+    return record, Follower(scene.room, record, supervised, news, program or scene.room.program)
+
+
+LINES = Program(CommandRuntime(["x"], CommandOutput.JSONL, {}))
+
+
+def says(scene: Scene, record: TurnRecord, *lines: Mapping[str, object]) -> None:
+    """What its agent has printed, without an end of the last line."""
+    (scene.state.turns.path(record.turn_id) / "stdout").write_text("\n".join(map(json.dumps, lines)))
 
 
 def test_a_stop_that_leaves_time_ends_the_turn_when_it_is_up(scene: Scene) -> None:
@@ -146,3 +161,90 @@ def test_what_is_staged_while_something_leaves_leaves_after_it(scene: Scene) -> 
     stage("later", at_once=False)
     scene.run(sent())
     assert {one.body for one in scene.desk.inbox()} == {"first\n", "second\n"}
+
+
+def test_a_last_line_that_has_no_end_counts(scene: Scene) -> None:
+    record, follower = followed(scene, program=LINES)
+    says(scene, record, {"type": "session", "id": "s-1"}, {"type": "result", "text": "42"})
+    found = scene.run(follower._evidence()).observation
+    assert found.result is not None
+    assert (found.session_id, found.result.text, found.lines_skipped) == ("s-1", "42", 0)
+
+
+def test_an_agent_that_opens_ever_more_tools_takes_no_more_memory(scene: Scene) -> None:
+    record, follower = followed(scene, program=LINES)
+    says(scene, record, *({"type": "tool_start", "id": str(n), "name": "Bash"} for n in range(MOST_OPEN + 9)), {})
+    while follower._read():
+        pass
+    assert len(follower._tool_since) == MOST_OPEN
+
+
+class Told(NamedTuple):
+    """What an answer that leaves at once says it is about."""
+
+    body: str
+    refs: tuple[str, ...]
+
+
+def test_what_leaves_at_once_is_about_its_own_message_and_goes_its_way(scene: Scene) -> None:
+    record, _ = followed(scene)
+    other = scene.mail(sender="planner", body="two")
+    record.batch = (Batched(other),)
+    folder = scene.state.turns.folder(record.turn_id)
+    facts = Facts(record.turn_id, "coder", 1024 * 1024, "/memory/global.md", "/memory/t.md")
+    first = Message(record.envelope, body="one")
+    folder.prepare(first, (), (), facts, None, [Message(other, body="two")])
+    for about in ("", other.id):
+        folder.stage(Draft("", Action.REPLY, NOW, body=f"of {about or 'the first'}", about=about, at_once=True))
+    scene.run(AtOnce(scene.room, record, first, folder).send_what_waits())
+    told = {name: [Told(one.body.strip(), one.refs) for one in scene.desk.inbox(name)] for name in ("user", "planner")}
+    assert told == {
+        "user": [Told("of the first", (record.envelope.id,))],
+        "planner": [Told(f"of {other.id}", (other.id,))],
+    }
+
+
+@pytest.mark.parametrize("recognises", [False, True])
+def test_what_may_have_left_is_looked_for_where_it_would_arrive_twice(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, recognises: bool
+) -> None:
+    """An earlier watcher has delivered it, and died before it said so."""
+    record, _ = followed(scene)
+    able = msgspec.structs.replace(scene.room.mailbox.capabilities, recognises_delivery=recognises)
+    monkeypatch.setattr(MaildirMailbox, "capabilities", able)
+    folder = scene.state.turns.folder(record.turn_id)
+    first = Message(record.envelope, body="one")
+    facts = Facts(record.turn_id, "coder", 1024 * 1024, "/memory/global.md", "/memory/t.md")
+    folder.prepare(first, (), (), facts)
+    folder.stage(Draft("", Action.REPLY, NOW, body="news", at_once=True))
+    for _ in range(2):
+        scene.run(AtOnce(scene.room, record, first, folder).send_what_waits())
+    asked: list[str] = []
+    deliver = MaildirMailbox.deliver
+
+    async def noted(box: MaildirMailbox, item: Outgoing) -> Delivery:
+        asked.append(item.id)
+        return await deliver(box, item)
+
+    monkeypatch.setattr(MaildirMailbox, "deliver", noted)
+    scene.run(AtOnce(scene.room, record, first, folder).send_what_waits())
+    assert len(asked) == int(recognises)
+    assert len(scene.desk.inbox()) == 1
+
+
+def test_what_a_mailbox_does_not_take_at_once_is_tried_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    record, _ = followed(scene)
+    folder = scene.state.turns.folder(record.turn_id)
+    first = Message(record.envelope, body="one")
+    folder.prepare(first, (), (), Facts(record.turn_id, "coder", 1024 * 1024, "/memory/global.md", "/memory/t.md"))
+    folder.stage(Draft("", Action.REPLY, NOW, body="news", at_once=True))
+    sending = AtOnce(scene.room, record, first, folder)
+
+    async def down(*_: object) -> NoReturn:
+        raise MailboxUnavailable("down", "no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MaildirMailbox, "deliver", down)
+        scene.run(sending.send_what_waits())
+    scene.run(sending.send_what_waits())
+    assert [one.body for one in scene.desk.inbox()] == ["news\n"]
