@@ -30,6 +30,7 @@ from agent_mailer.process.handle import ProcessIdentity
 from agent_mailer.process.holder import read_exit
 from agent_mailer.reservations.port import Doubt, How, Touched
 from agent_mailer.runtimes.port import Usage
+from agent_mailer.state.notices import NoticeKind
 from agent_mailer.state.records import (
     AfterStop,
     Attempt,
@@ -50,7 +51,8 @@ from agent_mailer.state.records import (
 from agent_mailer.turn_tools.folder import OUTBOX, FinishKind, FinishNote, NoteScope, NoteWrite
 from agent_mailer.watch import recovery
 from agent_mailer.watch.claim import open_turn, take, take_batch
-from agent_mailer.watch.given_up import take_up_again
+from agent_mailer.watch.given_up import forget, take_up_again
+from agent_mailer.watch.housekeeping import prune
 from agent_mailer.watch.recovery import recover, salvage
 from agent_mailer.watch.room import Stage as At
 from agent_mailer.watch.room import Work
@@ -308,6 +310,15 @@ def test_of_a_batch_what_failed_is_tried_again_though_the_rest_is_done(scene: Sc
     assert (told["turn_id"], told["message_id"]) == (record.turn_id, second.id)
 
 
+def test_of_a_batch_each_that_is_given_up_is_told_of(scene: Scene) -> None:
+    first, second = scene.mail(thread="th"), scene.mail(body="two", thread="th")
+    letter = DeadLetter(second.id, "th", 0, "no luck", "", "t-1", Outcome.FAILED, second)
+    given_up = changed(FAILED, finished=True, dead=letter)
+    apply(scene, turn(scene, envelope=first, batch=(Batched(second, settlement=given_up),)))
+    told = [(one.kind, one.message_id) for one in scene.state.notices.told.waiting]
+    assert told == [(NoticeKind.DEAD_LETTER, second.id)]
+
+
 def test_a_thread_has_moved_on_where_the_first_of_a_batch_is_done(scene: Scene) -> None:
     asks = changed(DONE, outcome=Outcome.BLOCKED, question="Which one?")
     apply(scene, turn(scene, asks, envelope=scene.mail(thread="th")))
@@ -492,6 +503,59 @@ def test_a_finished_message_leaves_the_transcripts_of_its_turns(scene: Scene) ->
     apply(scene, last)
     assert json.loads((scene.state.turns.path(last.turn_id) / "turn.json").read_text())["turn_id"] == last.turn_id
     assert said_then.exists(), "transcripts are kept"
+
+
+def test_turns_past_their_days_go_but_of_messages_that_are_to_be_tried_again(scene: Scene) -> None:
+    """Also of one that has become so while others were looked at: a retry can be made anew from them."""
+    done, again, late = (turn(scene, envelope=scene.mail(body=str(number))) for number in range(3))
+    for record in (done, again, late):
+        scene.state.turns.mark_settled(record.turn_id)
+    scene.state.retries.put(RetryEntry(again.envelope, 1, 1, revision=1))
+
+    async def story() -> None:
+        pruning = asyncio.ensure_future(prune(scene.room))
+        await asyncio.sleep(0)
+        scene.state.retries.put(RetryEntry(late.envelope, 1, 1, revision=1))
+        await pruning
+
+    scene.run(story())
+    assert set(scene.state.turns.ids()) == {again.turn_id, late.turn_id}
+
+
+@pytest.mark.parametrize("put_back", [False, True])
+@pytest.mark.parametrize(("before", "revision"), [(None, 1), (4, 5)])
+def test_what_is_taken_up_again_is_newer_than_what_any_of_its_turns_left(
+    scene: Scene, before: int | None, revision: int, put_back: bool
+) -> None:
+    """How often its mailbox has listed it again counts, a person's word begins that anew."""
+    envelope = scene.mail()
+    rerun = RetryEntry(envelope, 1, 1, revision=before) if before is not None else None
+    record = turn(scene, changed(FAILED, finished=True), envelope=envelope, rerun=rerun)
+    scene.state.turns.mark_settled(record.turn_id)
+    letter = DeadLetter(envelope.id, "th", 0, "no luck", "", record.turn_id, Outcome.FAILED, envelope, put_back=2)
+    scene.state.dead_letters.add(letter, again=False)
+    scene.state.processed.add(envelope.id)
+    take_up_again(scene.state, [envelope.id], put_back=put_back)
+    known = scene.state.retries.get(envelope.id)
+    assert known is not None
+    assert (known.revision, known.put_back, known.attempts) == (revision, 3 if put_back else 0, 0)
+    assert envelope.id not in scene.state.processed
+
+
+def test_what_is_forgotten_is_settled_for_good_and_an_open_turn_stays_open(scene: Scene) -> None:
+    ended, opened = (turn(scene, envelope=scene.mail(body=body)) for body in ("one", "two"))
+    scene.state.turns.mark_settled(ended.turn_id)
+    for record in (ended, opened):
+        message = record.envelope
+        letter = DeadLetter(message.id, "th", 0, "no luck", "", record.turn_id, Outcome.FAILED, message)
+        scene.state.dead_letters.add(letter, again=False)
+    before = scene.place.disk.syncs
+    forget(scene.state, [opened.envelope.id])
+    assert not scene.state.turns.is_settled(opened.turn_id)
+    without = scene.place.disk.syncs - before
+    forget(scene.state, [ended.envelope.id])
+    assert scene.place.disk.syncs - before - without > without, "its settlement must never apply again"
+    assert scene.state.dead_letters.all() == []
 
 
 @pytest.mark.parametrize(
