@@ -15,6 +15,7 @@ from agent_mailer.events import EventName
 from agent_mailer.mailbox.maildir.amq import seen
 from agent_mailer.mailbox.maildir.layout import Paths
 from agent_mailer.mailbox.port import Envelope, Listing, MailboxUnavailable, Outgoing, Priority
+from agent_mailer.state.pauses import AccountPause
 from agent_mailer.state.records import DeadLetter, ItemState, Pause, PauseReason, SettledItem
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.state.stuck import StuckKind
@@ -121,6 +122,49 @@ def test_a_stop_that_leaves_turns_open_is_known_to_the_next_watcher(scene: Scene
     assert scene.state.turns.stop_was_cut_off()
 
 
+def test_a_fault_is_told_and_raised_and_nobody_hears_that_the_watcher_was_stopped(scene: Scene) -> None:
+    watcher, left = Watcher(scene.room), list[str]()
+    scene.room.leaves = lambda: left.append("left")
+    fault = RuntimeError("ours")
+    watcher._fail(fault)
+    watcher.stop(0.0)
+
+    async def ended() -> End:
+        return await asyncio.wait_for(watcher._run(), 20)
+
+    with pytest.raises(RuntimeError) as raised:
+        asyncio.run(ended())
+    assert raised.value is fault
+    assert [one["why"] for one in scene.told(EventName.WATCH_FAULT)] == ["RuntimeError: ours"]
+    assert left == []
+
+
+@pytest.mark.parametrize("hands_over", [False, True])
+def test_a_stop_that_was_cut_off_is_over_with_a_whole_one_and_not_with_a_handover(
+    scene: Scene, hands_over: bool
+) -> None:
+    watcher = Watcher(scene.room)
+
+    def leave() -> None:
+        scene.state.turns.stop_begins()
+        watcher.hand_over() if hands_over else watcher.stop(0.0)
+
+    async def ended() -> End:
+        asyncio.get_running_loop().call_later(0.05, leave)
+        return await asyncio.wait_for(watcher._run(), 20)
+
+    asyncio.run(ended())
+    assert scene.state.turns.stop_was_cut_off() is hands_over
+
+
+def test_who_runs_once_takes_nothing_up_again_that_was_interrupted(scene: Scene) -> None:
+    for once in (False, True):
+        watcher = Watcher(scene.room, once=once)
+        watcher._look_for_open = False
+        watcher._interrupted(MailboxUnavailable("gone", "gone"))
+        assert (watcher._look_for_open, watcher.failed) == (not once, True)
+
+
 def test_an_earlier_watchers_turn_that_failed_is_one_that_failed(scene: Scene) -> None:
     record = turn(scene, None)
     watcher = Watcher(scene.room)
@@ -165,6 +209,41 @@ def test_each_message_is_tried_but_once_where_the_watcher_runs_once(scene: Scene
     one, watcher = scene.mail(), Watcher(scene.room, once=True)
     assert step(scene, watcher)[1] == [{one.id}]
     assert step(scene, watcher)[1] == []
+
+
+def test_of_a_shared_turn_each_is_tried_but_once_too(scene: Scene) -> None:
+    scene.room.policy = msgspec.structs.replace(scene.policy, batch_low=True)
+    ids = {scene.mail(body=body, thread="th", priority=Priority.LOW).id for body in ("one", "two", "three")}
+    watcher = Watcher(scene.room, once=True)
+    assert step(scene, watcher)[1] == [ids]
+    assert step(scene, watcher)[1] == []
+
+
+def test_a_look_that_succeeds_ends_the_trouble_and_the_next_begins_from_the_first_wait(scene: Scene) -> None:
+    watcher = Watcher(scene.room)
+    for _ in range(9):
+        watcher._in_trouble(MailboxUnavailable("gone", "gone"))
+    step(scene, watcher)
+    assert (scene.room.troubles.lasting, watcher._tries) == ({}, 0)
+    assert len(scene.told(EventName.MAILBOX_BACK)) == 1
+
+
+def test_only_who_was_paused_waits_a_moment_of_his_own_before_he_starts(scene: Scene) -> None:
+    """Others on the account start again, too."""
+    folder = scene.state.folder
+    scene.state.pause.account = AccountPause(folder.path, "a", folder.disk, folder.clamp, folder.damaged)
+    scene.room.jitter = lambda: 0.5  # type: ignore[method-assign]
+    watcher = Watcher(scene.room)
+
+    async def looked_at() -> float:
+        watcher._pause()
+        return watcher._hold_remaining()
+
+    assert scene.run(looked_at()) == 0.0
+    scene.state.pause.write(Pause(PauseReason.UNAVAILABLE, NOW, NOW + 600))
+    assert scene.run(looked_at()) == 0.0
+    scene.state.pause.clear()
+    assert scene.run(looked_at()) > 1.0
 
 
 @pytest.mark.parametrize("paused", [False, True])
