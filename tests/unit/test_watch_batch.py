@@ -14,7 +14,7 @@ from agent_mailer.mailbox.port import Action, Draft, Message, Outgoing, Refused,
 from agent_mailer.outcomes import Outcome
 from agent_mailer.runtimes.port import Usage
 from agent_mailer.state.records import Batched, Pause, PauseReason, Settlement
-from agent_mailer.turn_tools.folder import Sealed
+from agent_mailer.turn_tools.folder import FinishKind, FinishNote, Sealed
 from agent_mailer.watch.batch import settle_each
 from agent_mailer.watch.rules import WatchPolicy
 
@@ -33,14 +33,18 @@ def compose(
 
 
 def settled(
-    *drafts: Draft, outcome: Outcome = Outcome.DONE, answered: Sequence[str] = (), **more: Any
+    *drafts: Draft,
+    outcome: Outcome = Outcome.DONE,
+    answered: Sequence[str] = (),
+    finish: FinishNote | None = None,
+    **more: Any,
 ) -> list[Settlement]:
     """A turn of three messages: what it decided of each; all that leaves is the first's."""
     end = turn_end(outcome, **more)
     head = end.record.envelope
     end.record.batch = tuple(Batched(msgspec.structs.replace(head, id=name)) for name in IDS[1:])
     messages = {one.envelope.id: msgspec.structs.replace(end.origin, envelope=one.envelope) for one in end.record.batch}
-    end = msgspec.structs.replace(end, sealed=Sealed(drafts, None))
+    end = msgspec.structs.replace(end, sealed=Sealed(drafts, finish))
     first, others = settle_each(end, messages, frozenset(answered), WatchPolicy(Path("/w")), compose)
     return [first, *(one.settlement for one in others if one.settlement is not None)]
 
@@ -81,3 +85,14 @@ def test_what_the_turn_took_and_met_is_told_once() -> None:
     first, *others = settled(outcome=Outcome.LIMITED, pause=limited, touched=(TOUCHED,))
     assert (first.usage, first.touched, first.pause is None) == (Usage(10, 20, 0.5), (TOUCHED,), False)
     assert [(one.usage, one.touched, one.pause) for one in others] == [(None, (), None)] * 2
+
+
+@pytest.mark.parametrize(
+    ("replied", "asked"), [((), IDS), (IDS[:1], IDS[1:]), (IDS[1:], IDS[:1]), (IDS, IDS)], ids=["", "1", "23", "123"]
+)
+def test_a_question_is_asked_for_those_that_have_no_answer_and_else_for_all(
+    replied: tuple[str, ...], asked: tuple[str, ...]
+) -> None:
+    drafts = [msgspec.structs.replace(FOR_ALL, key=name, body=name, about=name) for name in replied]
+    found = settled(*drafts, finish=FinishNote(FinishKind.BLOCKED, "Which one?"))
+    assert [name for name, one in zip(IDS, found, strict=True) if one.question] == list(asked)
