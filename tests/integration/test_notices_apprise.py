@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,7 +25,8 @@ from agent_mailer.checks.workdir import check_notify
 from agent_mailer.config_tables import Notify
 from agent_mailer.events import EventName
 from agent_mailer.state.notices import Apprised
-from agent_mailer.watch.apprising import harmless
+from agent_mailer.turn_tools import ISOLATED
+from agent_mailer.watch.apprising import MOST_BYTES, Told, harmless, tell_urls
 
 SECRET = "s3cr3t-t0ken"
 ASKS = 'cat >/dev/null; echo \'{"type":"result","outcome":"blocked","text":"what now?"}\''
@@ -111,6 +114,19 @@ def test_a_question_is_told_with_its_code_and_the_urls_stand_nowhere(tmp_path: P
     assert as_json.json["keys"]["notify"]["value"]["apprise"] == "(set, not shown)"
     assert "apprise = (set, not shown)" in shown.out
     nobody_sees(desk, shown.out, as_json.out, desk.say("config", "trust", "--json").out)
+
+
+def test_what_was_not_told_says_why(receiver: Receiver) -> None:
+    """Neither a crowd of URLs that no pipe takes, nor one that nobody answered for, counts as told."""
+
+    def told(*urls: str, seconds: float) -> list[Told]:
+        found = tell_urls(urls, (0,), "t", "b", isolated=ISOLATED, env=os.environ, seconds=seconds, mark="notice-1")
+        return asyncio.run(found)
+
+    has, lacks, long = (receiver.url("json", path) for path in ("/has", "/lacks", "/" + "x" * MOST_BYTES))
+    assert told(has, lacks, seconds=0.0) == [Told(1, "it was not done after 0 s")]
+    assert told(has, long, seconds=60.0) == [Told(1, f"notify.apprise is longer than {MOST_BYTES} bytes")]
+    assert receiver.paths() == []
 
 
 @LONG
