@@ -14,6 +14,7 @@ from agent_mailer.disk import Disk
 from agent_mailer.events import EventLog
 from agent_mailer.mailbox.port import Automatic, Envelope, Kind, Listing, Priority, Unreadable
 from agent_mailer.outcomes import Outcome
+from agent_mailer.schedules.due import Known
 from agent_mailer.state import State
 from agent_mailer.state.approvals import Verdict
 from agent_mailer.state.folder import StateFolder
@@ -205,6 +206,9 @@ def test_mail_that_a_schedule_sent_is_nobodys(state: State) -> None:
     policy = WatchPolicy(state.folder.workdir, who=DENIES)
     assert stranger(mail(sender="user"), state, policy) is None
     assert stranger(mail(sender="mallory"), state, policy) is not None
+    state.schedules.put("nightly", Known("30 2 * * * UTC", 0.0, sent=(mail().id,)))
+    assert stranger(mail(sender="mallory"), state, policy) is None
+    assert stranger(mail("other", sender="mallory"), state, policy) is not None
 
 
 def test_what_is_held_stays_so_until_a_person_lets_it_go(state: State) -> None:
