@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,6 +17,7 @@ from tests.watch_room import Scene
 
 from agent_mailer.disk import SystemCalls
 from agent_mailer.events import EventName
+from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.mailbox.port import Automatic, Envelope, Gone, Message, Unreadable
 from agent_mailer.names import new_turn_id, text_digest
 from agent_mailer.outcomes import Outcome
@@ -180,6 +182,19 @@ def test_what_a_turn_took_is_known_though_it_was_open_when_another_message_was_l
     assert scene.run(scene.room.stuck.another(one)) is None
     (scene.box / "new" / one.locator).write_bytes((scene.box / "new" / one.locator).read_bytes() + b"and more")
     assert scene.run(scene.room.stuck.another(one)) is not None
+
+
+def test_a_notice_counts_as_settled_before_it_is_taken(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No turn remembers it: taken first, it would be nobody's after a crash between the two."""
+    one, claim, found = scene.mail(), MaildirMailbox.claim, list[bool]()
+
+    async def looked(box: MaildirMailbox, envelope: Envelope, **more: Any) -> Message | Gone:
+        found.append(envelope.id in scene.desk.place().state.processed)
+        return await claim(box, envelope, **more)
+
+    monkeypatch.setattr(MaildirMailbox, "claim", looked)
+    scene.do(PassBy(one))
+    assert found == [True]
 
 
 def test_a_notice_is_taken_and_done_and_stays_to_be_read(scene: Scene) -> None:
