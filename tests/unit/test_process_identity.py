@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from tests.refusing import without_descriptors
 
+from agent_mailer.beneath import anchor
 from agent_mailer.process.handle import ProcessIdentity, identify, is_alive
+from agent_mailer.process.holder import Supervised
 from agent_mailer.processes import boot_id, command_line, is_ours, namespaces_of, parse_stat
 
 REST = b" S 10 20 30 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 4 0 987654 111 222 333\n"
@@ -87,3 +90,20 @@ def test_who_cannot_be_looked_at_just_now_has_not_ended() -> None:
 def test_what_is_no_pid_is_nobody(pid: int) -> None:
     assert identify(pid) is None
     assert not is_alive(ProcessIdentity(pid, 1, boot_id()))
+
+
+def test_an_agent_whose_end_is_recorded_runs_no_longer_though_its_holder_stays(tmp_path: Path) -> None:
+    us = identify(os.getpid())
+    assert us is not None
+    anchor(tmp_path)
+    agent = Supervised(us, tmp_path, "t")
+    assert agent.running
+    (tmp_path / "exit").touch()
+    assert agent.running, "its end is being written"
+    (tmp_path / "exit").write_text("0\n")
+    assert not agent.running
+    with without_descriptors(), pytest.raises(OSError, match="Too many open files"):
+        agent._recorded  # noqa: B018
+    (tmp_path / "exit").unlink()
+    os.mkfifo(tmp_path / "exit")
+    assert not agent.running, "the agent's own: the holder leaves it alone, and has ended"
