@@ -43,6 +43,12 @@ def until(what: Callable[[], object], why: str, patience: float = PATIENCE) -> N
         time.sleep(0.005)
 
 
+def said_in(path: Path, why: str) -> str:
+    """What another process writes there, once there is some: a shell makes the file first."""
+    until(lambda: path.exists() and path.read_text(), why)
+    return path.read_text()
+
+
 class _Made(NamedTuple):
     path: str
     mode: int

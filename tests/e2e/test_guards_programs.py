@@ -41,6 +41,9 @@ def test_claude_and_codex_that_always_answer_each_other_are_stopped(tmp_path: Pa
         def held() -> list[Guard]:
             return [guard for desk in desks for guard in desk.place().state.held.waiting.values()]
 
+        def stopped() -> object:
+            return held() and told.exists() and told.read_text()
+
         def turns() -> int:
             return sum(len(desk.place().state.turns.ids()) for desk in desks)
 
@@ -53,10 +56,10 @@ def test_claude_and_codex_that_always_answer_each_other_are_stopped(tmp_path: Pa
                     watcher.kill()
                     watcher.wait()
                 with coder.watching():
-                    until(lambda: held() and told.exists(), "the loop is stopped, and the operator asked", FOR_ALL)
+                    until(stopped, "the loop is stopped, and the operator asked", FOR_ALL)
         else:
             with coder.watching(), reviewer.watching():
-                until(lambda: held() and told.exists(), "the loop is stopped, and the operator asked", FOR_ALL)
+                until(stopped, "the loop is stopped, and the operator asked", FOR_ALL)
         assert held() == [Guard.PAIR]
         assert turns() <= 18 + (4 if killed else 0)
         # The operator's command that is killed with its watcher is run again.

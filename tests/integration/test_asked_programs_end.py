@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tests.desk import Desk, outcomes, until
+from tests.desk import Desk, outcomes, said_in, until
 from tests.integration.test_codex_fence import HOLDS, CodexDesk
 from tests.sizes import thinned
 
@@ -30,8 +30,7 @@ class Left:
         self._file = base / "left"
 
     def found(self) -> ProcessIdentity:
-        until(self._file.exists, "what the watcher asks starts its own")
-        found = identify(int(self._file.read_text()))
+        found = identify(int(said_in(self._file, "what the watcher asks starts its own")))
         assert found is not None
         return found
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests import procfs
-from tests.desk import PATIENCE, until
+from tests.desk import PATIENCE, said_in, until
 from tests.sizes import LONG
 from tests.typed import COMMAND, Typed, type_in
 
@@ -226,8 +226,7 @@ def test_a_ring_that_codex_does_not_take_is_tried_again(project: Path) -> None:
             until(lambda: [1 for pid in _listeners() if procfs.INOTIFY in procfs.opened(pid)], "a listener waits")
             (listener,) = _listeners()
             ours = send(project, "news")
-            until(rung.exists, "the second try")
-            told = rung.read_text()
+            told = said_in(rung, "the second try")
             assert told.startswith(f"queue\n--thread\n{SESSION}\n--message\n")
             assert ours in told
             assert _listeners() == [listener]

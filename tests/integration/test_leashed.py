@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tests.desk import until
+from tests.desk import said_in
 
 from agent_mailer.process import leashed
 from agent_mailer.process.commands import run_briefly, run_briefly_async, start_command
@@ -33,8 +33,7 @@ class Place:
         self.folder = folder
 
     def named(self, name: str = "orphan") -> ProcessIdentity:
-        until((self.folder / name).exists, name)
-        pid = int((self.folder / name).read_text())
+        pid = int(said_in(self.folder / name, name))
         return identify(pid) or ProcessIdentity(pid, 0, "")
 
     def sh(self, script: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.desk import until
+from tests.desk import said_in
 
 from agent_mailer.process.handle import ProcessIdentity, identify, is_alive, send
 from agent_mailer.process.tree import members
@@ -40,9 +40,7 @@ class Family:
         return self._top[-1]
 
     def process(self, name: str) -> ProcessIdentity:
-        path = self._folder / name
-        until(path.exists, f"{name} is there")
-        found = identify(int(path.read_text()))
+        found = identify(int(said_in(self._folder / name, f"{name} is there")))
         assert found is not None
         return found
 

@@ -12,7 +12,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from tests.desk import until
+from tests.desk import said_in
 
 from agent_mailer.process import handle
 from agent_mailer.process.handle import identify, is_alive, reap
@@ -51,8 +51,7 @@ def test_an_orphan_stays_below_its_holder(tmp_path: Path, way: str) -> None:
     gated = start_behind_gate(argv, env=env, cwd=tmp_path, turn_dir=tmp_path, turn_id=turn_id)
     supervised = gated.release()
     try:
-        until(orphan.exists, "the orphan")
-        pid = int(orphan.read_text())
+        pid = int(said_in(orphan, "the orphan"))
         left = identify(pid)
         found = read_stat(pid)
         assert found is not None
