@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 import msgspec
@@ -15,13 +16,16 @@ from agent_mailer.events import EventName
 from agent_mailer.mailbox.maildir.amq import seen
 from agent_mailer.mailbox.maildir.layout import Paths
 from agent_mailer.mailbox.port import Envelope, Listing, MailboxUnavailable, Outgoing, Priority
+from agent_mailer.process.handle import identify
 from agent_mailer.state.pauses import AccountPause
-from agent_mailer.state.records import DeadLetter, ItemState, Pause, PauseReason, SettledItem
+from agent_mailer.state.presence import Presence
+from agent_mailer.state.records import DeadLetter, ItemState, Pause, PauseReason, SettledItem, Sitter
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.state.stuck import StuckKind
 from agent_mailer.watch import backlog
 from agent_mailer.watch.guards.budgets import BudgetPolicy
 from agent_mailer.watch.guards.who import WhoPolicy
+from agent_mailer.watch.offering import Offers
 from agent_mailer.watch.room import Stage, Work
 from agent_mailer.watch.watcher import End, Watcher
 
@@ -270,6 +274,23 @@ def test_behind_what_a_guard_has_stopped_there_may_be_more(scene: Scene, once: b
     first, second = scene.mail(thread="one"), scene.mail(thread="two")
     assert step(scene, Watcher(scene.room, once=once)) == (0.0, [{first.id}])
     assert set(scene.state.held.waiting) == {second.id}
+
+
+def test_a_session_gets_the_one_message_that_it_asked_for_though_every_place_is_taken(scene: Scene) -> None:
+    """What it does takes nothing from the agent's own turns, nor is anything else of its thread handed to it."""
+    scene.room.policy = msgspec.structs.replace(scene.policy, live_wait=600.0, batch_low=True, max_parallel_turns=1)
+    us = identify(os.getpid())
+    assert us is not None
+    session, presence = Sitter("claude-1", us), Presence(scene.desk.workdir, scene.place.disk)
+    seat = presence.sit(session)
+    scene.room.offers = Offers(scene.state, presence, lambda: scene.room.policy, scene.room.work, lambda: None)
+    watcher = Watcher(scene.room)
+    one, *_ = (scene.mail(body=body, thread="th", priority=Priority.LOW) for body in ("one", "two", "three"))
+    assert step(scene, watcher)[1] == [], "it is offered"
+    in_work(scene, Stage.RUNNING, scene.mail(thread="other"))
+    scene.state.requests.submit(Request(Verb.TAKE, (one.id,), by=session))
+    assert step(scene, watcher)[1] == [{one.id}]
+    presence.leave(seat)
 
 
 def test_it_says_that_it_is_paused_and_that_it_is_no_more(scene: Scene) -> None:
