@@ -273,6 +273,8 @@ def test_a_killed_holder_leaves_no_record(turn: Turn) -> None:
         # Out of its session, without the turn's id: only the holder still knows it.
         ("setsid env -i /bin/sh -c 'echo $$ >child; exec sleep 600' & until [ -s child ]; do :; done", False),
         ("kill -KILL $PPID; sleep 0.1", False),
+        # The end cannot be recorded, and the holder does not stay: whoever was left below it is nobody's.
+        ('cd /; rm -r "$OLDPWD"', False),
     ],
 )
 @pytest.mark.usefixtures("shell")

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from tests.clocks import FakeClock
 from tests.refusing import Died, On, Refusing
+from tests.unit.test_watch_deciding import turn_end
 from tests.unit.test_watch_settling import DONE, RAN, changed, turn
 from tests.watch_room import Scene, scene_at
 
@@ -28,7 +29,15 @@ from agent_mailer.watch.claim import _kept_copy, take
 from agent_mailer.watch.given_up import take_up_again
 from agent_mailer.watch.rules import Candidate
 from agent_mailer.watch.start import _note_documents
-from agent_mailer.watch.turn import _changed_documents, _end, _staged_before, adopt_turn, carry_out, give_back
+from agent_mailer.watch.turn import (
+    _changed_documents,
+    _end,
+    _must_be_known,
+    _staged_before,
+    adopt_turn,
+    carry_out,
+    give_back,
+)
 
 NOW = 2_100_000_000.0
 MAIL = Envelope("m", "th", "user", NOW, "1", "m.md")
@@ -208,3 +217,12 @@ def test_one_whose_gate_its_watcher_did_not_come_to_open_is_pending_again_and_no
     known = scene.state.retries.get(record.envelope.id)
     assert known is not None
     assert known.attempts == 0
+
+
+def test_what_the_thread_shows_matters_where_the_last_words_may_become_an_answer_to_any(scene: Scene) -> None:
+    """One of several may lack the answer that another has."""
+    answered, alone = turn_end(Outcome.DONE, drafts=[ANSWER]), turn_end(Outcome.DONE)
+    assert _must_be_known(alone, scene.policy)
+    assert not _must_be_known(answered, scene.policy)
+    answered.record.batch = (Batched(OTHER),)
+    assert _must_be_known(answered, scene.policy)
