@@ -13,8 +13,9 @@ from tests.desk import Desk
 from agent_mailer.approvals.calls import Call
 from agent_mailer.clock import Clock
 from agent_mailer.events import EventName, LogRecord
-from agent_mailer.mailbox.port import Envelope
+from agent_mailer.mailbox.port import Envelope, Message
 from agent_mailer.state.approvals import Approval
+from agent_mailer.turn_tools.folder import Facts, TurnFolder
 from agent_mailer.watch.backlog import Action, Doer, Look, look
 from agent_mailer.watch.room import Room
 
@@ -67,6 +68,13 @@ class Scene:
 
     def told(self, name: EventName) -> list[dict[str, Any]]:
         return [dict(one.fields) for one in self.events if one.event == name]
+
+    def handed(self, turn_id: str, first: Message, *batch: Message) -> TurnFolder:
+        """The turn's folder, with that mail for its tools."""
+        folder = self.state.turns.folder(turn_id)
+        facts = Facts(turn_id, "coder", 1024 * 1024, "/memory/global.md", "/memory/t.md")
+        folder.prepare(first, (), (), facts, None, batch)
+        return folder
 
     def close(self) -> None:
         self.lock.release()

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.clocks import noon
 from tests.desk import Desk
 from tests.e2e.kept_screens import compare, compare_once_drawn, filled_desk, vague
 from tests.sizes import LONG
@@ -47,7 +46,7 @@ def full() -> Iterator[tuple[Desk, dict[str, str], str]]:
     with filled_desk() as desk:
         state = str(desk.base / "state")
         question = desk.place().state.approvals.open()[0].id
-        yield desk, {"HOME": str(desk.base), "XDG_STATE_HOME": state, "TZ": noon()}, question
+        yield desk, {"HOME": str(desk.base), "XDG_STATE_HOME": state}, question
 
 
 def shown(desk: Desk, env: dict[str, str], *words: str, width: int, height: int = 60) -> str:

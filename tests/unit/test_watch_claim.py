@@ -15,7 +15,6 @@ from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.mailbox.port import Envelope, Message, NoWay, Route
 from agent_mailer.names import new_turn_id
 from agent_mailer.state.records import RetryEntry, SessionEntry, TurnRecord
-from agent_mailer.turn_tools.folder import Facts
 from agent_mailer.watch.claim import BATCH_CHARACTERS, _in_folder, open_turn, take, take_batch
 from agent_mailer.watch.rules import Candidate
 
@@ -97,13 +96,11 @@ def test_no_more_text_goes_into_one_turn_than_it_may_and_the_rest_leaves_the_rec
 def test_a_turn_that_was_handed_others_has_no_copy_of_it(scene: Scene) -> None:
     head, other, third = (scene.mail(body=body) for body in ("one", "two", "three"))
     record = opened(scene, Candidate(head))
-    facts = Facts(record.turn_id, "coder", 1024 * 1024, "/memory/global.md", "/memory/t.md")
-    folder = scene.state.turns.folder(record.turn_id)
-    folder.prepare(Message(head, body="one"), (), (), facts, None, [Message(other, body="two")])
+    scene.handed(record.turn_id, Message(head, body="one"), Message(other, body="two"))
     wanted = TurnRecord(new_turn_id(NOW), other, record.phase, "command", NOW)
     assert _in_folder(scene.room, record.turn_id, wanted).body.strip() == "two"
     with pytest.raises(MailerError, match="was not handed it"):
         _in_folder(scene.room, record.turn_id, msgspec.structs.replace(wanted, envelope=third))
     # A turn of one message is of that, whatever another client has called it.
-    folder.prepare(Message(head, body="one"), (), (), facts)
+    scene.handed(record.turn_id, Message(head, body="one"))
     assert _in_folder(scene.room, record.turn_id, wanted).body.strip() == "one"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 import pytest
@@ -23,7 +23,7 @@ from agent_mailer.process.holder import Supervised
 from agent_mailer.runtimes.command import CommandRuntime
 from agent_mailer.runtimes.port import CommandOutput, Doomed
 from agent_mailer.state.records import Batched, Phase, TurnRecord
-from agent_mailer.turn_tools.folder import OUTBOX, Facts
+from agent_mailer.turn_tools.folder import OUTBOX
 from agent_mailer.watch.following import AtOnce, Follower
 from agent_mailer.watch.program import Program
 
@@ -179,28 +179,19 @@ def test_an_agent_that_opens_ever_more_tools_takes_no_more_memory(scene: Scene) 
     assert len(follower._tool_since) == MOST_OPEN
 
 
-class Told(NamedTuple):
-    """What an answer that leaves at once says it is about."""
-
-    body: str
-    refs: tuple[str, ...]
-
-
 def test_what_leaves_at_once_is_about_its_own_message_and_goes_its_way(scene: Scene) -> None:
     record, _ = followed(scene)
     other = scene.mail(sender="planner", body="two")
     record.batch = (Batched(other),)
-    folder = scene.state.turns.folder(record.turn_id)
-    facts = Facts(record.turn_id, "coder", 1024 * 1024, "/memory/global.md", "/memory/t.md")
     first = Message(record.envelope, body="one")
-    folder.prepare(first, (), (), facts, None, [Message(other, body="two")])
+    folder = scene.handed(record.turn_id, first, Message(other, body="two"))
     for about in ("", other.id):
         folder.stage(Draft("", Action.REPLY, NOW, body=f"of {about or 'the first'}", about=about, at_once=True))
     scene.run(AtOnce(scene.room, record, first, folder).send_what_waits())
-    told = {name: [Told(one.body.strip(), one.refs) for one in scene.desk.inbox(name)] for name in ("user", "planner")}
+    told = {name: [(one.body.strip(), one.refs) for one in scene.desk.inbox(name)] for name in ("user", "planner")}
     assert told == {
-        "user": [Told("of the first", (record.envelope.id,))],
-        "planner": [Told(f"of {other.id}", (other.id,))],
+        "user": [("of the first", (record.envelope.id,))],
+        "planner": [(f"of {other.id}", (other.id,))],
     }
 
 
@@ -212,10 +203,8 @@ def test_what_may_have_left_is_looked_for_where_it_would_arrive_twice(
     record, _ = followed(scene)
     able = msgspec.structs.replace(scene.room.mailbox.capabilities, recognises_delivery=recognises)
     monkeypatch.setattr(MaildirMailbox, "capabilities", able)
-    folder = scene.state.turns.folder(record.turn_id)
     first = Message(record.envelope, body="one")
-    facts = Facts(record.turn_id, "coder", 1024 * 1024, "/memory/global.md", "/memory/t.md")
-    folder.prepare(first, (), (), facts)
+    folder = scene.handed(record.turn_id, first)
     folder.stage(Draft("", Action.REPLY, NOW, body="news", at_once=True))
     for _ in range(2):
         scene.run(AtOnce(scene.room, record, first, folder).send_what_waits())
@@ -234,9 +223,8 @@ def test_what_may_have_left_is_looked_for_where_it_would_arrive_twice(
 
 def test_what_a_mailbox_does_not_take_at_once_is_tried_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     record, _ = followed(scene)
-    folder = scene.state.turns.folder(record.turn_id)
     first = Message(record.envelope, body="one")
-    folder.prepare(first, (), (), Facts(record.turn_id, "coder", 1024 * 1024, "/memory/global.md", "/memory/t.md"))
+    folder = scene.handed(record.turn_id, first)
     folder.stage(Draft("", Action.REPLY, NOW, body="news", at_once=True))
     sending = AtOnce(scene.room, record, first, folder)
 

@@ -24,7 +24,7 @@ from agent_mailer.process.handle import identify
 from agent_mailer.process.holder import adopt
 from agent_mailer.runtimes.port import Observation
 from agent_mailer.state.records import Attempt, Batched, DeadLetter, Phase, RetryEntry, SettledItem, TurnRecord
-from agent_mailer.turn_tools.folder import DOCUMENTS, OUTBOX, TURN_TMP, Facts
+from agent_mailer.turn_tools.folder import DOCUMENTS, OUTBOX, TURN_TMP
 from agent_mailer.watch.claim import _kept_copy, take
 from agent_mailer.watch.given_up import take_up_again
 from agent_mailer.watch.rules import Candidate
@@ -55,9 +55,7 @@ def before(scene: Scene, *drafts: Draft, head: Envelope = MAIL, body: str = "ple
     name = new_turn_id(NOW)
     batch = () if head is MAIL else (Batched(MAIL),)
     scene.state.turns.create(TurnRecord(name, head, Phase.SETTLING, "command", NOW, settlement=DONE, batch=batch))
-    folder = scene.state.turns.folder(name)
-    facts = Facts(name, "coder", 1024 * 1024, "/memory/global.md", "/memory/t.md")
-    folder.prepare(Message(head, body=body), (), (), facts)
+    folder = scene.handed(name, Message(head, body=body))
     for draft in drafts:
         folder.stage(draft)
     folder.seal()
