@@ -297,13 +297,18 @@ class KillLoop:
         ids = [message for _, message in load.sent]
         assert sorted(self.coder.settled()) == sorted(ids), "every message is settled exactly once"
         runs = Counter(mark["message"] for mark in marks if mark["mark"] == "start")
+        cut_short = {record.turn_id for record in self.coder.records() if _is_cut_short(record)}
+        # A turn that the end of its container has cut short is no attempt.
+        attempts = Counter(
+            mark["message"] for mark in marks if mark["mark"] == "start" and mark["turn"] not in cut_short
+        )
         dead = self._dead()
         assert load.hopeless <= set(dead), "the hopeless are dead"
         for message in ids:
             mended = load.killed[message]
             if message in dead:
                 assert dead[message] == 1, f"{message} is dead once"
-                assert runs[message] == RUNS_OF_THE_HOPELESS, f"{message} is given up after its last run"
+                assert attempts[message] == RUNS_OF_THE_HOPELESS, f"{message}: dead after {attempts[message]} attempts"
                 assert message in load.hopeless or mended >= RUNS_OF_THE_HOPELESS, f"{message} is dead for no reason"
             else:
                 assert 1 <= runs[message] <= 1 + mended, f"{message}: {runs[message]} runs, {mended} kills"

@@ -65,6 +65,8 @@ class Turn:
         self.seen: set[EventName] = set()
         """In this life."""
         self.outcome = ""
+        self.counted = False
+        """Whether its end is among the failures of its message."""
         self.delivered: set[str] = set()
 
 
@@ -125,7 +127,8 @@ class Replay:
             by = self._done.get(str(line["message_id"]), name)
             found += [f"{by} had done it"] if by != name else []
         if event is EventName.RETRY_SCHEDULED and line["message_id"] not in self._unsure:
-            counted = self._failures.get(str(line["message_id"]), 0)
+            unheard = not turn.counted and Outcome(line["outcome"]) in OWN_FAILURES
+            counted = self._failures.get(str(line["message_id"]), 0) + unheard
             if line["attempts"] != counted:
                 found.append(f"{line['attempts']} attempts, {counted} failures")
         if event in (EventName.TURN_SETTLED, EventName.RETRY_SCHEDULED) and turn.outcome not in ("", line["outcome"]):
@@ -170,17 +173,17 @@ class Replay:
         turn.step = max(turn.step, STEPS[event])
         message = turn.message
         if event is EventName.TURN_ENDED:
-            turn.outcome, turn.known_from = str(line["outcome"]), self._life
+            turn.outcome, turn.known_from, turn.counted = str(line["outcome"]), self._life, True
             if Outcome(turn.outcome) in OWN_FAILURES:
                 self._failures[message] = self._failures.get(message, 0) + 1
         elif event is EventName.ITEM_DELIVERED:
             turn.delivered.add(str(line["message_id"]))
         elif event is EventName.RETRY_SCHEDULED:
-            self._failures[str(line["message_id"])] = int(line["attempts"])
+            self._failures[str(line["message_id"])], turn.counted = int(line["attempts"]), True
             self._unsure.discard(str(line["message_id"]))
         elif event in (EventName.MESSAGE_DONE, EventName.DEAD_LETTER):
             self._done[str(line["message_id"])] = name
-        if STEPS[event] > Step.ENDED and turn.known_from == 0 and message not in self._done:
+        if STEPS[event] > Step.ENDED and not turn.counted and message not in self._done:
             self._unsure.add(message)
 
 
