@@ -370,6 +370,25 @@ def test_what_git_obeys_stays_as_far_as_the_kind_can_and_what_does_not_is_told(s
         assert "/.git/commondir" in str(event["file"])
 
 
+def test_what_keeps_git_stays_until_the_last_turn_beside_has_ended(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, runs_here("bwrap"))
+    _repository(scene.project)
+    common = scene.project / ".git" / "commondir"
+    started, go = scene.project / "started", scene.project / "go"
+    slow = f"touch '{started}'; until [ -e '{go}' ]; do sleep 0.05; done"
+    scene.configure(max_parallel_turns=2)
+    scene.shell(f"[ $AGENT_MAILER_THREAD_ID = quick ] || {{ {slow}; }}")
+    with scene.watching():
+        scene.send(thread="slow")
+        until(started.exists, "the slow turn")
+        scene.send(thread="quick")
+        until(lambda: scene.log(EventName.TURN_SETTLED), "the quick turn's end")
+        assert common.exists()
+        go.touch()
+        until(lambda: len(scene.log(EventName.TURN_SETTLED)) == 2, "the slow turn's end")
+        assert not common.exists()
+
+
 def test_the_pointer_of_a_worktree_that_is_the_workdir_stays(scene: Scene) -> None:
     main = scene.base / "main"
     main.mkdir()
