@@ -12,12 +12,16 @@ from tests.desk import SOON
 from tests.unit.test_watch_settling import turn
 from tests.watch_room import Scene, scene_at
 
+from agent_mailer.approvals.calls import Call
+from agent_mailer.approvals.turn import Word, read
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.mailbox.port import MailboxUnavailable, Message, Route
+from agent_mailer.process.holder import PROMPT_FILE
 from agent_mailer.runtimes.port import RuntimeMissing
-from agent_mailer.state.records import Batched, TurnRecord
+from agent_mailer.state.approvals import Answer, By, Verdict
+from agent_mailer.state.records import Batched, RetryEntry, TurnRecord
 from agent_mailer.turn_tools.folder import TEAM, TurnMail
-from agent_mailer.watch.start import WeLeave, _prepare, _unless_we_leave
+from agent_mailer.watch.start import WeLeave, _prepare, _prepared, _unless_we_leave
 
 NOW = 2_100_000_000.0
 DOWN = MailboxUnavailable("down", "no answer")
@@ -118,3 +122,16 @@ def test_what_a_trial_finds_is_heard(scene: Scene) -> None:
     with pytest.raises(RuntimeMissing):
         asyncio.run(_unless_we_leave(scene.room, missing()))
     asyncio.run(_unless_we_leave(scene.room, fine()))
+
+
+def test_a_yes_to_a_call_whose_session_is_lost_is_for_whichever_call_is_the_same(scene: Scene) -> None:
+    record = turn(scene, None)
+    one = msgspec.structs.replace(scene.asked(), call=Call("Bash", '{"command":"git push"}', "call-1"), id="q-2")
+    scene.state.approvals.ask([one])
+    scene.state.approvals.answer(one, Answer(Verdict.ALLOW, NOW, By.COMMAND))
+    record.rerun = RetryEntry(record.envelope, asked=("q-2",))
+    message = Message(record.envelope, body="please")
+    _, directory = scene.run(_prepared(scene.room, record, (message,), scene.room.program))
+    [told] = read(directory).told
+    assert (told.id, told.word, told.call_id) == ("q-2", Word.ALLOW, "")
+    assert "call it again exactly as before" in (directory / PROMPT_FILE).read_text()
