@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.desk import SOON, Desk, outcomes
+from tests.integration.test_confined import runs_here
 
 from agent_mailer.events import EventName
 from agent_mailer.watch.watcher import End, Watcher
@@ -75,8 +76,14 @@ def test_one_that_does_not_start_touches_nothing_and_can_still_answer(desk: Code
     assert desk.times() == 1
 
 
-def test_one_that_does_not_hear_the_hook_by_which_a_person_is_asked_starts_no_turn(desk: CodexDesk) -> None:
-    """Only where somebody is to be asked; and it is tried once, as its sandbox is."""
+@pytest.mark.parametrize("kind", ["off", "landlock"])
+def test_one_that_does_not_hear_the_hook_by_which_a_person_is_asked_starts_no_turn(
+    desk: CodexDesk, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Only where somebody is to be asked, whatever its turns run in; and it is tried once, as its sandbox is."""
+    if kind != "off":
+        monkeypatch.delenv("AGENT_MAILER_SANDBOX")
+        desk.configure(sandbox={"kind": runs_here(kind), "read": [str(desk.base)]})
     trial = desk.base / "trials"
     real = desk.base / "codex.real"
     (desk.base / "codex").rename(real)
