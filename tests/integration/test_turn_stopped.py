@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 from pathlib import Path
 
 import pytest
+from tests import procfs
 from tests.desk import Desk, outcomes, until
+from tests.integration.test_odd_surroundings import once
 from tests.typed import type_in
 
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Automatic, Kind, Message
+from agent_mailer.process.tree import members
 from agent_mailer.state.records import AfterStop
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.watch.requests import apply
@@ -132,3 +138,24 @@ def test_what_cannot_be_stopped_is_said(desk: Desk) -> None:
     twice = type_in(desk.workdir, "turns", "stop", "x", "--drop", "--ask")
     assert twice.status == 2, twice
     assert "exclude each other" in twice.err
+
+
+def test_what_may_not_be_ended_is_named_and_the_message_is_done(desk: Desk) -> None:
+    """As what an agent has started by `sudo`."""
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("no root, no setpriv")
+    pid = desk.base / "pid"
+    another = f"setpriv --reuid=4711 --clear-groups sleep {LONG}"
+    desk.shell(f"cat >/dev/null; {another} >/dev/null 2>&1 & echo $! >'{pid}'; echo done")
+    desk.send()
+    done = once(desk, "setpriv", "--bounding-set=-kill", "--inh-caps=-kill", "--")
+    left = int(pid.read_text())
+    try:
+        assert procfs.state(left) == "S"
+        assert done.returncode == 0, done.stderr
+        [named] = desk.log(EventName.SURVIVORS)
+        assert named["pids"] == str(left)
+        assert members(str(named["turn_id"]), None) == [], "no holder waits for it"
+        assert [answer.body for answer in answers(desk)] == ["done\n"]
+    finally:
+        os.kill(left, signal.SIGKILL)

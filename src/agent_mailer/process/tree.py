@@ -102,8 +102,9 @@ async def end_tree(
 ) -> EndReport:
     """End every process of the turn: ask with `first_signal`, kill after `grace` seconds, the holder last.
 
-    The holder is left to record how the agent ended, and is killed only if it does not go when it is told. Takes at
-    most `grace` + 2.5 seconds. `left_nothing`: the holder has left by itself, and nobody descends from it.
+    The holder is left to record how the agent ended, and is killed only if it does not go when it is told, or if what
+    is below it cannot be ended: it would wait for that for ever. Takes at most `grace` + 2.5 seconds. `left_nothing`:
+    the holder has left by itself, and nobody descends from it.
     """
     started = time.monotonic()
     kill_from = started + grace
@@ -143,6 +144,9 @@ async def end_tree(
             killed.update(process for process in agents if send(process, signal.SIGKILL))
         await wait_gone(agents, min(_RESCAN, kill_from - now) if now < kill_from else _RESCAN)
     if holder is not None:
+        if holder in found and send(holder, signal.SIGKILL):
+            killed.add(holder)
+            await wait_gone([holder], _RESCAN)
         reap(holder)
     survivors = tuple(process for process in found if is_alive(process))
     return EndReport(len(signalled), len(killed), survivors, time.monotonic() - started)
