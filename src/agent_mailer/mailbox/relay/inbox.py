@@ -32,6 +32,9 @@ STALE_ROWS: Final = 200
 """So many finished messages that are still listed as unread say that the server does not heed our marks: from then on
 it is asked for what came after them."""
 
+MOST_FAILURES: Final = 5
+"""Of threads in one look of a person's."""
+
 TRIES: Final = 20
 """Looks at which the server fails at the same message's thread, and lists all the same: then it is what the message
 itself says."""
@@ -84,17 +87,21 @@ class Inbox:
         )
 
     async def everything(self) -> list[tuple[Envelope, str, bool]]:
-        """What the server has, oldest first, each with its subject and whether it was not taken yet."""
+        """What the server has, oldest first, each with its subject and whether it was not taken yet.
+
+        Whose thread the server fails to tell is there under what it answers.
+        """
         rows, _ = await self._server.rows(self._session.name, unread=False)
         me = self._session.name
+        shown = [row for row in rows if row.sender != me and not row.pair]
+        threads = await self._threads_of(shown, failures=MOST_FAILURES)
         return [
             (
-                envelope_of(row, await self._thread_of(row)),
+                envelope_of(row, threads.get(row.id) or _said_by(row)),
                 row.subject,
                 self._is_new(row) and me not in row.read_by,
             )
-            for row in rows
-            if row.sender != me and not row.pair
+            for row in shown
         ]
 
     async def claim(self, envelope: Envelope, *, again: bool) -> Message | Gone:
@@ -198,9 +205,9 @@ class Inbox:
             return Gone("the server has no such message any more")
         return row
 
-    async def _threads_of(self, rows: list[Row]) -> dict[str, str]:
+    async def _threads_of(self, rows: list[Row], failures: int = 1) -> dict[str, str]:
         """By id, of those whose thread is to be had now: where the server fails at one, others are asked about first
-        the next time.
+        the next time. After so many `failures` no more is asked.
         """
         found: dict[str, str] = {}
         for row in sorted(rows, key=lambda row: self._failed[row.id]):
@@ -211,9 +218,12 @@ class Inbox:
             except MailboxUnavailable:
                 # It has just listed. The next look, should it fail altogether, says so.
                 self._failed[row.id] += 1
-                if self._failed[row.id] < TRIES:
+                if self._failed[row.id] >= TRIES:
+                    found[row.id] = _said_by(row)
+                    continue
+                failures -= 1
+                if not failures:
                     break
-                found[row.id] = _said_by(row)
         return found
 
     async def _thread_of(self, row: Row) -> str:
