@@ -98,6 +98,16 @@ def test_a_turn_is_remembered_once_and_waits_until_all_is_told(folder: StateFold
     assert (book.told.waiting, book.told.turns) == ((), ("turn-1",))
 
 
+@pytest.mark.parametrize(
+    "kind", [NoticeKind.APPROVAL, NoticeKind.STUCK, NoticeKind.INSTRUCTIONS, NoticeKind.RESERVED, NoticeKind.HELD]
+)
+def test_what_else_is_told_of_a_turn_does_not_hide_what_it_asks(folder: StateFolder, kind: NoticeKind) -> None:
+    book, beside = NoticeBook(folder), msgspec.structs.replace(NOTICE, id="n-0", kind=kind)
+    for notice in (beside, NOTICE, beside, NOTICE):
+        book.add(notice)
+    assert book.told.waiting == (beside, NOTICE)
+
+
 def test_what_the_disk_refuses_is_told_by_this_watcher_all_the_same(folder: StateFolder) -> None:
     book = NoticeBook(folder)
     assert book.told.waiting == ()

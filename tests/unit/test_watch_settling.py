@@ -30,7 +30,7 @@ from agent_mailer.process.handle import ProcessIdentity
 from agent_mailer.process.holder import read_exit
 from agent_mailer.reservations.port import Doubt, How, Touched
 from agent_mailer.runtimes.port import Usage
-from agent_mailer.state.notices import NoticeKind
+from agent_mailer.state.notices import Channel, NoticeKind
 from agent_mailer.state.records import (
     AfterStop,
     Attempt,
@@ -327,6 +327,18 @@ def test_a_thread_has_moved_on_where_the_first_of_a_batch_is_done(scene: Scene) 
     again = Batched(second, settlement=changed(FAILED, retry=RetryEntry(second, 1, 1, NOW + 30)))
     apply(scene, turn(scene, later, envelope=scene.mail(body="two", thread="th"), batch=(again,)))
     assert scene.state.questions.all() == []
+
+
+def test_whom_the_mail_came_from_is_asked_also_where_no_operator_is_told(scene: Scene) -> None:
+    scene.desk.configure(approve={"tools": ["Bash"], "by": "sender"}, notify={})
+    scene.room = scene.desk.place(scene.place.clock).room(scene.lock)
+    envelope = scene.mail()
+    call = Call("Bash", '{"command":"git push"}', "c-1")
+    retry = RetryEntry(envelope, 0, 0, NOW, revision=1, asked=("q",))
+    asks = changed(FAILED, outcome=Outcome.ASKED, asked=(call,), asked_until=NOW + 60, retry=retry)
+    apply(scene, turn(scene, asks, envelope=envelope))
+    [notice] = scene.desk.place().state.notices.told.waiting
+    assert (notice.kind, notice.message_id, notice.left) == (NoticeKind.APPROVAL, envelope.id, (Channel.SENDER,))
 
 
 def test_what_a_person_is_asked_is_written_down_and_no_retry_is_told(scene: Scene) -> None:
