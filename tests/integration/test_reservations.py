@@ -38,6 +38,7 @@ from agent_mailer.path_patterns import overlap
 from agent_mailer.reservations.leases import Leases
 from agent_mailer.reservations.port import Owner, Reservation
 from agent_mailer.reservations.turn import HELD, put_held
+from agent_mailer.state.records import Phase, TurnRecord
 from agent_mailer.views.reserved import in_the_way
 from agent_mailer.watch.guards.gate import Admitted
 from agent_mailer.watch.room import Room
@@ -296,6 +297,31 @@ def test_what_is_tidied_takes_nothing_from_a_turn_that_has_no_record_yet(tmp_pat
     with at_work(desks.first) as room:
         asyncio.run(works(room))
     assert desks.held() == []
+
+
+def test_what_is_tidied_takes_nothing_from_an_open_turn_of_an_earlier_watcher(tmp_path: Path) -> None:
+    desks = TwoDesks(tmp_path)
+    desks.first.send("x")
+    now = FakeClock().now()
+    before = new_turn_id(now)
+
+    async def works(room: Room) -> None:
+        [envelope] = (await room.mailbox.pending(10)).envelopes
+        room.state.turns.create(TurnRecord(before, envelope, Phase.RUNNING, "command", now))
+        reserving = room.reserving
+        assert reserving is not None
+
+        async def never(why: str) -> None:
+            raise AssertionError(why)
+
+        assert await reserving.around(room, envelope, "next", never) is None
+
+    with at_work(desks.first) as room:
+        meta, project = desks.first.root / "meta", os.path.realpath(desks.project)
+        left = Leases(meta, Disk(), room.clock, project=project, address="coder")
+        assert asyncio.run(left.take(before, ["src/**"], 600.0)) == []
+        asyncio.run(works(room))
+    assert [one["owner"]["turn"] for one in desks.held()] == [before]
 
 
 def test_a_turn_that_fails_gives_back_what_it_had(tmp_path: Path) -> None:
