@@ -128,8 +128,13 @@ def test_a_link_outside_of_every_tree_is_left_alone(tmp_path: Path) -> None:
     assert lacking(link) == []
 
 
-def test_what_stands_in_the_place_of_the_shelter_and_is_no_repository_is_told(project: Path) -> None:
-    (ours(project) / ".git").write_text("gitdir: nowhere\n")
+@pytest.mark.parametrize("a_link", [False, True])
+def test_what_stands_in_the_place_of_the_shelter_and_is_no_repository_is_told(project: Path, *, a_link: bool) -> None:
+    if a_link:
+        (project / "empty").mkdir()
+        (ours(project) / ".git").symlink_to(project / "empty")
+    else:
+        (ours(project) / ".git").write_text("gitdir: nowhere\n")
     assert parts(project / ".agent-mailer") == [(part, project / ".agent-mailer") for part in (Part.LINE, Part.SHELTER)]
     assert made(project / ".agent-mailer") == ([Part.LINE], "no_shelter")
 
