@@ -102,6 +102,47 @@ def test_a_claim_costs_one_sync_and_leaves_a_receipt(box: Box) -> None:
     }  # fmt: skip
 
 
+def in_the_place_of(folder: Path, becomes: str) -> Path:
+    """`folder` is away, and something may stand there; where it is kept."""
+    kept = folder.rename(folder.with_name("kept"))
+    match becomes:
+        case "a link to nothing":
+            folder.symlink_to("nowhere")
+        case "a link to another's":
+            folder.symlink_to(folder.with_name("tmp"))
+        case "a file":
+            folder.touch()
+    return kept
+
+
+@pytest.mark.parametrize("becomes", ["nothing", "a link to nothing", "a link to another's", "a file"])
+@pytest.mark.parametrize("when", ["as it is taken", "before it is taken again"])
+def test_a_folder_that_is_away_says_nothing_of_what_is_in_it(box: Box, when: str, becomes: str) -> None:
+    """A disk that is not mounted just now, an agent that moves folders: the message is there again with its folder."""
+    box.put("m1")
+    envelope = box.one()
+
+    class Moved(SystemCalls):
+        def fsync(self, fd: int) -> None:
+            super().fsync(fd)
+            in_the_place_of(box.paths.cur, becomes)
+
+    if when == "as it is taken":
+        box.disk.system = Moved()
+    else:
+        assert isinstance(box.claim(envelope), Message)
+        in_the_place_of(box.paths.cur, becomes)
+    with pytest.raises(MailboxUnavailable):
+        box.claim(envelope, again=when != "as it is taken")
+    with pytest.raises(MailboxUnavailable):
+        asyncio.run(box.mailbox.read(envelope))
+    box.disk.system = SystemCalls()
+    if os.path.lexists(box.paths.cur):
+        box.paths.cur.unlink()
+    box.paths.cur.with_name("kept").rename(box.paths.cur)
+    assert isinstance(box.claim(envelope, again=True), Message)
+
+
 def test_the_receipt_is_no_condition(box: Box) -> None:
     box.put("m1")
     box.paths.receipts.rmdir()

@@ -25,7 +25,7 @@ from agent_mailer.mailbox.maildir.delivery import (
 )
 from agent_mailer.mailbox.maildir.digests import unavailable, unreadable
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES, Malformed, Reason, from_locator, parse_message
-from agent_mailer.mailbox.maildir.layout import MAX_HANDLE, Paths
+from agent_mailer.mailbox.maildir.layout import MAX_HANDLE, Paths, is_folder
 from agent_mailer.mailbox.port import Envelope, Gone, Message, Unreadable
 from agent_mailer.names import path_name, printable
 
@@ -163,7 +163,9 @@ class Consumer:
         try:
             self._disk.move(source, target, sync=Sync.NONE)
         except FileNotFoundError:
-            if not os.path.lexists(self._paths.new) or os.path.lexists(source):
+            _require_folder(source)
+            _require_folder(target)
+            if os.path.lexists(source):
                 raise
             if not again:
                 return Gone("somebody else took it")
@@ -281,12 +283,14 @@ def _parse(path: Path) -> Message | Malformed | None:
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
+        _require_folder(path)
         return None
     try:
         if not stat.S_ISREG(mode):
             return Malformed(Reason.PARSE_ERROR, "not a regular file")
         return parse_message(read_regular(path, MAX_MESSAGE_BYTES), path.name)
     except FileNotFoundError:
+        _require_folder(path)
         return None
     except PermissionError as fault:
         return Malformed(Reason.PARSE_ERROR, f"cannot be read: {fault.strerror}")
@@ -294,6 +298,12 @@ def _parse(path: Path) -> Message | Malformed | None:
         if fault.errno not in (errno.EINVAL, errno.ELOOP, errno.ENXIO):
             raise
         return Malformed(Reason.PARSE_ERROR, "not a regular file")
+
+
+def _require_folder(path: Path) -> None:
+    """Raises OSError where its folder is away or another's, and says nothing of that file."""
+    if not is_folder(path.parent):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
 
 
 def _same(message: Message, envelope: Envelope) -> bool:
