@@ -10,6 +10,7 @@ from tests.desk import SOON, Desk, outcomes
 from tests.integration.test_confined import runs_here
 
 from agent_mailer.events import EventName
+from agent_mailer.runtimes.port import RuntimeMissing
 from agent_mailer.watch.watcher import End, Watcher
 
 HOLDS = "echo looked"
@@ -67,6 +68,24 @@ def test_one_that_lets_its_turns_touch_the_state_starts_none(desk: CodexDesk) ->
     desk.program(HOLDS)
     desk.resume()
     assert outcomes(desk.once()) == ["done"]
+
+
+def test_what_was_found_open_once_is_refused_each_time(desk: CodexDesk) -> None:
+    desk.program(OPENS)
+    place = desk.place()
+    lock = place.lock()
+    lock.acquire()
+    place.prepare()
+    program = place.room(lock).program
+
+    async def refused(turn_id: str) -> None:
+        with pytest.raises(RuntimeMissing, match="in codex's sandbox it can read"):
+            await program.require_fence(desk.workdir, turn_id, sandbox=True)
+
+    for number in range(2):
+        asyncio.run(refused(f"turn-{number}"))
+    lock.release()
+    assert desk.times() == 2
 
 
 def test_one_that_does_not_start_touches_nothing_and_can_still_answer(desk: CodexDesk) -> None:

@@ -21,6 +21,7 @@ from agent_mailer.events import EventName
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.mailbox.port import Action, Automatic, Draft, Priority
 from agent_mailer.process.handle import ProcessIdentity, identify, is_alive
+from agent_mailer.state.records import Phase, TurnRecord
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.watch.backlog import LIST_LIMIT
 from agent_mailer.watch.requests import apply
@@ -535,6 +536,17 @@ def test_nothing_that_an_agent_leaves_in_the_background_lives_on_after_a_turn_th
         assert found is None or not is_alive(found)
     finally:
         desk.end_turns()
+
+
+def test_what_another_watcher_needs_to_know_is_durable_before_the_agent_runs(desk: Desk) -> None:
+    seen = desk.base / "seen"
+    desk.shell(f"cat >/dev/null; cp \"$AGENT_MAILER_TURN_DIR/turn.json\" '{seen}'; echo done")
+    desk.send()
+    desk.once()
+    record = msgspec.json.decode(seen.read_bytes(), type=TurnRecord)
+    assert (record.phase, record.attempt, record.process is None) == (Phase.RUNNING, 1, False)
+    assert record.started_at is not None
+    assert record.claimed_at <= record.started_at
 
 
 def test_a_dead_letter_that_is_put_back_again_and_again_ends_too(desk: Desk) -> None:

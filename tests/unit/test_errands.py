@@ -184,6 +184,20 @@ def test_what_gives_power_needs_a_persons_word_in_the_workdir(operated: Operated
     assert (answer is None) == (access is RemoteAccess.NONE), now
 
 
+def test_of_several_that_wait_at_once_each_is_done_in_its_order(operated: Operated) -> None:
+    operated.may(RemoteAccess.ALL)
+    state, gone = operated.state, operated.scene.mail()
+    state.dead_letters.add(DeadLetter(gone.id, gone.thread, envelope=gone), again=False)
+    asked = operated.scene.asked()
+    operated.ask(RemoteVerb.RETRY, f"given-up {gone.id}")
+    operated.ask(RemoteVerb.APPROVE, asked.id)
+    operated.ask(RemoteVerb.PAUSE)
+    assert [(one.number, one.became) for one in operated.look()] == [(number, Became.DONE) for number in (1, 2, 3)]
+    assert operated.opened
+    assert state.approvals.answer_to(asked.id) is not None
+    assert state.pause.read() is not None
+
+
 def test_what_came_too_late_or_twice_is_not_done(operated: Operated) -> None:
     operated.ask(RemoteVerb.PAUSE, seconds=-1.0)
     assert operated.did() == "expired: its time had run out when the watcher came to it"

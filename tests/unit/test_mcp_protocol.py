@@ -319,3 +319,18 @@ def test_what_the_team_remembers_is_read_like_a_note(folder: TurnFolder) -> None
     assert tools.call("write_memory", {"scope": "team", "text": "mine"}).failed
     assert folder.strip()
     assert not (folder.path / TEAM).exists()
+
+
+@pytest.mark.parametrize("tool", ["reply", "forward"])
+@pytest.mark.parametrize("which", ["m1", "m2"])
+def test_of_several_messages_the_one_that_is_named_is_answered_or_handed_on(
+    folder: TurnFolder, tool: str, which: str
+) -> None:
+    other = msgspec.structs.replace(MESSAGE, envelope=msgspec.structs.replace(MESSAGE.envelope, id="m2"))
+    facts = Facts("turn", "coder", 1024 * 1024, "/memory/global.md", "/memory/thread.md")
+    folder.prepare(MESSAGE, (MESSAGE,), (Contact("planner"), Contact("user")), facts, None, (other,))
+    more = {"to": ["planner"]} if tool == "forward" else {}
+    answer = Toolbox(AgentMail(folder)).call(tool, {"body": "please", "message": which, **more})
+    assert not answer.failed, answer.text
+    [draft] = folder.staged()
+    assert draft.about == which

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ from agent_mailer.state.requests import Request, Verb
 from agent_mailer.state.stuck import StuckKind
 from agent_mailer.watch import backlog
 from agent_mailer.watch.guards.budgets import BudgetPolicy
+from agent_mailer.watch.guards.calm import CalmPolicy
 from agent_mailer.watch.guards.who import WhoPolicy
 from agent_mailer.watch.offering import Offers
 from agent_mailer.watch.room import Stage, Work
@@ -198,6 +200,42 @@ def test_what_is_only_to_be_settled_holds_no_place(scene: Scene) -> None:
     assert places == [0]
 
 
+def test_what_a_session_has_in_work_holds_no_place_for_the_next_watcher_either(scene: Scene) -> None:
+    us = identify(os.getpid())
+    assert us is not None
+    turn(scene, None, live=Sitter("claude-1", us))
+    watcher, places = Watcher(scene.room), list[int]()
+
+    async def taken_up() -> None:
+        await watcher._take_up_open()
+        places.extend([len(scene.room.work), watcher._at_work()])
+        for work in scene.room.work.values():
+            assert work.task is not None
+            work.task.cancel()
+        await asyncio.gather(*(work.task for work in scene.room.work.values() if work.task), return_exceptions=True)
+
+    scene.run(taken_up())
+    assert places == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("stages", "waits"),
+    [
+        ((Stage.STUCK,), False),
+        ((Stage.STUCK, Stage.RUNNING), True),
+        ((Stage.STUCK, Stage.SETTLING), True),
+        ((Stage.RUNNING,), True),
+        ((), False),
+    ],
+)
+def test_who_leaves_waits_for_whatever_is_not_stuck(scene: Scene, stages: tuple[Stage, ...], waits: bool) -> None:
+    for number, stage in enumerate(stages):
+        one = Envelope(f"m{number}", "t", "user", NOW, "", "")
+        scene.room.work[f"t{number}"] = Work(one, stage, {one.id})
+    scene.room.stop_at = scene.room.clock.monotonic()
+    assert (scene.room.stop_patience() > 0.0) is waits
+
+
 def test_what_a_person_has_sent_again_leaves_in_the_same_look(scene: Scene) -> None:
     item = SettledItem(Outgoing("o-1", "user", "t", "payload"), ItemState.REFUSED, "no such agent")
     apply(scene, turn(scene, changed(DONE, items=(item,))))
@@ -265,6 +303,18 @@ def test_while_it_is_paused_it_looks_again_when_the_pause_ends(scene: Scene) -> 
     scene.mail()
     scene.state.pause.write(Pause(PauseReason.LIMITED, NOW - 60, NOW + 50))
     assert step(scene, Watcher(scene.room)) == (50.0, [])
+
+
+def test_a_probe_that_waits_for_quiet_hours_is_made_when_they_end(scene: Scene) -> None:
+    """Nobody else would wake it then."""
+    scene.mail()
+    local = time.localtime(NOW)
+    minute = local.tm_hour * 60 + local.tm_min
+    calm = CalmPolicy(quiet=(((minute - 1) % 1440, (minute + 2) % 1440),))
+    guards = msgspec.structs.replace(scene.policy.guards, calm=calm)
+    scene.room.policy = msgspec.structs.replace(scene.policy, guards=guards)
+    scene.state.pause.write(Pause(PauseReason.LIMITED, NOW - 60, NOW - 1))
+    assert step(scene, Watcher(scene.room)) == (120.0 - local.tm_sec, [])
 
 
 @pytest.mark.parametrize("once", [False, True])
