@@ -19,7 +19,7 @@ from tests.sizes import LONG, thinned
 from agent_mailer import processes
 from agent_mailer.outcomes import Exit
 from agent_mailer.process.handle import ProcessIdentity, identify, is_alive, reap, send, wait_gone
-from agent_mailer.process.holder import Supervised, start_behind_gate
+from agent_mailer.process.holder import TURN_ID_VARIABLE, Supervised, start_behind_gate
 from agent_mailer.process.tree import EndReport, end_tree, members, sweep
 from agent_mailer.processes import boot_id
 
@@ -194,6 +194,29 @@ def test_who_loses_its_parent_while_we_look_is_ended(agents: Agents, monkeypatch
     report, _ = agent.end(SHORT)
     assert report.signalled == 1
     assert not is_alive(child)
+
+
+@pytest.mark.parametrize("leader", ["gone", "another's"])
+def test_where_the_holder_is_unknown_a_session_without_its_leader_is_the_turns_and_a_strangers_is_not(
+    agents: Agents, leader: str
+) -> None:
+    """As after a kill of holder and watcher: what has cleared its environment bears no id of the turn."""
+    turn_id, places = f"turn-{uuid.uuid4().hex}", [agents.folder / name for name in ("bears", "cleared", "ready")]
+    script = (
+        f"{TURN_ID_VARIABLE}={turn_id} /bin/sleep 600 & echo $! >'{places[0]}'; env -i /bin/sleep 600 & "
+        f"echo $! >'{places[1]}'; touch '{places[2]}'; {'' if leader == 'gone' else 'exec /bin/sleep 600'}"
+    )
+    first = subprocess.Popen(["/bin/sh", "-c", script], start_new_session=True)
+    wait_for(places[2])
+    bears, cleared = (int(place.read_text()) for place in places[:2])
+    agents.others += [found for pid in (first.pid, bears, cleared) if (found := identify(pid)) is not None]
+    if leader == "gone":
+        assert first.wait(30) == 0
+    until(lambda: any(process.pid == bears for process in members(turn_id, None)), "its environment is its own")
+    assert {process.pid for process in members(turn_id, None)} == ({bears, cleared} if leader == "gone" else {bears})
+    if leader != "gone":
+        first.kill()
+        first.wait()
 
 
 def test_the_holder_killed_the_agent_is_found_by_its_session(agents: Agents) -> None:
