@@ -53,6 +53,17 @@ def test_a_ping_costs_no_look_and_leaves_what_was_asked_before_it_asked(scene: S
     assert (heed(ear), ear.asked) == (False, True), "the loop has not come to it"
 
 
+@pytest.mark.parametrize("last", [Verb.STUCK_RETRY, Verb.PAUSE])
+def test_what_is_to_be_sent_again_is_looked_for_whatever_else_is_asked_beside_it(scene: Scene, last: Verb) -> None:
+    ear, requests = Ear(scene.room), scene.state.requests
+    for verb in sorted((Verb.STUCK_RETRY, Verb.PAUSE), key=lambda verb: verb is last):
+        requests.submit(Request(verb))
+    assert ear.apply_waiting()
+    assert not ear.apply_waiting()
+    requests.submit(Request(Verb.RESUME))
+    assert not ear.apply_waiting()
+
+
 def test_what_came_while_the_loop_did_something_is_answered_when_it_rests(scene: Scene) -> None:
     ear, requests = Ear(scene.room), scene.state.requests
     ping = requests.submit(Request(Verb.PING))

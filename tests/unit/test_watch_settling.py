@@ -22,6 +22,7 @@ from tests.watch_room import Scene, scene_at
 
 from agent_mailer.approvals.calls import Call
 from agent_mailer.disk import SystemCalls
+from agent_mailer.errors import BusyFault, ConfigFault
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Action, Draft, Envelope, Outgoing, Progress, Stage
 from agent_mailer.names import new_turn_id
@@ -327,6 +328,26 @@ def test_a_thread_has_moved_on_where_the_first_of_a_batch_is_done(scene: Scene) 
     again = Batched(second, settlement=changed(FAILED, retry=RetryEntry(second, 1, 1, NOW + 30)))
     apply(scene, turn(scene, later, envelope=scene.mail(body="two", thread="th"), batch=(again,)))
     assert scene.state.questions.all() == []
+
+
+@pytest.mark.parametrize("how", ["removed", "another's", "gone with its folder"])
+def test_whose_workdir_is_another_watchers_by_now_settles_nothing(scene: Scene, how: str) -> None:
+    record = turn(scene)
+    lock = scene.desk.state / ".lock"
+    match how:
+        case "removed":
+            lock.unlink()
+        case "another's":
+            lock.unlink()
+            lock.touch(0o600)
+        case _:
+            scene.desk.state.rename(scene.desk.base / "away")
+    with pytest.raises(ConfigFault if how.startswith("gone") else BusyFault):
+        apply(scene, record)
+    if how.startswith("gone"):
+        (scene.desk.base / "away").rename(scene.desk.state)
+    assert not scene.state.turns.is_settled(record.turn_id)
+    assert record.envelope.id not in scene.desk.place().state.processed
 
 
 def test_whom_the_mail_came_from_is_asked_also_where_no_operator_is_told(scene: Scene) -> None:
