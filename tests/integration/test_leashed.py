@@ -15,7 +15,7 @@ from tests.desk import said_in
 
 from agent_mailer.process import leashed
 from agent_mailer.process.commands import run_briefly, run_briefly_async, start_command
-from agent_mailer.process.handle import ProcessIdentity, identify, is_alive
+from agent_mailer.process.handle import ProcessIdentity, identify, is_alive, waited_for
 from agent_mailer.process.leashed import Leashed
 from agent_mailer.processes import read_stat
 
@@ -60,6 +60,15 @@ def test_one_that_cannot_be_started_leaves_no_descriptor_open(place: Place, outp
     with pytest.raises(FileNotFoundError):
         start_command(["/no/program"], env=ENV, cwd=place.folder, output=place.folder / "said")
     assert os.listdir("/dev/fd") == before
+
+
+def test_what_we_hold_ourselves_is_no_orphan_of_a_turns(place: Place) -> None:
+    """Where a turn's holder was killed, its orphans are those of our children that nobody waits for."""
+    with (place.folder / "said").open("wb") as said:
+        one = Leashed(["/bin/sleep", "600"], env=ENV, cwd=place.folder, output=said.fileno())
+    assert one.process.pid in waited_for
+    one.bury()
+    assert one.process.pid not in waited_for
 
 
 def test_what_is_stopped_is_asked_first(place: Place) -> None:

@@ -19,6 +19,7 @@ from agent_mailer.schedules.bodies import digest_of
 from agent_mailer.schedules.due import Known, Schedule
 from agent_mailer.schedules.sending import AGAIN_FIRST, AGAIN_LONGEST, PATIENCE, REFUSED, Sending, run_now
 from agent_mailer.state.notices import Notice, NoticeKind
+from agent_mailer.state.schedules import MOST_SENT
 
 EVENING = datetime(2026, 6, 10, 20, tzinfo=UTC).timestamp()
 AT_THREE = EVENING + 7 * 3600
@@ -136,3 +137,9 @@ def test_all_that_it_has_sent_is_known_as_a_persons_however_long_it_waits(clockw
     waiting = {one.envelope.id for one in clockwork.scene.desk.inbox("coder")}
     assert len(waiting) == 6
     assert clockwork.scene.desk.place().state.schedules.sent == waiting
+
+
+def test_of_very_many_that_it_has_sent_the_newest_are_known(clockwork: Clockwork) -> None:
+    book, sent = clockwork.scene.desk.place().state.schedules, tuple(f"m{number}" for number in range(MOST_SENT + 1))
+    book.put("daily", Known("line", 1.0, sent=sent))
+    assert clockwork.scene.desk.place().state.schedules.sent == set(sent[1:])

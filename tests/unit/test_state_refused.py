@@ -41,6 +41,7 @@ from agent_mailer.state.records import (
 from agent_mailer.state.requests import Answer as Answered_
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.state.stuck import StuckKind
+from agent_mailer.state.takeover import read_inflight, take_over
 from agent_mailer.watch.guards.holding import carry_out
 
 NOW = 1_700_000_000.0
@@ -314,6 +315,12 @@ CASES = {
     ),
     "a pause of the account, here": Case(
         nothing, lambda s: s.pause.settled(MET), "pause.json", lambda s: s.pause.read()
+    ),
+    "in work at another client": Case(
+        lambda s: (s.folder.path / "inflight.json").write_text('{"msg_id": "m", "thread_id": "t"}'),
+        lambda s: take_over(s.folder, s.processed, s.retries, s.log),
+        "retries.json",
+        lambda s: (s.retries.get("m") is not None, read_inflight(s.folder.path / "inflight.json")),
     ),
     "a request that is answered": Case(requested, answer_all, "*.answer", lambda s: s.requests.waiting()),
     "a request that is done with": Case(requested, answer_all, "requests/*.json", lambda s: s.requests.waiting(), GONE),

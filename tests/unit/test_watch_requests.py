@@ -8,8 +8,9 @@ from tests.watch_room import Scene, scene_at
 
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.names import new_turn_id
+from agent_mailer.process.handle import ProcessIdentity
 from agent_mailer.state.pauses import SignedOut
-from agent_mailer.state.records import DeadLetter, Pause, PauseReason, Phase, TurnRecord
+from agent_mailer.state.records import DeadLetter, Pause, PauseReason, Phase, Sitter, TurnRecord
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.state.stuck import StuckKind
 from agent_mailer.watch import requests
@@ -34,6 +35,16 @@ def test_whoever_resumes_has_logged_in(scene: Scene, paused: PauseReason | None)
     # What was asked of the program before comes too late.
     state.login.learn(SignedOut(NOW, "not logged in"))
     assert state.login.read() is None
+
+
+def test_what_a_killed_watcher_had_begun_to_give_a_session_is_that_sessions_alone(scene: Scene) -> None:
+    envelope = scene.mail()
+    sitters = [Sitter("claude-1", ProcessIdentity(11, 1, "boot")), Sitter("claude-2", ProcessIdentity(12, 1, "boot"))]
+    record = TurnRecord(new_turn_id(NOW), envelope, Phase.RUNNING, "live", NOW, live=sitters[0])
+    scene.state.turns.create(record)
+    asked = [apply(scene.state, Request(Verb.TAKE, (envelope.id,), by=one)) for one in sitters]
+    assert [one.ok for one in asked] == [True, False]
+    assert asked[0].lines == (record.turn_id,)
 
 
 @pytest.fixture

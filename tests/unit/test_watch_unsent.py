@@ -176,6 +176,19 @@ def test_an_answer_for_one_of_a_batch_is_sent_again_as_that_ones(scene: Scene) -
     assert again.envelope == other
 
 
+def test_however_often_a_draft_is_composed_again_its_mail_is_the_same(scene: Scene) -> None:
+    """Whom it reached the first time gets it once, though another of its recipients was refused again."""
+    found = []
+    for _ in range(2):
+        entry = item("user", ItemState.PENDING, draft=msgspec.structs.replace(DRAFT, to=("user", "planner")))
+        record = turn(entry, resends="20260101T000000-00000000.0")
+        again = composed_again(record, scene.room.mailbox, Message(record.envelope), ())
+        assert again is not None
+        found.append([(one.item.id, one.item.recipient) for one in again])
+    assert found[0] == found[1]
+    assert {recipient for _, recipient in found[0]} == {"user", "planner"}
+
+
 def test_it_leaves_by_the_way_that_is_now_to_the_place_that_was_meant(scene: Scene) -> None:
     was = Route("bob@there", "/mail", 1, 2, "bob")
     sent = msgspec.structs.replace(item(state=ItemState.PENDING).item, route=was)
