@@ -42,7 +42,7 @@ from agent_mailer.watch.backlog import (
 from agent_mailer.watch.claim import pass_over, take
 from agent_mailer.watch.guards.holding import Stop
 from agent_mailer.watch.guards.who import WhoPolicy
-from agent_mailer.watch.rules import MOST_FETCHES
+from agent_mailer.watch.rules import MOST_FETCHES, Candidate
 from agent_mailer.watch.stuck import drop_stuck, retry_stuck
 
 NOW = 1_800_000_000.0
@@ -490,3 +490,14 @@ def test_what_was_written_down_as_held_is_ours_though_it_was_claimed_before(
     monkeypatch.setattr(scene.room.mailbox, "claim", claimed_before)
     hold(scene, one)
     assert (set(scene.state.held.waiting), scene.doer.taken) == ({one.id}, 1)
+
+
+def test_mail_is_stranded_by_its_own_way_back_and_by_no_other_of_its_senders(scene: Scene) -> None:
+    envelope = scene.mail()
+    ways = ("user@nowhere", "user", "user@nowhere", "")
+    candidates = [
+        Candidate(msgspec.structs.replace(envelope, id=f"m{number}", reply_to=way)) for number, way in enumerate(ways)
+    ]
+    for order in (candidates, candidates[::-1]):
+        stranded = scene.run(backlog._without_way_back(scene.room.mailbox, order))
+        assert sorted(one.envelope.id for one in stranded) == ["m0", "m2"]
