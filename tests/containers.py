@@ -51,12 +51,7 @@ class Container:
 
     def kill(self) -> None:
         """All of it, at once, by its process 1; returns when nothing of it lives: only then its parent ends."""
-        while self._outside.poll() is None:
-            for first in procfs.children(self._outside.pid):
-                with suppress(ProcessLookupError):
-                    os.kill(first, signal.SIGKILL)
-            with suppress(subprocess.TimeoutExpired):
-                self._outside.wait(0.05)
+        self._signal_until_it_ends(signal.SIGKILL, 0.05)
 
     def stop(self) -> int:
         """SIGTERM to process 1, as an engine does; its exit status."""
@@ -65,9 +60,14 @@ class Container:
 
     def stop_at_any_moment(self) -> int:
         """The same, also before it heeds signals: process 1 does not die of what it does not heed."""
+        return self._signal_until_it_ends(signal.SIGTERM, 1.0)
+
+    def _signal_until_it_ends(self, number: signal.Signals, again: float) -> int:
+        """Its process 1 may not be there yet, or not heed it yet: once more after `again` seconds; its exit status."""
         while (status := self._outside.poll()) is None:
             for first in procfs.children(self._outside.pid):
-                os.kill(first, signal.SIGTERM)
+                with suppress(ProcessLookupError):
+                    os.kill(first, number)
             with suppress(subprocess.TimeoutExpired):
-                self._outside.wait(1.0)
+                self._outside.wait(again)
         return status

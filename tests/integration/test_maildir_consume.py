@@ -102,9 +102,9 @@ def test_a_claim_costs_one_sync_and_leaves_a_receipt(box: Box) -> None:
     }  # fmt: skip
 
 
-def in_the_place_of(folder: Path, becomes: str) -> Path:
-    """`folder` is away, and something may stand there; where it is kept."""
-    kept = folder.rename(folder.with_name("kept"))
+def in_the_place_of(folder: Path, becomes: str) -> None:
+    """`folder` is away, called `kept`, and something may stand there."""
+    folder.rename(folder.with_name("kept"))
     match becomes:
         case "a link to nothing":
             folder.symlink_to("nowhere")
@@ -112,7 +112,6 @@ def in_the_place_of(folder: Path, becomes: str) -> Path:
             folder.symlink_to(folder.with_name("tmp"))
         case "a file":
             folder.touch()
-    return kept
 
 
 @pytest.mark.parametrize("becomes", ["nothing", "a link to nothing", "a link to another's", "a file"])

@@ -24,11 +24,10 @@ from agent_mailer.git_tree import (
 )
 
 
-def repository(git: Path) -> Path:
+def repository(git: Path) -> None:
     for folder in (git / "objects", git / "refs", git / "info"):
         folder.mkdir(parents=True)
     (git / "HEAD").write_text("ref: refs/heads/main\n")
-    return git
 
 
 @pytest.fixture
@@ -104,9 +103,7 @@ def test_what_is_for_the_day_on_which_there_is_a_tree_can_wait(tmp_path: Path) -
                 raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
             return super().open(path, flags, mode)
 
-    disk = Disk()
-    disk.system = ReadOnly()
-    assert made(ours(tmp_path), disk) == ([], "")
+    assert made(ours(tmp_path), Disk(ReadOnly())) == ([], "")
 
 
 def test_of_a_link_the_link_has_its_line_and_what_it_leads_to_all_of_it(project: Path, tmp_path: Path) -> None:
@@ -198,9 +195,7 @@ def test_git_sees_no_repository_before_all_of_it_is_there(project: Path) -> None
             written.append(target.name)
             super().replace(source, target)
 
-    disk = Disk()
-    disk.system = Seen()
-    assert made(ours(project), disk) == ([Part.LINE, Part.SHELTER], "")
+    assert made(ours(project), Disk(Seen())) == ([Part.LINE, Part.SHELTER], "")
     assert written[-1] == "HEAD"
     assert sorted(written) == ["HEAD", "config", "description"]
 

@@ -23,6 +23,7 @@ Ask = Callable[..., Any]
 MESSAGE = Message(
     Envelope("m1", "p2p/coder__user", "user", 1763712900.0, "1", "x.md"), "Colour", "Which?", reply_to="user"
 )
+FACTS = Facts("turn", "coder", 1024 * 1024, "/memory/global.md", "/memory/thread.md")
 NAMES = [
     "read_message",
     "read_thread",
@@ -39,8 +40,7 @@ NAMES = [
 @pytest.fixture
 def folder(tmp_path: Path) -> TurnFolder:
     folder = TurnFolder(tmp_path / "turn", Disk())
-    facts = Facts("turn", "coder", 1024 * 1024, "/memory/global.md", "/memory/thread.md")
-    folder.prepare(MESSAGE, (MESSAGE,), (Contact("planner"), Contact("user")), facts)
+    folder.prepare(MESSAGE, (MESSAGE,), (Contact("planner"), Contact("user")), FACTS)
     return folder
 
 
@@ -327,8 +327,7 @@ def test_of_several_messages_the_one_that_is_named_is_answered_or_handed_on(
     folder: TurnFolder, tool: str, which: str
 ) -> None:
     other = msgspec.structs.replace(MESSAGE, envelope=msgspec.structs.replace(MESSAGE.envelope, id="m2"))
-    facts = Facts("turn", "coder", 1024 * 1024, "/memory/global.md", "/memory/thread.md")
-    folder.prepare(MESSAGE, (MESSAGE,), (Contact("planner"), Contact("user")), facts, None, (other,))
+    folder.prepare(MESSAGE, (MESSAGE,), (Contact("planner"), Contact("user")), FACTS, None, (other,))
     more = {"to": ["planner"]} if tool == "forward" else {}
     answer = Toolbox(AgentMail(folder)).call(tool, {"body": "please", "message": which, **more})
     assert not answer.failed, answer.text
