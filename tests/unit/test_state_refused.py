@@ -1,4 +1,7 @@
-"""What the disk has refused nobody takes for done: neither who asked for it, nor who comes after him."""
+"""What the disk has refused nobody takes for done, what it has taken is there after a power cut.
+
+So it is for whoever asked for it, and for who comes after him.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 from tests.clocks import FakeClock
+from tests.crash.power import EXTREMES, PowerModel
+from tests.crash.recording import RecordingSystem, lay_out
 from tests.refusing import GONE, On, Refusing
 
 from agent_mailer.approvals.calls import Call
@@ -27,6 +33,7 @@ from agent_mailer.state.lifts import Order, OrderVerb, Raised
 from agent_mailer.state.notices import Channel, Notice, NoticeKind
 from agent_mailer.state.pauses import AccountPause
 from agent_mailer.state.records import (
+    AfterStop,
     DeadLetter,
     ItemState,
     Pause,
@@ -36,6 +43,7 @@ from agent_mailer.state.records import (
     SessionEntry,
     SettledItem,
     Settlement,
+    StopAsked,
     TurnRecord,
 )
 from agent_mailer.state.requests import Answer as Answered_
@@ -80,13 +88,17 @@ def state_in(workdir: Path, system: SystemCalls | None = None) -> State:
 
 
 class Case(NamedTuple):
-    """`refused` is the file; by `calls`, where it is not that something new gets its name."""
+    """`refused` is the file; by `calls`, where it is not that something new gets its name.
+
+    `losable`: a power cut may take it, which is harmless (docs/reference/files.md says why).
+    """
 
     before: Act
     act: Act
     refused: str
     look: Act
     calls: tuple[On, ...] = ()
+    losable: bool = False
 
 
 def each(*acts: Act) -> Act:
@@ -170,6 +182,19 @@ def answer_all(state: State) -> None:
         state.requests.answer(name, Answered_(ok=True, lines=()))
 
 
+def pause(state: State) -> None:
+    state.pause.write(Pause(PauseReason.BY_HAND, NOW))
+
+
+def begin(state: State) -> None:
+    state.turns.create(msgspec.structs.replace(REFUSED, phase=Phase.CLAIMED, settlement=None))
+
+
+def turn(state: State) -> object:
+    turns = state.turns
+    return turns.load(TURN), turns.is_settled(TURN), turns.stop_asked(TURN), turns.stop_was_cut_off(), turns.open_ids()
+
+
 ASKED = Asked(7, RemoteVerb.PAUSE, "ann", 60.0)
 CASES = {
     "held": Case(nothing, hold, "held.jsonl", held),
@@ -213,7 +238,7 @@ CASES = {
         stranded,
     ),
     "stuck no more": Case(strand, lambda s: s.stuck.remove([(StuckKind.NOT_FETCHED, "m")]), "stuck.jsonl", stranded),
-    "not sent": Case(nothing, lambda s: s.unsent.note(REFUSED), "unsent.txt", lambda s: s.unsent.all()),
+    "not sent": Case(nothing, lambda s: s.unsent.note(REFUSED), "unsent.txt", lambda s: s.unsent.all(), losable=True),
     "sent after all": Case(
         lambda s: s.unsent.note(REFUSED),
         lambda s: s.unsent.remove([f"{TURN}.0"]),
@@ -266,6 +291,7 @@ CASES = {
         lambda s: s.usage.add("two", NOW, 1.0, Usage(1, 2, 0.5)),
         "usage.json",
         lambda s: s.usage.days(),
+        losable=True,
     ),
     "a schedule": Case(
         lambda s: s.schedules.put("a", Known("line", 1.0, sent=("m",))),
@@ -285,6 +311,7 @@ CASES = {
         "schedules.json",
         lambda s: (s.schedules.all, s.schedules.sent),
         GONE,
+        losable=True,
     ),
     "to be told": Case(nothing, lambda s: s.notices.add(NOTICE), "guards.json", lambda s: s.notices.told),
     "taken from afar": Case(nothing, lambda s: s.remote.take(ASKED), "remote/*.json", remote),
@@ -299,6 +326,7 @@ CASES = {
         lambda s: s.remote.told(Answered(7, Became.DONE)),
         "remote/*.json",
         remote,
+        losable=True,
     ),
     "asked": Case(nothing, ask, "q-1.json", asked),
     "answered": Case(ask, allow, "q-1.answer", asked),
@@ -311,10 +339,18 @@ CASES = {
     ),
     "nobody is asked any more": Case(ask, lambda s: s.approvals.close(["q-1"]), "q-1.json", asked),
     "a pause of the account": Case(
-        nothing, lambda s: s.pause.settled(MET), "accounts/*.json", lambda s: s.pause.account and s.pause.account.read()
+        nothing,
+        lambda s: s.pause.settled(MET),
+        "accounts/*.json",
+        lambda s: s.pause.account and s.pause.account.read(),
+        losable=True,
     ),
     "a pause of the account, here": Case(
-        nothing, lambda s: s.pause.settled(MET), "pause.json", lambda s: s.pause.read()
+        nothing, lambda s: s.pause.settled(MET), "pause.json", lambda s: s.pause.read(), losable=True
+    ),
+    "a person's pause": Case(nothing, pause, "pause.json", lambda s: s.pause.read()),
+    "a person's pause, ended": Case(
+        pause, lambda s: s.pause.clear(durable=True), "pause.json", lambda s: s.pause.read(), GONE
     ),
     "in work at another client": Case(
         lambda s: (s.folder.path / "inflight.json").write_text('{"msg_id": "m", "thread_id": "t"}'),
@@ -329,7 +365,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_the_disk_refuses_is_not_done_and_is_done_once_when_it_does_not(tmp_path: Path, name: str) -> None:
-    before, act, refused, look, calls = CASES[name]
+    before, act, refused, look, calls, _ = CASES[name]
 
     def seen(state: State) -> str:
         return repr(look(state))
@@ -351,3 +387,43 @@ def test_what_the_disk_refuses_is_not_done_and_is_done_once_when_it_does_not(tmp
     again = state_in(tmp_path)
     act(again)
     assert seen(again) == done, "asked for once more it changes nothing"
+
+
+KEPT: dict[str, tuple[Act, Act, Act]] = {
+    **{name: (case.before, case.act, case.look) for name, case in CASES.items() if not case.losable},
+    "a person's request": (nothing, requested, lambda s: s.requests.waiting()),
+    "a person's order": (
+        nothing,
+        lambda s: s.lifts.give(Order(OrderVerb.DROP, ("m",), NOW)),
+        lambda s: [*map(s.lifts.order, sorted(path.stem for path in s.lifts.folder.glob("*.order")))],
+    ),
+    "a turn": (nothing, begin, turn),
+    "how far a turn is": (begin, lambda s: s.turns.save(REFUSED), turn),
+    "that a turn is to be stopped": (begin, lambda s: s.turns.ask_stop(TURN, StopAsked(AfterStop.DROP, NOW)), turn),
+    "that a turn is settled": (begin, lambda s: s.turns.mark_settled(TURN, durable=True), turn),
+    "that the watcher stops": (nothing, lambda s: s.turns.stop_begins(), turn),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_is_done_is_there_after_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    before, act, look = KEPT[name]
+    workdir, tops = tmp_path / "coder", ("coder", "person")
+    for top in tops:
+        (tmp_path / top).mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "person"))
+    system = RecordingSystem(tmp_path, tops, lambda _: True)
+    state = state_in(workdir, system)
+    before(state)
+    # What was there before has been there for long.
+    disk, begun = PowerModel(system.operations), len(system.operations)
+    disk.sync_all()
+    was = repr(look(state))
+    act(state)
+    done = repr(look(state))
+    assert done != was
+    for operation in system.operations[begun:]:
+        disk.apply(operation)
+    for fate in EXTREMES:
+        lay_out(disk.crash(fate), tmp_path, tops)
+        assert repr(look(state_in(workdir))) == done
