@@ -7,16 +7,20 @@ before our next operation, and counts as made then: as synced where `synced` say
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.crash.power import (
+    EXTREMES,
     ROOT,
+    Chance,
     MakeFile,
     MakeFolder,
     Operation,
+    PowerModel,
     Rename,
     SyncFile,
     SyncFolder,
@@ -26,7 +30,7 @@ from tests.crash.power import (
     Write,
 )
 
-from agent_mailer.disk import SystemCalls
+from agent_mailer.disk import Disk, SystemCalls
 from agent_mailer.processes import boot_id
 
 OTHER_BOOT = "00000000-0000-4000-8000-000000000000"
@@ -131,6 +135,7 @@ class RecordingSystem(QuickSystem):
     def look_around(self) -> None:
         """Take down what was written beside us since the last look."""
         seen: set[Path] = set()
+        changed: list[tuple[int, int, Path]] = []
         for path, found in self._walk():
             seen.add(path)
             if found is None:
@@ -138,7 +143,10 @@ class RecordingSystem(QuickSystem):
                     self._make_folder(path)
                     self._confirm_foreign(path, folder=True)
             elif self._signatures.get(path) != _signature(found):
-                self._take_down(path)
+                changed.append((found.st_mtime_ns, -len(path.parts), path))
+        # As they were written: what an agent leaves is there before its end is (in one tick of the clock: deeper first).
+        for _, _, path in sorted(changed):
+            self._take_down(path)
         for path in [path for path in self._inodes if path not in seen and path != self._base]:
             self._unlink(path)
 
@@ -264,3 +272,22 @@ def lay_out(tree: Tree, base: Path, tops: tuple[str, ...]) -> None:
             os.write(fd, data.replace(before, after))
         finally:
             os.close(fd)
+
+
+def after_power_failures(
+    base: Path, tops: tuple[str, ...], act: Callable[[Disk], object], most: int = 40
+) -> Iterator[None]:
+    """The extreme states, and `most` by lot, that a power failure right after `act` may leave below `tops` of `base`.
+
+    What was there before is durable.
+    """
+    system = RecordingSystem(base, tops, lambda _: False)
+    model = PowerModel(system.operations)
+    model.sync_all()
+    start = len(system.operations)
+    act(Disk(system))
+    for operation in system.operations[start:]:
+        model.apply(operation)
+    for fate in (*EXTREMES, *(Chance(random.Random(seed)) for seed in range(most))):
+        lay_out(model.crash(fate), base, tops)
+        yield

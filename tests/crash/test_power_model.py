@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 from tests.crash.power import (
     EXTREMES,
@@ -19,6 +20,7 @@ from tests.crash.power import (
     Unlink,
     Write,
 )
+from tests.crash.recording import RecordingSystem
 
 NOTHING_ELSE = EXTREMES[0]
 
@@ -106,3 +108,17 @@ def test_a_name_used_again_keeps_its_order() -> None:
         MakeFile(1, ROOT, "f"), SyncFile(1), Unlink(ROOT, "f"), MakeFile(2, ROOT, "f"), Write(2, 0, b"2"), SyncFile(2)
     )
     assert found == {(), (("f", b""),), (("f", b"2"),)}
+
+
+def test_what_others_wrote_between_two_looks_is_taken_down_in_their_order(tmp_path: Path) -> None:
+    """An agent's end stands above what it leaves, and comes after it: no power cut keeps the end alone."""
+    turn = tmp_path / "turn"
+    turn.mkdir()
+    system = RecordingSystem(tmp_path, ("turn",), lambda _: False)
+    (turn / "outbox").mkdir()
+    for name in ("outbox/b", "outbox/a", "exit"):
+        (turn / name).write_bytes(b"1")
+    system.look_around()
+    made = [operation.name for operation in system.operations if isinstance(operation, MakeFile)]
+    assert made[-1] == "exit"
+    assert sorted(made) == ["a", "b", "exit"]

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tests.clocks import FakeClock
-from tests.crash.power import EXTREMES, Chance, PowerModel
-from tests.crash.recording import QuickSystem, RecordingSystem, lay_out
+from tests.crash.recording import QuickSystem, after_power_failures
 from tests.crash.scenarios import STAGE, agent, at_rest, new_desk, recover, runs, settlements
 from tests.desk import Desk
 
@@ -29,20 +26,6 @@ from agent_mailer.watch.requests import apply, apply_waiting
 TOPS = ("mail", "coder")
 
 
-def after_power_failures(desk: Desk, act: Callable[[Disk], None], most: int = 40) -> Iterator[None]:
-    """Each of many states that a power failure right after `act` may leave; what was there before is durable."""
-    system = RecordingSystem(desk.base, TOPS, lambda _: False)
-    model = PowerModel(system.operations)
-    model.sync_all()
-    start = len(system.operations)
-    act(Disk(system))
-    for operation in system.operations[start:]:
-        model.apply(operation)
-    for fate in (*EXTREMES, *(Chance(random.Random(seed)) for seed in range(most))):
-        lay_out(model.crash(fate), desk.base, TOPS)
-        yield
-
-
 def state_over(desk: Desk, disk: Disk) -> State:
     place = desk.place()
     place.disk.system = disk.system
@@ -53,10 +36,14 @@ def state_over(desk: Desk, disk: Disk) -> State:
 def test_what_a_person_paused_stays_paused_and_resumed_stays_resumed(tmp_path: Path) -> None:
     desk = new_desk(tmp_path / "desk")
     at_rest(desk)
-    for _ in after_power_failures(desk, lambda disk: _ignore(apply(state_over(desk, disk), Request(Verb.PAUSE)))):
+    for _ in after_power_failures(
+        desk.base, TOPS, lambda disk: _ignore(apply(state_over(desk, disk), Request(Verb.PAUSE)))
+    ):
         assert desk.place().state.pause.read() is not None
     apply(desk.place().state, Request(Verb.PAUSE))
-    for _ in after_power_failures(desk, lambda disk: _ignore(apply(state_over(desk, disk), Request(Verb.RESUME)))):
+    for _ in after_power_failures(
+        desk.base, TOPS, lambda disk: _ignore(apply(state_over(desk, disk), Request(Verb.RESUME)))
+    ):
         assert desk.place().state.pause.read() is None
 
 
@@ -64,7 +51,7 @@ def test_an_answered_request_does_not_come_back(tmp_path: Path) -> None:
     desk = new_desk(tmp_path / "desk")
     at_rest(desk)
     desk.place().state.requests.submit(Request(Verb.PAUSE))
-    for _ in after_power_failures(desk, lambda disk: _ignore(apply_waiting(state_over(desk, disk)))):
+    for _ in after_power_failures(desk.base, TOPS, lambda disk: _ignore(apply_waiting(state_over(desk, disk)))):
         assert desk.place().state.requests.waiting() == []
 
 
@@ -74,7 +61,7 @@ def test_a_message_given_up_does_not_come_back_as_new(tmp_path: Path) -> None:
     agent(desk, "exit 1", max_retries=0)
     desk.send()
     [envelope] = asyncio.run(MaildirMailbox(desk.disk, desk.root, "coder").pending(10)).envelopes
-    for _ in after_power_failures(desk, lambda disk: asyncio.run(_claim_and_give_up(desk, disk, envelope))):
+    for _ in after_power_failures(desk.base, TOPS, lambda disk: asyncio.run(_claim_and_give_up(desk, disk, envelope))):
         assert not list((desk.root / "agents/coder/inbox/new").iterdir())
     (desk.root / "agents/coder/inbox/cur" / envelope.locator).rename(
         desk.root / "agents/coder/inbox/new" / envelope.locator
@@ -95,7 +82,7 @@ def test_what_did_not_leave_outlives_the_shortening_of_its_record(tmp_path: Path
     desk.send()
     at_rest(desk)
     [record] = settlements(desk).values()
-    for _ in after_power_failures(desk, lambda disk: state_over(desk, disk).retention.summarise(record)):
+    for _ in after_power_failures(desk.base, TOPS, lambda disk: state_over(desk, disk).retention.summarise(record)):
         [after] = settlements(desk).values()
         assert after.settlement is not None
         left = [entry.item.payload for entry in after.settlement.items if entry.state is state]
@@ -110,7 +97,7 @@ def test_a_removed_turn_is_never_half_back(tmp_path: Path) -> None:
     desk.send()
     at_rest(desk)
     [turn_id] = desk.place().state.turns.ids()
-    for _ in after_power_failures(desk, lambda disk: state_over(desk, disk).turns.drop(turn_id)):
+    for _ in after_power_failures(desk.base, TOPS, lambda disk: state_over(desk, disk).turns.drop(turn_id)):
         turns = desk.place().state.turns
         assert turns.open_ids() == []
         assert turns.load(turn_id) is None
@@ -125,7 +112,7 @@ def test_a_purged_dead_letter_stays_purged(tmp_path: Path) -> None:
         desk.once(system=disk.system)
         apply(state_over(desk, disk), Request(Verb.STUCK_DROP, reason=StuckKind.GIVEN_UP.value))
 
-    for _ in after_power_failures(desk, give_up_and_purge, most=15):
+    for _ in after_power_failures(desk.base, TOPS, give_up_and_purge, most=15):
         recover(desk)
         assert desk.place().state.dead_letters.all() == []
 
@@ -143,7 +130,7 @@ def test_what_stands_beside_damage_outlives_its_setting_aside(tmp_path: Path) ->
         state = state_over(desk, disk)
         assert len(state.stuck.all()) + len(state.held.waiting) == 2
 
-    for _ in after_power_failures(desk, look):
+    for _ in after_power_failures(desk.base, TOPS, look):
         for name, line in good.items():
             assert line + b"\n" in (folder / name).read_bytes()
             assert any(b"garbage\n" in path.read_bytes() for path in folder.glob(f"{name}*"))
@@ -175,7 +162,7 @@ def test_a_first_line_has_a_name_though_an_earlier_life_was_cut_short(tmp_path: 
         disk.system.close(disk.system.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND))
         disk.append_line(path, b"line", sync=Sync.FULL)
 
-    for _ in after_power_failures(desk, killed_and_tried_again):
+    for _ in after_power_failures(desk.base, TOPS, killed_and_tried_again):
         assert path.read_bytes() == b"line\n"
 
 
