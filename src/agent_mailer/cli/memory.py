@@ -75,7 +75,7 @@ def edit(
     place = configured(workdir)
     path = note_path(place, thread)
     if thread is None:
-        place.disk.make_directory(path.parent)
+        place.disk.make_directory(path.parent, sync=Sync.FULL)
         seed_memory(path.parent, place.config.agent_name or place.handle, place.disk)
     else:
         thread = meant_thread(place, thread)
@@ -155,7 +155,7 @@ def _change(place: Workplace, change: NoteChangeView, verb: str) -> None:
     if (turn := _turn_at_work(place, thread)) is not None:
         why = f"turn {turn.turn_id} runs, and may write this note when it ends"
         raise BusyFault("turn_running", why, f"agent-mailer memory {verb}, after it")
-    place.disk.make_directory(path.parent)
+    place.disk.make_directory(path.parent, sync=Sync.FULL)
     with note_lock(path.parent):
         now = _content(path)
         text = None if now is None else now.decode("utf-8", "replace")
@@ -215,7 +215,7 @@ def edit_note(place: Workplace, thread: str | None, path: Path, fresh: str, *, w
         place.disk.remove(copy)
         say("nothing was changed")
         return
-    place.disk.make_directory(path.parent)
+    place.disk.make_directory(path.parent, sync=Sync.FULL)
     with note_lock(path.parent):
         if _content(path) != before:
             why = f"{path} was changed while you edited it, and left so; your text is {copy}"

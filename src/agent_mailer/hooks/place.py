@@ -35,7 +35,7 @@ class HookPlace:
     def make(self) -> None:
         """Make what is missing. Raises OSError."""
         for folder in (self.path.parent.parent, self.path.parent, self.path):
-            self._disk.make_directory(folder)
+            self._disk.make_directory(folder, sync=Sync.FULL)
         if not self.exists:
             self.roll()
 

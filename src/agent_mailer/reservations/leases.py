@@ -84,7 +84,7 @@ class Leases:
         def locked() -> T:
             lock = FileLock(self._lock)
             try:
-                self._disk.make_directory(self._lock.parent)
+                self._disk.make_directory(self._lock.parent, sync=Sync.FULL)
                 if not lock.acquire(LOCK_SECONDS):
                     raise MailboxUnavailable("reservations_busy", f"{self._lock} is held for too long", "wait")
                 before = self._read()

@@ -98,8 +98,8 @@ class Units:
             self._tidy(instance.name)
 
         try:
-            self._disk.make_directory(self.folder)
-            self._disk.make_directory(self._drop_ins(instance.name))
+            self._disk.make_directory(self.folder, sync=Sync.FULL)
+            self._disk.make_directory(self._drop_ins(instance.name), sync=Sync.FULL)
             for path, text in texts.items():
                 known = before[path]
                 if known == text.encode():

@@ -141,5 +141,5 @@ def _raw(value: object) -> msgspec.Raw:
 
 
 def _write(path: Path, shape: dict[str, msgspec.Raw], disk: Disk) -> None:
-    disk.make_directory(path.parent)
+    disk.make_directory(path.parent, sync=Sync.FULL)
     disk.replace(path, msgspec.json.format(msgspec.json.encode(shape)) + b"\n", sync=Sync.FULL)

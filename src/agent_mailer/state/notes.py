@@ -67,7 +67,7 @@ class NoteHistory:
         path = self._path / f"{change.id}.json"
         if os.path.lexists(path):
             return False
-        self._folder.disk.make_directory(self._path)
+        self._folder.disk.make_directory(self._path, sync=sync)
         self._folder.disk.replace(path, msgspec.json.encode(change) + b"\n", sync=sync)
         for name in self._names()[:-KEPT_CHANGES]:
             with suppress(OSError):

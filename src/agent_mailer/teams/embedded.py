@@ -74,7 +74,7 @@ def begin(directory: Path, disk: Disk, look: Look) -> Standing:
     found = look(directory)
     if found is not None:
         return found
-    disk.make_directory(folder_of(directory))
+    disk.make_directory(folder_of(directory), sync=Sync.FULL)
     words = _broker(directory, "serve", "--port", str(_port(directory)))
     errors = directory / "logs" / "broker.err"
     disk.make_directory(errors.parent)

@@ -244,7 +244,7 @@ class Consumer:
 
     def _move_aside(self, path: Path, why: Message | Malformed | None = None) -> None:
         """Out of every reader's way, whatever it is, under a name that is free; a receipt tells who waits for it."""
-        self._disk.make_directory(self._paths.aside)
+        self._disk.make_directory(self._paths.aside, sync=Sync.FULL)
         kept = self._paths.aside / f"{time.time_ns()}-{os.urandom(3).hex()}-{path_name(path.name)}"
         try:
             self._disk.move(path, kept, sync=Sync.FULL)
