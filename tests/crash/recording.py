@@ -144,7 +144,7 @@ class RecordingSystem(QuickSystem):
                     self._confirm_foreign(path, folder=True)
             elif self._signatures.get(path) != _signature(found):
                 changed.append((found.st_mtime_ns, -len(path.parts), path))
-        # As they were written: what an agent leaves is there before its end is (in one tick of the clock: deeper first).
+        # As they were written: what an agent leaves is there before its end is (in one tick of the clock deeper first).
         for _, _, path in sorted(changed):
             self._take_down(path)
         for path in [path for path in self._inodes if path not in seen and path != self._base]:
