@@ -15,8 +15,8 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, event, insert, select, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Connection, Engine, event, insert, select, text
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.pool import Pool
 from tests.broker_desk import PASSWORD, running_broker
 from tests.sizes import LONG
@@ -442,6 +442,52 @@ def test_one_that_fails_takes_nobody_along(tmp_path: Path) -> None:
         assert isinstance(results[1], Fault)
         assert isinstance(results[3], IntegrityError)
         assert await store.read(kept) == {"there", "a", "b", "c"}
+
+    with_store(tmp_path, work)
+
+
+@contextmanager
+def lost_once(moment: str, *, committed: bool) -> Iterator[None]:
+    """The next connection that comes to this `moment` ends there; `committed`: its commit is done, and nobody told."""
+    lost: list[Any] = []
+
+    def lose(connection: Connection, *_: object) -> None:
+        if not lost:
+            lost.append(connection.connection.dbapi_connection)
+            if committed:
+                lost[0].commit()
+            lost[0].close()
+
+    event.listen(Engine, moment, lose)
+    try:
+        yield
+    finally:
+        event.remove(Engine, moment, lose)
+    assert lost
+
+
+@pytest.mark.parametrize(
+    ("moment", "committed", "there"),
+    [("before_cursor_execute", False, {"run 2"}), ("commit", False, set()), ("commit", True, {"run 1"})],
+)
+def test_what_may_have_been_committed_is_not_run_again(
+    tmp_path: Path, moment: str, committed: bool, there: set[str]
+) -> None:
+    runs: list[str] = []
+
+    def anew(connection: Connection) -> str:
+        runs.append(f"run {len(runs) + 1}")
+        return put(runs[-1])(connection)
+
+    async def work(store: Store) -> None:
+        with lost_once(moment, committed=committed):
+            [result] = await asyncio.gather(store.write(anew), return_exceptions=True)
+        assert await store.read(kept) == there
+        if moment == "commit":
+            assert isinstance(result, DBAPIError), "nobody is told that it is there, nor that it is not"
+        else:
+            assert result == "run 2"
+        assert await store.write(put("next")) == "next"
 
     with_store(tmp_path, work)
 

@@ -181,6 +181,8 @@ def test_beside_what_a_running_broker_serves(there: PublicBroker, here: Path) ->
         made = command(here, "import", file_of(there), "--free-keys")
         assert made.status == 0, made
         assert "this broker has a superadmin of its own" in made.err
+        # Anybody may register there; here it is this broker's superadmin who says so.
+        assert desk.call("GET", "/users/registration-config") == {"invite_required": True}
         answer = desk.call("POST", "/users/login", json={"username": "ann", "password": PASSWORD})
         assert answer["user"]["is_superadmin"] is False
         own = {"X-API-Key": OWN_KEY}

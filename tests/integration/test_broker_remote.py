@@ -173,6 +173,8 @@ def test_numbers_go_on_from_what_the_watcher_has_had(watched: Watched) -> None:
     assert watched.ask(verb="pause")["number"] == 42
     watched.report(msgspec.structs.replace(REPORT, seen=7))
     assert watched.ask(verb="pause")["number"] == 43
+    watched.report(msgspec.structs.replace(REPORT, seen=50))
+    assert watched.ask(verb="pause")["number"] == 51, "it knew some, but not the newest"
 
 
 def test_only_the_agents_own_person_asks(watched: Watched, bob: Person) -> None:

@@ -149,12 +149,15 @@ def test_the_archive_takes_mail_out_of_the_inbox_and_gives_it_back(pair: Pair) -
     assert pair.inbox() == [other["id"], first["id"]], "twice is once"
 
 
-def test_who_follows_the_inbox_sees_what_comes_back(pair: Pair) -> None:
+def test_who_follows_the_inbox_sees_what_comes_back_in_the_order_in_which_it_came(pair: Pair) -> None:
     first = pair.send()
-    cursor = first["cursor"]
-    pair.act(f"threads/{first['thread_id']}/trash")
-    pair.act(f"threads/{first['thread_id']}/restore")
-    assert pair.inbox(after=cursor) == [first["id"]]
+    second = pair.send(action="reply", parent_id=first["id"])
+    cursor = second["cursor"]
+    for away, back in (("archive", "unarchive"), ("trash", "restore")):
+        pair.act(f"threads/{first['thread_id']}/{away}")
+        pair.act(f"threads/{first['thread_id']}/{back}")
+        assert pair.inbox(after=cursor) == [first["id"], second["id"]], back
+        cursor += 2
 
 
 def test_new_mail_opens_a_thread_and_what_was_put_away_stays_away(pair: Pair) -> None:
