@@ -27,6 +27,8 @@ from agent_mailer.broker.hooks import posting
 from agent_mailer.broker.hooks.callbacks import AT_ONCE, LEASE_MS, gather, has_news
 from agent_mailer.broker.hooks.tables import hook_callbacks
 from agent_mailer.broker.hooks.taking import in_ms
+from agent_mailer.broker.messages.sending import Sent, send_all
+from agent_mailer.broker.messages.submission import NewMessage, Submission
 from agent_mailer.outside.items import wait_ms
 from agent_mailer.outside.signature import HEADER
 
@@ -297,6 +299,22 @@ def test_nothing_is_looked_for_where_nothing_can_be_told(hook: Hook, desk: Broke
         assert not is_asked(), "an end of looking"
     finally:
         engine.dispose()
+
+
+def test_more_than_a_look_takes_are_told_by_the_next_looks_each_once(hook: Hook, desk: BrokerDesk) -> None:
+    new = NewMessage(hook.agent["address"], (hook.made["address"],), body="an answer")
+    one = Submission(new, hook.person.id, hook.agent["id"], bound=False, key=None, longest=1000)
+    engine = create_engine(desk.settings.database)
+    try:
+        with engine.connect() as connection, connection.begin() as all_of_it:
+            sent = send_all(connection, [one] * (AT_ONCE + 1))
+            found = [post.message_id for _ in range(3) for post in gather(connection, desk.settings.secret)]
+            all_of_it.rollback()
+    finally:
+        engine.dispose()
+    ids = sorted(answer.messages[0].id for answer in sent if isinstance(answer, Sent))
+    assert len(ids) > AT_ONCE
+    assert sorted(found) == ids
 
 
 def test_nobodys_answers_wait_behind_all_of_anothers(

@@ -37,6 +37,8 @@ class Scene(NamedTuple):
     tester: dict[str, Any]
     stranger: dict[str, Any]
     parent: str
+    thread: str
+    """Of that message."""
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +47,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory, each_database: None) -> Iter
         ann, bob = desk.person("ann"), desk.person("bob")
         coder, tester, stranger = desk.agent(ann, "coder"), desk.agent(ann, "tester"), desk.agent(bob, "other")
         form = {"agent_id": tester["id"], "from_agent": tester["address"], "to_agent": coder["address"], "body": "?"}
-        parent = desk.call("POST", "/messages/send", json=form, headers=ann.header)["id"]
-        yield Scene(desk, ann, coder, tester, stranger, parent)
+        parent = desk.call("POST", "/messages/send", json=form, headers=ann.header)
+        yield Scene(desk, ann, coder, tester, stranger, parent["id"], parent["thread_id"])
 
 
 def forms(scene: Scene) -> dict[str, dict[str, Any]]:
@@ -96,6 +98,7 @@ def forms(scene: Scene) -> dict[str, dict[str, Any]]:
         "an odd thread": {"thread_id": "a\u202eb"},
         "a thread in a script": {"thread_id": "потік"},
         "an empty thread": {"thread_id": ""},
+        "a thread that there is": {"thread_id": scene.thread},
         "an unknown action": {"action": "shout"},
         "an unknown priority": {"priority": "now"},
         "an unknown kind": {"kind": "sonnet"},
@@ -208,6 +211,17 @@ def test_what_is_whole_and_known_is_answered_directly_and_nothing_else(scene: Sc
         for more in ({"Expect": "100-continue"}, {"Connection": "close"}, {"Content-Type": "application/x+json"}):
             asked(scene, bodies(scene)["nothing else"], {**header, **more}, Way.DIRECT)
         assert True not in direct[3:]
+
+
+@pytest.mark.parametrize(("name", "status"), [("a thread that there is", 403), ("an answer", 404)])
+def test_a_key_of_one_agent_gets_into_no_thread_of_others_whichever_way(scene: Scene, name: str, status: int) -> None:
+    own = scene.desk.own_agent(scene.ann, f"bound-{status}")
+    bound = scene._replace(ann=scene.ann._replace(key=own["api_key_plaintext"]), coder=own)
+    raw, header = bodies(bound)[name], {**bound.ann.header, "Content-Type": JSON}
+    assert same_each_way(bound, raw, header, name) == status
+    with taken(bound) as direct:
+        asked(bound, raw, header, Way.DIRECT)
+    assert direct == [True], "it was tried there"
 
 
 def test_each_header_is_answered_the_same_each_way(scene: Scene) -> None:
