@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine, event
 from sqlalchemy.dialects import postgresql, sqlite
 from tests.broker_desk import BrokerDesk, Person, running_broker
 from tests.databases import ON_A_FILE
@@ -261,6 +262,24 @@ def test_by_cursor(box: Box) -> None:
     ):
         box.get(422, **wrong)
     assert box.get(after=2**63 - 1)["messages"] == []
+
+
+def test_what_arrives_while_it_is_listed_is_listed_next_and_not_twice(box: Box) -> None:
+    sent = box.fill(1)
+    arrived: list[Any] = []
+
+    def arrive(_connection: object, _cursor: object, statement: str, values: object, *_rest: object) -> None:
+        if not arrived and "messages.seq >" in statement and box.agent["id"] in str(values):
+            arrived.extend(box.fill(1))
+
+    event.listen(Engine, "before_cursor_execute", arrive)
+    try:
+        listed = box.get(after=0)
+    finally:
+        event.remove(Engine, "before_cursor_execute", arrive)
+    assert len(arrived) == 1
+    assert listed == {"messages": sent, "cursor": 1, "more": False}
+    assert box.get(after=listed["cursor"])["messages"] == arrived
 
 
 def test_without_bodies(box: Box) -> None:

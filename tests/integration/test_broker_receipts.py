@@ -14,8 +14,8 @@ from sqlalchemy import create_engine
 from tests.broker_desk import BrokerDesk, running_broker
 
 from agent_mailer.broker.directory import AgentCaller
-from agent_mailer.broker.messages.changing import Change, change_all
-from agent_mailer.broker.messages.rows import mark_read, mark_unread
+from agent_mailer.broker.messages.changing import Change, Changes, Locked, change_all
+from agent_mailer.broker.messages.rows import claim_message, mark_read, mark_unread
 from agent_mailer.broker.protocol import Fault
 
 pytestmark = pytest.mark.usefixtures("each_database")
@@ -244,6 +244,26 @@ def test_of_the_copies_of_a_groups_mail_one_is_taken(room: Room) -> None:
     form = {"agent_id": room.sender["id"], "from_agent": room.sender["address"], "to_agent": group.agents[0]["address"]}
     refused = room.desk.http.post("/messages/send", json={**form, "one_of": "t"}, headers=room.alice.header)
     assert (refused.status_code, "one-of:GROUP" in refused.json()["detail"]) == (400, True)
+
+
+def test_of_members_whose_claims_are_one_transaction_one_takes_it(room: Room) -> None:
+    group = Members(room, 4)
+    caller = AgentCaller(room.alice.id, "alice", "", None)
+
+    def claimed(changes: Changes, locked: Locked) -> str:
+        """By whom."""
+        name, to = locked.message.id, locked.message.to_agent
+        return changes.taken.by_another(name) or claim_message(changes, locked, to, "t").message.to_agent
+
+    here, there = group.send("together"), group.send("another")
+    engine = create_engine(room.desk.settings.database)
+    with engine.begin() as connection:
+        claims = [Change(caller, name, claimed) for name in (here[1], here[0], there[2], here[2], here[1], there[3])]
+        made = change_all(connection, claims)
+    engine.dispose()
+    of = [one["address"] for one in group.agents]
+    assert made == [of[1], of[1], of[2], of[1], of[1], of[2]]
+    assert group.claim(0, here[0]).json()["reason"] == "taken"
 
 
 def test_members_who_claim_at_once_take_each_once(room: Room) -> None:
