@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 from httpx_sse import EventSource
+from sqlalchemy import Engine, event, insert, select
+from sqlalchemy.exc import OperationalError
 from starlette.requests import Request
 from starlette.types import Message
 from tests.broker_desk import BrokerDesk, running_broker
@@ -23,10 +25,14 @@ from tests.databases import ON_A_FILE
 from tests.desk import until
 from tests.sizes import LONG
 
-from agent_mailer.broker import listening
+from agent_mailer.broker import listening, streams
 from agent_mailer.broker.database import Store
+from agent_mailer.broker.directory import Directory
 from agent_mailer.broker.listening import Stream
 from agent_mailer.broker.messages import inbox
+from agent_mailer.broker.peers import Peers
+from agent_mailer.broker.streams import Streams
+from agent_mailer.broker.watch_tables import leases
 
 pytestmark = pytest.mark.usefixtures("each_database")
 
@@ -448,6 +454,56 @@ def test_a_gone_client_frees_the_agent(room: Room) -> None:
             listener.hello()
             assert streams.lease(agent["id"])
         until(lambda: streams.lease(agent["id"]) is None, "the release")
+
+
+def test_what_could_not_be_given_back_is_given_back_with_the_next(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where several processes serve a database, the rows in it say who holds an agent."""
+    monkeypatch.setattr(streams, "KEYS_EVERY", 0.01)
+    agents = [room.agent()["id"] for _ in range(2)]
+    failed: list[str] = []
+
+    def fail_once(_connection: object, _cursor: object, statement: str, values: object, *_rest: object) -> None:
+        if statement.startswith("UPDATE leases") and agents[0] in str(values) and not failed:
+            failed.append(statement)
+            raise OperationalError(statement, None, sqlite3.OperationalError("disk I/O error"))
+
+    async def play() -> None:
+        store = Store(room.desk.settings.database)
+        await store.open()
+        peers = Peers(room.desk.settings.database, room.desk.settings.secret)
+        ours = Streams(store, Directory(store), room.desk.settings, peers)
+        await ours.open()
+        held = {"process_id": peers.id, "epoch": 1, "watcher": "w", "name": "w", "since": ""}
+        rows = [{"agent_id": agent_id, **held} for agent_id in agents]
+        await store.write(lambda c: c.execute(insert(leases), rows))
+
+        async def left() -> list[str]:
+            of_ours = select(leases.c.agent_id).where(leases.c.process_id == peers.id)
+            return await store.read(lambda c: list(c.execute(of_ours).scalars()))
+
+        def goes(agent_id: str) -> None:
+            stream = ours.begin(agent_id, "", "key", "host", "w", "w")
+            stream.epoch = 1
+            ours.end(stream)
+
+        try:
+            goes(agents[0])
+            while not failed:
+                await left()
+            goes(agents[1])
+            while agents[1] in await left():
+                pass
+            assert await left() == []
+        finally:
+            await ours.close()
+            await peers.close()
+            await store.close()
+
+    event.listen(Engine, "before_cursor_execute", fail_once)
+    try:
+        asyncio.run(asyncio.wait_for(play(), 20))
+    finally:
+        event.remove(Engine, "before_cursor_execute", fail_once)
 
 
 @LONG
