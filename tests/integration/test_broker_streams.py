@@ -8,7 +8,7 @@ import json
 import queue
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -456,8 +456,46 @@ def test_a_gone_client_frees_the_agent(room: Room) -> None:
         until(lambda: streams.lease(agent["id"]) is None, "the release")
 
 
+class Several(NamedTuple):
+    """One of several processes that serve a database: rows in it say who holds an agent."""
+
+    store: Store
+    process_id: str
+    streams: Streams
+
+    def begun(self, agent_id: str) -> Stream:
+        """A stream that holds the agent, by that row."""
+        stream = self.streams.begin(agent_id, "", "key", "host", "w", "w")
+        stream.epoch = 1
+        return stream
+
+    async def held(self) -> set[str]:
+        of_ours = select(leases.c.agent_id).where(leases.c.process_id == self.process_id)
+        return await self.store.read(lambda c: set(c.execute(of_ours).scalars()))
+
+
+def with_several(room: Room, agents: Sequence[str], play: Callable[[Several], Awaitable[None]]) -> None:
+    """All these agents are held at it, by the rows."""
+
+    async def run() -> None:
+        store = Store(room.desk.settings.database)
+        await store.open()
+        peers = Peers(room.desk.settings.database, room.desk.settings.secret)
+        ours = Streams(store, Directory(store), room.desk.settings, peers)
+        await ours.open()
+        row = {"process_id": peers.id, "epoch": 1, "watcher": "w", "name": "w", "since": ""}
+        await store.write(lambda c: c.execute(insert(leases), [{"agent_id": one, **row} for one in agents]))
+        try:
+            await play(Several(store, peers.id, ours))
+        finally:
+            await ours.close()
+            await peers.close()
+            await store.close()
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+
+
 def test_what_could_not_be_given_back_is_given_back_with_the_next(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where several processes serve a database, the rows in it say who holds an agent."""
     monkeypatch.setattr(streams, "KEYS_EVERY", 0.01)
     agents = [room.agent()["id"] for _ in range(2)]
     failed: list[str] = []
@@ -467,43 +505,36 @@ def test_what_could_not_be_given_back_is_given_back_with_the_next(room: Room, mo
             failed.append(statement)
             raise OperationalError(statement, None, sqlite3.OperationalError("disk I/O error"))
 
-    async def play() -> None:
-        store = Store(room.desk.settings.database)
-        await store.open()
-        peers = Peers(room.desk.settings.database, room.desk.settings.secret)
-        ours = Streams(store, Directory(store), room.desk.settings, peers)
-        await ours.open()
-        held = {"process_id": peers.id, "epoch": 1, "watcher": "w", "name": "w", "since": ""}
-        rows = [{"agent_id": agent_id, **held} for agent_id in agents]
-        await store.write(lambda c: c.execute(insert(leases), rows))
-
-        async def left() -> list[str]:
-            of_ours = select(leases.c.agent_id).where(leases.c.process_id == peers.id)
-            return await store.read(lambda c: list(c.execute(of_ours).scalars()))
-
-        def goes(agent_id: str) -> None:
-            stream = ours.begin(agent_id, "", "key", "host", "w", "w")
-            stream.epoch = 1
-            ours.end(stream)
-
-        try:
-            goes(agents[0])
-            while not failed:
-                await left()
-            goes(agents[1])
-            while agents[1] in await left():
-                pass
-            assert await left() == []
-        finally:
-            await ours.close()
-            await peers.close()
-            await store.close()
+    async def play(several: Several) -> None:
+        several.streams.end(several.begun(agents[0]))
+        while not failed:
+            await several.held()
+        several.streams.end(several.begun(agents[1]))
+        while agents[1] in await several.held():
+            pass
+        assert await several.held() == set()
 
     event.listen(Engine, "before_cursor_execute", fail_once)
     try:
-        asyncio.run(asyncio.wait_for(play(), 20))
+        with_several(room, agents, play)
     finally:
         event.remove(Engine, "before_cursor_execute", fail_once)
+
+
+def test_an_agent_that_no_stream_holds_is_given_back_at_the_next_look(room: Room) -> None:
+    """A commit whose answer was lost has taken it, and the stream for which it did was refused."""
+    lost, held, asking = agents = [room.agent()["id"] for _ in range(3)]
+
+    async def play(several: Several) -> None:
+        several.begun(held)
+        several.begun(asking).epoch = None
+        await several.streams.look()
+        assert several.streams.lease(held)
+        while lost in await several.held():
+            pass
+        assert await several.held() == {held, asking}, "one whose stream is being begun, too"
+
+    with_several(room, agents, play)
 
 
 @LONG

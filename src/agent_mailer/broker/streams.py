@@ -301,6 +301,11 @@ class Streams:
                 # One that was taken since we asked has another epoch than the one that we knew then.
                 if stream.epoch == known[agent_id] and epochs.get(agent_id) != stream.epoch:
                     stream.end()
+            # Taken by a commit whose answer was lost. A stream that is being begun is among those that watch.
+            lost = {(agent_id, epoch) for agent_id, epoch in epochs.items() if agent_id not in self._watching}
+            if lost:
+                self._given_back |= lost
+                self._to_give_back.set()
             agents = sorted(self._of)
             for some in _cut(agents):
                 self.wake(await self._store.read(partial(_newest, some)))
