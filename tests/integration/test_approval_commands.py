@@ -58,6 +58,17 @@ def test_who_allows_something_else_is_told_what_runs(desk: AskingDesk) -> None:
     assert said.out == 'allowed instead, once: Bash {"timeout":9}: git push --dry-run\n'
 
 
+def test_who_comes_too_late_to_change_what_was_allowed_is_told_that_it_runs(desk: AskingDesk) -> None:
+    code = put(desk, Call("Bash", as_input({"command": PUSH})))
+    desk.say("approve", code)
+    desk.say("approve", code)
+    late = desk.say("approve", code, "--change", changed(desk, b"git push --dry-run\n"), code=1)
+    assert "nothing was changed" in late.err
+    [given] = [desk.place().state.approvals.answer_to(one) for one in desk.place().state.approvals.answered()]
+    assert given is not None
+    assert given.changed == ""
+
+
 def put(desk: AskingDesk, call: Call) -> str:
     """The code of a question that waits."""
     now, book = time.time(), desk.place().state.approvals

@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from tests.typed import type_in
 from agent_mailer.assemble import Workplace
 from agent_mailer.disk import Disk
 from agent_mailer.errors import BusyFault, ConfigFault, MailerError, RefusedFault
+from agent_mailer.mailbox.mcp_agent_mail import inbox
 from agent_mailer.mailbox.mcp_agent_mail.adapter import Account, McpAgentMailbox, Rhythm
 from agent_mailer.mailbox.mcp_agent_mail.inbox import TRIES
 from agent_mailer.mailbox.port import (
@@ -176,6 +178,40 @@ def test_mail_beyond_the_window_is_found_by_its_number_and_none_comes_twice(town
         assert await waiting(town.box(window=10)) == ()
         town.write("coder-1", subject="late")
         assert [one.locator for one in await waiting(town.box(window=10))] == ["37"]
+
+    asyncio.run(scenario())
+
+
+def test_who_comes_after_one_that_took_what_was_newest_finds_what_it_had_not_looked_for_yet(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox, "PROBED", 5)
+    now = datetime.now(UTC)
+
+    async def scenario() -> None:
+        box = town.box(window=10)
+        await box.open()
+        try:
+            assert await waiting(box) == ()
+            # An hour apart: how much of it was looked for is told by moments.
+            numbers = [
+                str(town.write("coder-1", created_ts=(now + timedelta(hours=one)).isoformat())) for one in range(25)
+            ]
+            listing = await box.pending(100)
+            assert listing.more
+            *taken, newest = sorted(listing.envelopes, key=lambda one: int(one.locator))
+            for envelope in taken:
+                assert isinstance(await box.claim(envelope), Message)
+        finally:
+            await box.close()
+        left = {*numbers} - {one.locator for one in taken}
+        assert newest.locator in left
+        box, seen, more = town.box(window=10), set[str](), True
+        while more:
+            listing = await box.pending(100)
+            more = listing.more
+            seen |= {envelope.locator for envelope in listing.envelopes}
+        assert seen == left
 
     asyncio.run(scenario())
 

@@ -33,6 +33,7 @@ from agent_mailer.mailbox.port import (
     Stage,
     Unknown,
 )
+from agent_mailer.mailbox.relay import inbox
 from agent_mailer.mailbox.relay.adapter import RelayMailbox, Rhythm
 from agent_mailer.mailbox.relay.inbox import TRIES
 from agent_mailer.mailbox.relay.seen import Seen
@@ -83,6 +84,24 @@ def item(box: RelayMailbox, key: str, to: str = "coder") -> Outgoing:
 
 def answer_to(box: RelayMailbox, message: Message) -> Outgoing:
     return only(box.compose(Draft("a", Action.REPLY, 1_790_000_001.0, body="42"), message, "turn-1"))
+
+
+def test_mail_that_waits_is_not_left_behind_by_what_was_taken_after_it(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a server that heeds no marks all that is finished is listed again and again."""
+    monkeypatch.setattr(inbox, "STALE_ROWS", 1)
+
+    async def scenario() -> None:
+        box = town.box()
+        numbers = [str(town.write("coder", body)) for body in ("waits", "one", "two", "three")]
+        for envelope in (await box.pending(100)).envelopes:
+            if envelope.locator != numbers[0]:
+                assert isinstance(await box.claim(envelope), Message)
+        for _ in range(2):
+            assert [one.locator for one in await waiting(box)] == numbers[:1]
+
+    asyncio.run(scenario())
 
 
 async def seen_by(what: Callable[[], object], why: str) -> None:

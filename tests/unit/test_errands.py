@@ -23,8 +23,10 @@ from agent_mailer.remote.port import Answered, Asked, Became, Report
 from agent_mailer.state.approvals import By, Verdict
 from agent_mailer.state.held import Guard, HeldEntry
 from agent_mailer.state.records import DeadLetter, PauseReason
+from agent_mailer.state.requests import Request, Verb
 from agent_mailer.watch import errands
 from agent_mailer.watch.errands import Errands
+from agent_mailer.watch.pulse import Ear
 
 
 class Afar:
@@ -115,6 +117,19 @@ def operated(tmp_path: Path) -> Iterator[Operated]:
     found = Operated(tmp_path)
     yield found
     found.scene.close()
+
+
+def test_who_asks_from_afar_is_heard_whatever_is_asked_here_at_the_same_time(operated: Operated) -> None:
+    operated.may(RemoteAccess.ALL)
+    ear = Ear(operated.scene.room)
+    ear.errands = operated.errands
+    operated.ask(RemoteVerb.PAUSE)
+    asyncio.run(operated.errands.hear())
+    operated.errands.heed()
+    operated.state.requests.submit(Request(Verb.STUCK_RETRY))
+    assert ear.apply_waiting()
+    assert [one.became for one in operated.state.remote.untold] == [Became.DONE]
+    assert operated.state.requests.waiting() == []
 
 
 def test_each_thing_that_may_be_asked_is_done_in_the_name_of_who_asks(operated: Operated) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from agent_mailer.mailbox.port import MailboxRefused, MailboxUnavailable
 from agent_mailer.people import send
+from agent_mailer.people.port import Ending, MessageState, Receipt, Report, Sent
 
 DOWN = MailboxUnavailable("unreachable", "it does not answer", "wait")
 
@@ -51,3 +52,16 @@ def test_the_time_is_up_all_the_same() -> None:
 def test_a_refusal_is_for_a_person_to_mend() -> None:
     with pytest.raises(MailboxRefused):
         asyncio.run(waited([MailboxRefused("refused", "not with this key", "mend"), "the answer"], 30.0))
+
+
+def test_a_wait_for_several_ends_once_none_of_them_will_answer() -> None:
+    def ending(*states: MessageState, unreadable: bool = False) -> Ending | None:
+        reports = {name: Report(state, "", final=True) for name, state in zip("ab", states, strict=False)}
+        receipts = (Receipt("a"), Receipt("b", unreadable=unreadable))
+        return send.end_without_answer(receipts, reports, Sent("m", "t", ("a", "b"), 0.0))
+
+    done, dead = MessageState.DONE, MessageState.GIVEN_UP
+    assert ending() is ending(done) is ending(dead) is None
+    assert ending(done, done) is Ending.UNANSWERED
+    assert ending(done, dead) is Ending.DEAD
+    assert ending(unreadable=True) is Ending.DEAD

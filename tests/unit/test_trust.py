@@ -48,6 +48,7 @@ def test_what_stands_in_the_files_is_told_by_what_it_means() -> None:
 def test_the_hash_is_of_values_and_texts_alone() -> None:
     assert PLAN.digest == Standing({"permission_mode": "plan"}, {}).digest
     assert len({PLAN.digest, ALL.digest, Standing(ALL.values, {"fresh.md": b"do "}).digest, Standing().digest}) == 4
+    assert len({Standing(PLAN.values, bodies={"daily.md": text}).digest for text in ("a", "b")}) == 2
 
 
 def test_a_value_is_put_in_place_and_taken_away() -> None:
@@ -326,11 +327,14 @@ def test_a_start_that_is_killed_around_the_record_is_done_again(tmp_path: Path, 
     assert calls > 8
 
 
-def test_a_state_folder_in_the_workdir_counts_for_nothing(workdir: Path) -> None:
+def test_a_state_folder_in_the_workdir_counts_for_nothing_by_whatever_way_that_is_reached(workdir: Path) -> None:
     keeper = Keeper(workdir / ".local" / "state" / "trust", Disk(), "machine1")
-    assert "lies in the workdir" in keeper.known(workdir).fault
-    with pytest.raises(PermissionError):
-        keeper.write(workdir, ALL, "test", 1.0)
+    link = workdir.with_name("link")
+    link.symlink_to(workdir)
+    for way in (workdir, link):
+        assert "lies in the workdir" in keeper.known(way).fault
+        with pytest.raises(PermissionError):
+            keeper.write(way, ALL, "test", 1.0)
     assert list(workdir.iterdir()) == []
     assert "no home folder" in Keeper(Path("~/state"), Disk(), "machine1").known(workdir).fault
 

@@ -95,7 +95,7 @@ async def wait_for_answer(mail: PersonalMail, sent: Sent, seconds: float, tell: 
                 return Waited(ending, message, frozenset(taken), reports)
             seen.add(message.envelope.id)
         _tell_news(reports, taken, told, tell)
-        if (no_answer := _end_without_answer(receipts, reports, sent)) is not None:
+        if (no_answer := end_without_answer(receipts, reports, sent)) is not None:
             return Waited(no_answer, None, frozenset(taken), reports)
         return None
 
@@ -163,7 +163,7 @@ def _tell_news(reports: Mapping[str, Report], taken: set[str], told: dict[str, M
             taken.update([name] if first else [])
 
 
-def _end_without_answer(receipts: Sequence[Receipt], reports: Mapping[str, Report], sent: Sent) -> Ending | None:
+def end_without_answer(receipts: Sequence[Receipt], reports: Mapping[str, Report], sent: Sent) -> Ending | None:
     """How the wait ends because nobody will answer any more; None while somebody may."""
     if any(receipt.unreadable for receipt in receipts):
         return Ending.DEAD
