@@ -529,12 +529,16 @@ def _say_yes(stage: Stage) -> None:
 
 
 def _not_done_unmarked(desk: Desk, marks: set[str]) -> None:
-    """The mark is durable before anything is done: where it is not there, the act has not been, either."""
+    """The mark is durable before anything is done: where it is not there, the act has not been, either.
+
+    It goes with the turn's mail, once that is settled; of a record that is made short then nothing may be left.
+    """
     del marks
-    known = settlements(desk)
+    turns, known = desk.place().state.turns, settlements(desk)
+    short = {turn for turn in turns.ids() if turns.load(turn) is None}
     marked = {path.parent.parent.name for path in desk.state.glob("turns/*/*/used-*")}
     lines = told(desk).read_text().splitlines(keepends=True) if told(desk).exists() else []
-    kept = [line for line in lines if not line.startswith("act-") or line.split()[1] in {*known, *marked}]
+    kept = [line for line in lines if not line.startswith("act-") or line.split()[1] in {*known, *short, *marked}]
     told(desk).write_text("".join(kept))
 
 
