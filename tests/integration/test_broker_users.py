@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine
 from tests.broker_desk import PASSWORD, BrokerDesk, Person, running_broker
 from tests.desk import until
 from tests.sizes import LONG
@@ -18,6 +19,7 @@ from tests.sizes import LONG
 from agent_mailer.broker.database import Store
 from agent_mailer.broker.protocol import Fault
 from agent_mailer.broker.users.login import issue_token
+from agent_mailer.broker.users.rows import MOST_KNOWN_HOSTS, add_known_host, is_known_host
 from agent_mailer.broker.users.throttle import Throttle
 
 pytestmark = pytest.mark.usefixtures("each_database")
@@ -252,6 +254,18 @@ def test_logout_takes_the_cookie_back(desk: BrokerDesk) -> None:
     assert 'session_token=""' in answer.headers["set-cookie"]
 
 
+def test_a_login_that_was_ended_stays_so_when_others_end_theirs(desk: BrokerDesk, alice: Person, bob: Person) -> None:
+    ended = []
+    for person in (alice, bob):
+        # One that has less than a day left, as most have when they are ended.
+        token = issue_token(desk.settings.secret, person.id, 1, 3600)
+        ended.append({"Authorization": f"Bearer {token}"})
+        assert desk.call("GET", "/users/me", headers=ended[-1])["username"] == person.name
+        desk.call("POST", "/users/logout", headers=ended[-1])
+    for headers in ended:
+        assert detail(desk, "GET", "/users/me", 401, headers=headers) == "Invalid or expired token"
+
+
 def test_a_new_password_voids_every_token(desk: BrokerDesk, alice: Person) -> None:
     dave = desk.person("dave")
     second = desk.call("POST", "/users/login", json={"username": "dave", "password": PASSWORD})["token"]
@@ -449,6 +463,28 @@ def test_strangers_lock_nobody_out_where_they_are_known_and_nobody_makes_room_fo
             await store.close()
 
     assert asyncio.run(play()) == [True] * 7
+
+
+def test_of_many_hosts_those_are_known_where_one_logged_in_last(desk: BrokerDesk, alice: Person) -> None:
+    hosts = [f"10.7.7.{n}" for n in range(MOST_KNOWN_HOSTS + 1)]
+    desk.sql("DELETE FROM known_hosts WHERE user_id = :id", id=alice.id)
+    engine = create_engine(desk.settings.database)
+    try:
+        with engine.connect() as connection:
+            # The first again, before the last.
+            for host in (*hosts[:-1], hosts[0], hosts[-1]):
+                add_known_host(connection, alice.id, host)
+            assert [host for host in hosts if not is_known_host(connection, alice.id, host)] == [hosts[1]]
+            connection.rollback()
+    finally:
+        engine.dispose()
+    # Each login counts.
+    form = {"username": alice.name, "password": PASSWORD}
+    for _ in range(2):
+        desk.sql("UPDATE known_hosts SET last_login_at = '' WHERE user_id = :id", id=alice.id)
+        desk.call("POST", "/users/login", json=form)
+        rows = desk.sql("SELECT host, last_login_at FROM known_hosts WHERE user_id = :id", id=alice.id)
+        assert [(host, bool(MOMENT.fullmatch(at))) for host, at in rows] == [("127.0.0.1", True)]
 
 
 def test_a_restart_forgets_no_guess(tmp_path: Path) -> None:

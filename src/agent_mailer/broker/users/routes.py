@@ -215,8 +215,7 @@ async def signed_in(request: Request, form: Credentials) -> Login:
     renewed = await _passwords(request).hashed(form.password) if is_old(found.password_hash) else None
 
     def came(connection: Connection) -> None:
-        if not known:
-            add_known_host(connection, found.user.id, host)
+        add_known_host(connection, found.user.id, host)
         if renewed is not None:
             replace_hash(connection, found.user.id, found.password_hash, renewed)
 

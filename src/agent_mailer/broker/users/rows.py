@@ -200,11 +200,12 @@ def is_known_host(connection: Connection, user_id: str, host: str) -> bool:
 
 
 def add_known_host(connection: Connection, user_id: str, host: str) -> None:
-    """The latest `MOST_KNOWN_HOSTS` of the user are kept."""
-    if is_known_host(connection, user_id, host):
+    """The user logs in from there. The `MOST_KNOWN_HOSTS` where they did last are kept."""
+    of_user, now = known_hosts.c.user_id == user_id, now_text()
+    again = update(known_hosts).where(of_user, known_hosts.c.host == host)
+    if connection.execute(again.values(last_login_at=now)).rowcount:
         return
-    connection.execute(insert(known_hosts).values(user_id=user_id, host=host, last_login_at=now_text()))
-    of_user = known_hosts.c.user_id == user_id
+    connection.execute(insert(known_hosts).values(user_id=user_id, host=host, last_login_at=now))
     kept = select(known_hosts.c.host).where(of_user).order_by(known_hosts.c.last_login_at.desc())
     hosts = [row.host for row in connection.execute(kept.limit(MOST_KNOWN_HOSTS))]
     connection.execute(known_hosts.delete().where(of_user, known_hosts.c.host.not_in(hosts)))
