@@ -375,10 +375,14 @@ def test_delete(desk: BrokerDesk, bob: Person) -> None:
     path = f"/users/me/agents/{agent['id']}"
     key = {"X-API-Key": agent["api_key_plaintext"]}
     key_id = desk.call("GET", "/users/api-keys", headers=bob.login)[0]["id"]
+    bound = {"name": "a second one", "agent_id": agent["id"]}
+    second = {"X-API-Key": desk.call("POST", "/users/api-keys", 201, json=bound, headers=bob.login)["raw_key"]}
+    assert desk.call("GET", "/agents", headers=second)
     assert desk.call("DELETE", path, headers=bob.login) == {"ok": True, "agent_id": agent["id"]}
     again = desk.call("DELETE", path, headers=bob.login)
     assert again == {"ok": True, "agent_id": agent["id"], "already_deleted": True}
-    assert desk.call("GET", "/agents", 401, headers=key) == {"detail": "Invalid API key"}
+    for each in (key, second):
+        assert desk.call("GET", "/agents", 401, headers=each) == {"detail": "Invalid API key"}
 
     def ids(where: str, headers: dict[str, str]) -> set[str]:
         return {one["id"] for one in desk.call("GET", where, headers=headers)}

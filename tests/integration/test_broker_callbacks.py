@@ -24,7 +24,7 @@ from tests.typed import type_in
 
 from agent_mailer.broker.database import Store
 from agent_mailer.broker.hooks import posting
-from agent_mailer.broker.hooks.callbacks import AT_ONCE, LEASE_MS, gather, has_news
+from agent_mailer.broker.hooks.callbacks import AT_ONCE, LEASE_MS, ended, gather, has_news
 from agent_mailer.broker.hooks.tables import hook_callbacks
 from agent_mailer.broker.hooks.taking import in_ms
 from agent_mailer.broker.messages.sending import Sent, send_all
@@ -245,19 +245,29 @@ def test_what_a_deleted_hook_had_to_tell_is_told_to_nobody_under_its_name(
     hook: Hook, desk: BrokerDesk, caller: Caller, tmp_path: Path
 ) -> None:
     caller.answers = [500]
-    answered(hook, hook.tell("d1", title="x")["messageIds"][0], "for the first alone")
+    asked = hook.tell("d1", title="x")["messageIds"][0]
+    answered(hook, asked, "for the first alone")
     look(desk)
     assert states(hook) == [("waits", 1)], "a refusal"
-    make_due(hook)
-    hook.admin("DELETE")
+    answered(hook, asked, "and this")
+    engine = create_engine(desk.settings.database)
+    try:
+        with engine.begin() as connection:
+            [under_way] = gather(connection, desk.settings.secret)
+        hook.admin("DELETE")
+        with engine.begin() as connection:
+            ended(connection, under_way, "it was answered with 500")
+    finally:
+        engine.dispose()
     before = hook.id
     add(hook, hook.made["name"], caller, tmp_path, "/another")
     assert hook.id == before, "a name that comes again"
+    make_due(hook)
     caller.came.clear()
     answered(hook, hook.tell("d2", title="y")["messageIds"][0], "for the second")
     look(desk)
     assert [(one.path, json.loads(one.body)["result"]) for one in caller.came] == [("/another", "for the second")]
-    assert sorted(states(hook)) == [("failed", 1), ("posted", 1)]
+    assert sorted(states(hook)) == [("failed", 0), ("failed", 1), ("posted", 1)]
 
 
 def test_nothing_is_looked_for_where_nothing_can_be_told(hook: Hook, desk: BrokerDesk, caller: Caller) -> None:

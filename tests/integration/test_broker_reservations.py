@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,27 @@ def test_all_or_none_is_had_renewed_and_given_back(desk: BrokerDesk, alice: Pers
     assert desk.call("POST", at(one, "/release"), json={**back, "patterns": []}, headers=key) == {"many": 1}
     assert desk.call("POST", at(one, "/release"), json=back, headers=key) == {"many": 0}
     assert desk.call("POST", at(other), json=form(shop, "src/**"), headers=key) == {"many": 1}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "status"),
+    [
+        ("src/**/a.py", "src/x/y/a.py", 409),
+        ("**/a.py", "src/a.py", 409),
+        ("src/*/a.py", "src/x/a.py", 409),
+        ("src/?/a.py", "src/x", 409),
+        ("src/x", "src/x/y/a.py", 409),
+        ("src/*/a.py", "src/x/b.py", 200),
+        ("src/x/a.py", "src/y/*", 200),
+    ],
+)
+def test_no_file_is_had_by_two_whoever_asks_first(
+    desk: BrokerDesk, alice: Person, one: str, other: str, status: int
+) -> None:
+    first, second = (desk.agent(alice, f"meet-{word}-{uuid.uuid4().hex}") for word in ("a", "b"))
+    for project, patterns in (("/srv/m1", (one, other)), ("/srv/m2", (other, one))):
+        for agent, pattern, expected in zip((first, second), patterns, (200, status), strict=True):
+            desk.call("POST", at(agent), expected, json=form(f"{project}/{one}/{other}", pattern), headers=alice.header)
 
 
 def test_of_many_that_ask_at_once_one_has_it(desk: BrokerDesk, alice: Person) -> None:

@@ -53,7 +53,7 @@ def sample(text: str, name: str) -> float:
 def test_each_request_is_a_line_of_json_with_its_id_and_no_secret(tmp_path: Path) -> None:
     process = BrokerProcess(tmp_path / "data")
     try:
-        process.start("--access-log", "--log-format", "json")
+        process.start("--access-log", "--log-format", "json", "--trusted-proxy", "127.0.0.2")
         url, ann = process.url, join(process.url, "ann", process.invite)
         agent = register(url, ann, "coder")
         with httpx.Client(base_url=url, trust_env=False) as client:
@@ -65,12 +65,18 @@ def test_each_request_is_a_line_of_json_with_its_id_and_no_secret(tmp_path: Path
             client.get(f"/agents/{ann.key}", headers=ann.as_agent)
             client.get(f"/messages/inbox/{agent['address']}", params={"agent_id": agent["id"]}, headers=ann.as_agent)
             missing = client.get("/no/such/path")
+        for last in (1, 2):
+            come_from = httpx.HTTPTransport(local_address=f"127.0.0.{last}")
+            with httpx.Client(base_url=url, transport=come_from) as client:
+                client.get("/health", headers={"X-Forwarded-For": "10.9.9.9", "X-Request-ID": f"by-{last}"})
         assert process.stop() == 0
         lines = [json.loads(line) for line in process.said().splitlines() if line.startswith("{")]
         by_id = {line["request_id"]: line for line in lines}
         assert len(by_id) == len(lines)
         one = by_id["from-the-proxy.1"]
         assert (one["method"], one["path"], one["status"], one["client"]) == ("GET", "/agents", 200, "127.0.0.1")
+        told = [by_id[f"by-{last}"]["client"] for last in (1, 2)]
+        assert told == ["127.0.0.1", "10.9.9.9"], "the word of the proxy alone"
         assert by_id[missing.headers["x-request-id"]]["status"] == 404
         assert one["ms"] > 0
         assert one["ts"].endswith("Z")
