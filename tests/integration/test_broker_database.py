@@ -447,13 +447,16 @@ def test_one_that_fails_takes_nobody_along(tmp_path: Path) -> None:
 
 
 @contextmanager
-def lost_once(moment: str, *, committed: bool) -> Iterator[None]:
-    """The next connection that comes to this `moment` ends there; `committed`: its commit is done, and nobody told."""
+def lost_once(moment: str, *, committed: bool, finding: str = "SELECT 1") -> Iterator[None]:
+    """The next connection that comes to this `moment`, and for which that statement finds something, ends there;
+    `committed`: its commit is done, and nobody told.
+    """
     lost: list[Any] = []
 
     def lose(connection: Connection, *_: object) -> None:
-        if not lost:
-            lost.append(connection.connection.dbapi_connection)
+        own: Any = connection.connection.dbapi_connection
+        if not lost and own.execute(finding).fetchone():
+            lost.append(own)
             if committed:
                 lost[0].commit()
             lost[0].close()

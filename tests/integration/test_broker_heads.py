@@ -102,6 +102,15 @@ def test_what_was_taken_makes_room_for_the_next_of_its_thread(box: Box) -> None:
     assert numbers(box.get(heads=True)["messages"]) == [5, 6, 7, 8, 9]
 
 
+def test_a_thread_comes_first_as_long_as_something_in_it_is_urgent(box: Box) -> None:
+    box.fill(2, thread_id="old")
+    box.fill(1, thread_id="pressing")
+    for urgent in box.fill(2, thread_id="pressing", priority="urgent"):
+        assert numbers(box.get(heads=True, limit=2)["messages"]) == [3, urgent["cursor"]]
+        box.claim(urgent)
+    assert numbers(box.get(heads=True, limit=1)["messages"]) == [1]
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_any_history_leaves_what_follows_from_the_messages(box: Box, seed: int) -> None:
     lot = random.Random(seed)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 from tests.broker_desk import BrokerDesk, Person, running_broker
+from tests.integration.test_broker_database import lost_once
 
 from agent_mailer.broker.app import create_app
 from agent_mailer.broker.data import Settings
@@ -211,6 +212,17 @@ def test_what_is_whole_and_known_is_answered_directly_and_nothing_else(scene: Sc
         for more in ({"Expect": "100-continue"}, {"Connection": "close"}, {"Content-Type": "application/x+json"}):
             asked(scene, bodies(scene)["nothing else"], {**header, **more}, Way.DIRECT)
         assert True not in direct[3:]
+
+
+@pytest.mark.parametrize("way", Way)
+def test_what_may_have_been_stored_is_not_stored_again_whichever_way(scene: Scene, way: Way) -> None:
+    body = f"committed, and nobody was told: {way.name}"
+    raw = json.dumps({**json.loads(bodies(scene)["nothing else"]), "body": body}).encode()
+    stored = f"SELECT id FROM messages WHERE body = '{body}'"
+    with lost_once("commit", committed=True, finding=stored), taken(scene) as direct:
+        status, _, _ = asked(scene, raw, {**scene.ann.header, "Content-Type": JSON}, way)
+    assert (True in direct) == (way is Way.DIRECT)
+    assert (status, len(scene.desk.sql(stored))) == (503, 1)
 
 
 @pytest.mark.parametrize(("name", "status"), [("a thread that there is", 403), ("an answer", 404)])

@@ -167,6 +167,16 @@ def test_the_same_key_asks_once_and_for_one_thing(watched: Watched) -> None:
     assert len(watched.asked()) == 25
 
 
+@pytest.mark.parametrize("verb", ["approve", "deny"])
+def test_whoever_repeats_an_answer_under_its_key_is_told_that_it_was_taken(watched: Watched, verb: str) -> None:
+    first = watched.ask(verb=verb, targets=["q-1"], key="form-1")
+    assert watched.ask(200, verb=verb, targets=["q-1"], key="form-1") == first
+    refused = watched.ask(409, verb=verb, targets=["q-1"], key="form-2")
+    assert refused["detail"].endswith("your answer was not taken")
+    watched.tell(first["number"], "done")
+    assert watched.ask(200, verb=verb, targets=["q-1"], key="form-1")["state"] == "done"
+
+
 def test_numbers_go_on_from_what_the_watcher_has_had(watched: Watched) -> None:
     """A database that was put back has forgotten some: given again they would be taken for done."""
     watched.report(msgspec.structs.replace(REPORT, seen=41))

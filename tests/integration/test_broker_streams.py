@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 from httpx_sse import EventSource
-from sqlalchemy import Engine, event, insert, select
+from sqlalchemy import Engine, event, insert, select, update
 from sqlalchemy.exc import OperationalError
 from starlette.requests import Request
 from starlette.types import Message
@@ -346,6 +346,29 @@ def test_a_hold_that_cannot_be_noted_is_none(room: Room) -> None:
         listener.hello()
 
 
+@ON_A_FILE
+def test_a_hold_of_before_a_start_of_the_broker_is_none_of_those_after_it(room: Room) -> None:
+    agent = room.agent()
+    with room.listening(agent, watcher="one") as before:
+        before.hello()
+
+    async def hold_anew() -> Stream:
+        store = Store(room.desk.settings.database)
+        await store.open()
+        started = Streams(store, Directory(store), room.desk.settings, None)
+        try:
+            stream = started.begin(agent["id"], agent["address"], "key", "host", "two", "two")
+            await started.hold(stream, agent["address"])
+        finally:
+            await store.close()
+        return stream
+
+    after = asyncio.run(hold_anew()).epoch
+    assert before.epoch is not None
+    assert after is not None
+    assert after > before.epoch, "or a later one would be the same"
+
+
 def test_a_second_watcher_is_told_who_holds_the_agent(room: Room) -> None:
     agent = room.agent()
     with room.listening(agent, watcher="one", name="host a, pid 7") as first:
@@ -519,6 +542,22 @@ def test_what_could_not_be_given_back_is_given_back_with_the_next(room: Room, mo
         with_several(room, agents, play)
     finally:
         event.remove(Engine, "before_cursor_execute", fail_once)
+
+
+def test_a_late_end_leaves_the_newer_hold_at_the_same_process(room: Room) -> None:
+    anew, ended = agents = [room.agent()["id"] for _ in range(2)]
+    is_newer = update(leases).where(leases.c.agent_id == anew).values(epoch=2)
+
+    async def play(several: Several) -> None:
+        late = several.begun(anew)
+        await several.store.write(lambda c: c.execute(is_newer))
+        several.streams.end(late)
+        several.streams.end(several.begun(ended))
+        while ended in await several.held():
+            pass
+        assert await several.held() == {anew}
+
+    with_several(room, agents, play)
 
 
 def test_an_agent_that_no_stream_holds_is_given_back_at_the_next_look(room: Room) -> None:
