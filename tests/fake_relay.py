@@ -43,7 +43,8 @@ class FakeServer(FakeDatabase):
     """The answers. `fault` may give another one for `METHOD /path`, before it is done, `after` once it is.
 
     `lease` are the seconds of a claim; `renews`: who has it may claim it again; `knows_keys`: the same key gives the
-    first message; `marks_read`: the mark is heeded; `keeps_extras`: payload and idempotency key come back.
+    first message; `marks_read`: the mark is heeded; `keeps_extras`: payload and idempotency key come back;
+    `says_whose`: who has claimed a message.
     """
 
     def __init__(self, database: Path) -> None:
@@ -52,7 +53,7 @@ class FakeServer(FakeDatabase):
         self.fault: Callable[[str], tuple[int, bytes] | None] = lambda _: None
         self.after: Callable[[str], tuple[int, bytes] | None] = lambda _: None
         self.lease, self.token, self.version = 600.0, "", "0.4.29"
-        self.renews = self.knows_keys = self.marks_read = self.streams = True
+        self.renews = self.knows_keys = self.marks_read = self.streams = self.says_whose = True
         self.clock_ahead = 0.0
         self.listeners: list[queue.Queue[bytes | None]] = []
 
@@ -274,7 +275,7 @@ class FakeServer(FakeDatabase):
             "body": row["body"],
             "replyTo": row["reply_to"],
             "claimable": bool(row["claimable"]),
-            "claimedBy": row["claimed_by"],
+            **({"claimedBy": row["claimed_by"]} if self.says_whose else {}),
             "claimedAt": row["claimed_at"],
             "claimExpiresAt": row["claim_expires_at"],
             "idempotencyKey": row["key"],

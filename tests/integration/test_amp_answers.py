@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,9 +31,13 @@ from tests.raw_broker import (
 )
 from tests.sizes import LONG
 
+from agent_mailer.clock import SystemClock
+from agent_mailer.disk import Disk
 from agent_mailer.errors import BusyFault, ConfigFault, RefusedFault
 from agent_mailer.mailbox.amp.adapter import AmpMailbox, Rhythm
-from agent_mailer.mailbox.amp.client import Credentials
+from agent_mailer.mailbox.amp.client import RESERVATIONS, Credentials
+from agent_mailer.mailbox.amp.link import Link
+from agent_mailer.mailbox.amp.reservations import BrokerReservations
 from agent_mailer.mailbox.amp.transport import Limits
 from agent_mailer.mailbox.port import (
     Action,
@@ -48,6 +53,7 @@ from agent_mailer.mailbox.port import (
     Stage,
     Unknown,
 )
+from agent_mailer.reservations.leases import Leases
 
 KEY = "amk_" + "5ec7e7" * 10
 INBOX = f"GET /messages/inbox/{ADDRESS}"
@@ -753,6 +759,22 @@ def test_contacts_are_those_one_may_write_to() -> None:
         assert at.broker.requests("GET /agents")[0].query == {"agent_id": AGENT_ID}
 
     play(scene)
+
+
+@pytest.mark.parametrize("status", [409, 500])
+def test_what_a_broker_does_not_reserve_is_not_had(tmp_path: Path, status: int) -> None:
+    async def scene() -> None:
+        async with raw_broker() as broker:
+            more = {**OURS, "extensions": [RESERVATIONS]}
+            broker.on("GET /.well-known/agent-mailer", says(200, more))
+            broker.on(f"POST /agents/{AGENT_ID}/reservations", says(status, {"reason": "too_many", "detail": "enough"}))
+            clock, project = SystemClock(), str(tmp_path)
+            here = Leases(tmp_path / "here", Disk(), clock, project=project, address=ADDRESS)
+            link = Link(lambda: Credentials(broker.url, AGENT_ID, KEY), limits=QUICK, clock=clock)
+            with pytest.raises(MailboxUnavailable):
+                await BrokerReservations(link, here, clock, project=project, by="").take("t", ["src/**"], 60.0)
+
+    asyncio.run(scene())
 
 
 def test_ids_from_outside_lead_nowhere() -> None:

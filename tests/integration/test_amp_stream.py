@@ -249,6 +249,25 @@ def test_without_a_stream_it_polls_and_goes_on_trying(rule: Rule) -> None:
     asyncio.run(scene())
 
 
+def test_what_arrived_before_a_look_that_failed_is_looked_for_again() -> None:
+    """The stream tells of each arrival once."""
+
+    async def scene() -> None:
+        async with raw_broker() as broker:
+            at = Raw(broker)
+            broker.on(STREAM, stream(event("hello", 1), end=False))
+            await at.mailbox.open()
+            assert (await at.mailbox.pending(10)).envelopes == ()
+            broker.on(f"GET /messages/inbox/{ADDRESS}", says(500, {}))
+            with pytest.raises(MailboxUnavailable):
+                await at.mailbox.pending(10)
+            at.listed(1)
+            assert len((await at.mailbox.pending(10, woken=True)).envelopes) == 1
+            await at.mailbox.close()
+
+    asyncio.run(scene())
+
+
 def test_a_stream_that_has_fallen_silent_is_given_up() -> None:
     async def scene() -> None:
         async with raw_broker() as broker:

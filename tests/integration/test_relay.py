@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.desk import Desk
 from tests.fake_relay import FakeServer, running
@@ -189,6 +190,39 @@ def test_a_refusal_that_names_somebody_called_like_a_session_ends_no_watcher(tow
         finally:
             await one.close()
             await two.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_a_server_refuses_to_give_us_is_not_ours_where_it_does_not_say_whose_it_is(town: Town) -> None:
+    async def scenario() -> None:
+        box = town.box()
+        await box.open()
+        try:
+            number = town.write("cap:review", claimable=True)
+            (envelope,) = await waiting(box)
+            town.fake.says_whose = False
+            town.fake.fault = lambda call: (409, b"{}") if call == f"POST /messages/{number}/claim" else None
+            gone = await box.claim(envelope)
+        finally:
+            await box.close()
+        assert isinstance(gone, Gone)
+        assert "it could not be claimed" in gone.why
+
+    asyncio.run(scenario())
+
+
+def test_mail_into_a_thread_that_is_named_by_its_first_message_is_in_it(town: Town) -> None:
+    async def scenario() -> None:
+        box, other = town.box(), town.box("other")
+        await other.open()
+        try:
+            first = town.write("coder")
+            into = msgspec.structs.replace(draft("k", to="other"), thread=str(first))
+            assert isinstance(await box.deliver(only(box.compose(into, None, "turn-1"))), Delivered)
+            assert town.row(first + 1)["reply_to"] == first
+        finally:
+            await other.close()
 
     asyncio.run(scenario())
 

@@ -72,6 +72,15 @@ def test_recipients_of_one_draft_share_the_thread() -> None:
     assert first.id != second.id
 
 
+def test_the_copies_of_what_one_of_a_group_takes_know_each_other() -> None:
+    def taken_as(key: str) -> set[object]:
+        copies = items(changed(key=key, to=("bob@u.d", "carol@u.d"), labels=("one-of:tag:back",)))
+        return {payload_of(copy).decoded().one_of for copy in copies}
+
+    assert len(taken_as("k")) == 1
+    assert not taken_as("k") & taken_as("l")
+
+
 def test_a_reply() -> None:
     sent = request(Draft("k", Action.REPLY, 2.0, body="42", automatic=Automatic.AUTO_REPLY), ORIGIN)
     assert (sent.to_agent, sent.action, sent.parent_id) == ("bob@u.d", "reply", "m1")
