@@ -10,7 +10,10 @@ import pytest
 from tests.integration.test_approvals import PUSH, AskingDesk
 
 from agent_mailer.approvals.calls import Call, as_input
+from agent_mailer.desk.doing import do
+from agent_mailer.remote.access import RemoteVerb
 from agent_mailer.state.approvals import Approval
+from agent_mailer.state.requests import Answer as Said
 from agent_mailer.watch.asking import approvals_of
 
 
@@ -67,6 +70,13 @@ def test_who_comes_too_late_to_change_what_was_allowed_is_told_that_it_runs(desk
     [given] = [desk.place().state.approvals.answer_to(one) for one in desk.place().state.approvals.answered()]
     assert given is not None
     assert given.changed == ""
+
+
+def test_whose_answer_on_a_page_comes_too_late_is_told_so(desk: AskingDesk) -> None:
+    put(desk, Call("Bash", as_input({"command": PUSH})))
+    assert do(desk.place(), RemoteVerb.APPROVE, ["q-1"]).ok
+    for late in (RemoteVerb.DENY, RemoteVerb.APPROVE):
+        assert do(desk.place(), late, ["q-1"]) == Said(ok=False, lines=("it was answered before: allow",))
 
 
 def put(desk: AskingDesk, call: Call) -> str:

@@ -190,6 +190,15 @@ def test_what_one_order_leaves_is_told(desk: Desk) -> None:
     assert len(desk.place().state.held.waiting) == 7
 
 
+def test_what_is_ordered_for_one_sender_is_done_to_no_other(desk: Desk) -> None:
+    desk.configure(deny_from=["planner", "user"])
+    one, other = desk.send("x", sender="planner"), desk.send("y")
+    desk.once()
+    assert type_in(desk.workdir, "held", "drop", "--from", "planner").status == 0
+    assert held(desk) == {other: "who"}
+    assert one in desk.place().state.processed
+
+
 def test_a_watcher_is_told_by_the_command(desk: Desk) -> None:
     desk.shell_that_tells("echo done")
     desk.configure(deny_from=["pl*"])

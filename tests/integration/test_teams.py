@@ -21,8 +21,10 @@ from tests.terminal import terminal
 from tests.typed import Typed, type_in
 
 from agent_mailer.assemble import Workplace
+from agent_mailer.disk import Disk
 from agent_mailer.errors import BusyFault
 from agent_mailer.events import EventName
+from agent_mailer.mailbox.maildir.layout import make_root
 from agent_mailer.process.handle import send
 from agent_mailer.teams.running import Where, require_no_stranger, start, stop, watchers
 from agent_mailer.views.board import Board
@@ -340,6 +342,22 @@ def test_a_key_of_an_agent_that_the_teams_file_has_is_changed_with_a_word(amp: A
     assert word in " ".join(type_in(workdir, "config", "unset", "limits.dollars_per_day").err.split())
     assert type_in(workdir, "config", "get", "permission_mode").out.strip() == "acceptEdits"
     assert type_in(workdir, "config", "get", "max_retries").out.strip() == "4"
+
+
+def test_a_team_whose_mail_lies_in_a_folder_that_it_names_works_on_what_is_there(
+    amp: Amp, teams: Path, tmp_path: Path
+) -> None:
+    made = ("--local", "--runtime", "command", "--command", "cat", "--template", "solo-with-reviewer")
+    assert amp("init", *made).status == 0
+    file, workdir = teams / "shop" / "team.yaml", teams / "shop" / "agents" / "shop_coder"
+    assert Workplace(workdir).maildir_root() != tmp_path / "mail"
+    make_root(Disk(), tmp_path / "mail", [])
+    shape = yaml.safe_load(file.read_text())
+    del shape["broker_url"]
+    file.write_text(yaml.safe_dump({**shape, "maildir_root": str(tmp_path / "mail")}))
+    done = amp("init")
+    assert done.status == 0, done.err
+    assert Workplace(workdir).maildir_root() == tmp_path / "mail"
 
 
 def test_which_team_is_meant(amp: Amp, project: Path, teams: Path, tmp_path: Path) -> None:
