@@ -430,6 +430,7 @@ WRITES: dict[str, tuple[Act, Act, list[str]]] = {
         _nothing,
         lambda s: s.notes.keep(record(), [NoteWrite(NoteScope.THREAD, "text")]),
         [
+            FOLDER,
             "fsync note-history/.tmp.TURN-t-kept.json",
             "replace note-history/TURN-t-kept.json",
             "fsync .agent-mailer/note-history",

@@ -21,6 +21,8 @@ def test_leaves_one(tmp_path):
     marks = {"AGENT_MAILER_TURN_ID": "t1", "AGENT_MAILER_TURN_DIR": str(tmp_path)}
     child = subprocess.Popen(["sleep", "600"], env=os.environ | marks, start_new_session=True)
     child.returncode = 0  # keeps Popen silent about it
+    while not open(f"/proc/{child.pid}/environ", "rb").read():
+        pass  # in the middle of its exec it has none for a moment
     open(os.environ["REPORT"], "w").write(str(child.pid))
 """
 
