@@ -345,3 +345,11 @@ def test_a_place_is_given_back_where_no_thread_can_be_had(kept: Kept, monkeypatc
         assert listener._has_place(time.monotonic()), "else it would answer nobody any more"
     finally:
         listener.server_close()
+
+
+def test_a_book_that_cannot_be_had_just_now_ends_no_listener(kept: Kept, caplog: pytest.LogCaptureFixture) -> None:
+    listener = a_listener(kept)
+    kept.book.close()
+    listener._look()
+    listener.server_close()
+    assert "what failed could not be looked at" in caplog.text

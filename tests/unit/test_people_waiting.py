@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import cast
 
 import pytest
 
 from agent_mailer.mailbox.port import MailboxRefused, MailboxUnavailable
 from agent_mailer.people import send
-from agent_mailer.people.port import Ending, MessageState, Receipt, Report, Sent
+from agent_mailer.people.arrivals import Fate, wait_for_fate
+from agent_mailer.people.port import Ending, MessageState, PersonalMail, Receipt, Report, Rest, Sent
 
 DOWN = MailboxUnavailable("unreachable", "it does not answer", "wait")
 
@@ -65,3 +68,31 @@ def test_a_wait_for_several_ends_once_none_of_them_will_answer() -> None:
     assert ending(done, done) is Ending.UNANSWERED
     assert ending(done, dead) is Ending.DEAD
     assert ending(unreadable=True) is Ending.DEAD
+
+
+def test_all_recipients_have_it_only_once_each_has() -> None:
+    class Told:
+        """A mailbox that tells, look by look, who has taken it."""
+
+        def __init__(self, *looks: tuple[Receipt, ...]) -> None:
+            self.looks = list(looks)
+
+        async def receipts(self, *_: object) -> tuple[Receipt, ...]:
+            return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
+
+        @asynccontextmanager
+        async def listening(self, _: Sent) -> AsyncIterator[Rest]:
+            async def rest(longest: float) -> None:
+                await asyncio.sleep(min(longest, 0.01))
+
+            yield rest
+
+    def fate(*looks: tuple[Receipt, ...], wanted: Fate = Fate.DRAINED, seconds: float = 30.0) -> Fate | None:
+        sent, mail = Sent("m", "t", ("a", "b"), 0.0), cast(PersonalMail, Told(*looks))
+        return asyncio.run(wait_for_fate(mail, sent, wanted, seconds, print))
+
+    one, other, bad = Receipt("a"), Receipt("b"), Receipt("b", unreadable=True)
+    assert fate((), (one,), (one, other)) is Fate.DRAINED
+    assert fate((one,), seconds=0.03) is None
+    assert fate((one, bad)) is Fate.DLQ
+    assert fate((one, bad), wanted=Fate.DLQ, seconds=0.03) is None
