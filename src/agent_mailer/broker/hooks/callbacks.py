@@ -7,6 +7,8 @@ killed leaves it to whoever looks next.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from sqlalchemy import Connection, delete, func, insert, select, update
 
@@ -116,7 +118,7 @@ def forget(connection: Connection, before: str) -> None:
 
 def _queue(connection: Connection, hook_id: str, user_id: str, path: str, sender_id: str) -> None:
     # Another process may have been here while we waited for the row.
-    seq = connection.execute(select(_h.callback_seq).where(_h.id == hook_id)).scalar_one()
+    seq, made_at = connection.execute(select(_h.callback_seq, _h.created_at).where(_h.id == hook_id)).one()
     newest = connection.execute(select(agents.c.inbox_seq).where(agents.c.id == sender_id)).scalar_one()
     new = (
         select(_m.id, _m.seq, _m.thread_id, _m.from_agent, _m.subject, _m.body, _m.created_at, _m.parent_id)
@@ -132,9 +134,14 @@ def _queue(connection: Connection, hook_id: str, user_id: str, path: str, sender
             continue
         said = (path, row.thread_id, row.id, row.from_agent, row.subject, row.body[:LONGEST_RESULT], row.created_at)
         result = _about(connection, hook_id, row.parent_id, Result(*said))
-        values = {"message_id": row.id, "hook_id": hook_id, "user_id": user_id, "at": now_text()}
-        waits = {"state": State.WAITS.value, "why": "", "tries": 0, "due_ms": 0}
-        connection.execute(insert(hook_callbacks).values(**values, **waits, body=msgspec.json.encode(result).decode()))
+        values: dict[str, Any] = {"message_id": row.id, "hook_id": hook_id, "user_id": user_id, "tries": 0}
+        # What a deleted hook of that name got comes again where it is marked unread, or taken out of the trash.
+        if row.created_at < made_at:
+            values |= {"state": State.FAILED.value, "why": "it is older than the hook", "due_ms": None}
+        else:
+            values |= {"state": State.WAITS.value, "why": "", "due_ms": 0}
+        body = msgspec.json.encode(result).decode()
+        connection.execute(insert(hook_callbacks).values(**values, at=now_text(), body=body))
     if len(rows) < AT_ONCE:
         # The last of them may be deleted since: it is passed over, or it would be looked for again and again.
         seq = max(seq, newest)
