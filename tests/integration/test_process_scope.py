@@ -18,7 +18,7 @@ from agent_mailer.events import EventName
 from agent_mailer.outcomes import Exit
 from agent_mailer.process import scope
 from agent_mailer.process.holder import start_behind_gate
-from agent_mailer.process.scope import Start, start_limited, why_unlimited
+from agent_mailer.process.scope import Start, properties_of, start_limited, why_unlimited
 from agent_mailer.processes import read_stat
 
 LIMIT = 64 * 2**20
@@ -175,3 +175,9 @@ def test_what_is_no_size_is_refused(tmp_path: Path, size: str, why: str) -> None
     assert refused.status == 2
     assert why in refused.err
     assert type_in(desk.workdir, "config", "set", "turn_memory", "800M").status == 0
+
+
+def test_a_turns_scope_ends_only_after_the_service_of_its_watcher() -> None:
+    """Units end in the other order of that in which they begin."""
+    assert "--property=Before=agent-mailer@coder.service" in properties_of(1 << 30, "agent-mailer@coder.service")
+    assert not [word for word in properties_of(1 << 30, "") if "Before" in word]

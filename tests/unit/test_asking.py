@@ -202,6 +202,23 @@ def test_a_link_is_the_operators_alone(scene: Scene, tells_codes: bool) -> None:
     assert {one.envelope.automatic for one in (to_operator, to_sender)} == {Automatic.NOTICE}
 
 
+def test_each_question_has_the_link_of_itself_and_has_it_once(scene: Scene) -> None:
+    offered: list[str] = []
+
+    class Pages(Linking):
+        async def offer_link(self, token: str, seconds: int, shown: Mapping[str, str]) -> str:
+            offered.append(shown["question"])
+            return f"https://page.example/{shown['question']}"
+
+    apply(scene.state, turn(FIRST), ended(PUSH, WIPE))
+    asked = scene.state.approvals.all()
+    assert len({one.id for one in asked}) == 2
+    maker = LinkMaker(Pages(Disk(), scene.desk.root, "coder"))
+    for one in (*asked, *asked):
+        assert asyncio.run(maker.link_of(one, 60.0)) == f"https://page.example/{one.id}"
+    assert offered == [one.id for one in asked]
+
+
 class Vouching(MaildirMailbox):
     """A mailbox that says who a sender is."""
 

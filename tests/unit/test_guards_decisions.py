@@ -602,6 +602,7 @@ def test_what_is_silence() -> None:
         (Silence.MAIL_WAITS, 900.0),
         (Silence.NO_TURN, 900.0),
     )
+    assert listen(BOTH, [999.0, 900.0, 998.0], 990.0, None, 1000.0, 0.0).silent == ((Silence.MAIL_WAITS, 900.0),)
     assert listen(BOTH, [900.0], 990.0, None, 1000.0, 0.0).silent == ((Silence.MAIL_WAITS, 900.0),)
     assert listen(BOTH, [960.0], 500.0, None, 1000.0, 0.0) == Heard((), 1010.0), "no mail has waited since that turn"
     assert listen(BOTH, [9e9], 0.0, None, 1000.0, 0.0) == Heard((), 1050.0), "a sender's clock that is ahead"

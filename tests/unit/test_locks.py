@@ -12,6 +12,7 @@ import pytest
 
 from agent_mailer.errors import ConfigFault
 from agent_mailer.locks import FileLock
+from agent_mailer.state.lock import WorkdirLock, holder_of
 
 
 @pytest.fixture
@@ -92,3 +93,16 @@ def test_whoever_reads_while_it_is_written_never_finds_nobody(path: Path, monkey
     assert found[-1] == path.read_bytes() == b"the other"
     assert all(seen.startswith((b"the first", b"the other")) for seen in found)
     lock.release()
+
+
+def test_who_holds_a_workdir_says_when_he_is_about_to_leave(path: Path) -> None:
+    lock = WorkdirLock(path)
+    lock.acquire()
+    for leaves in (False, True):
+        if leaves:
+            lock.leaving()
+        holder = holder_of(path)
+        assert holder is not None
+        assert holder.leaving is leaves
+    lock.release()
+    assert holder_of(path) is None

@@ -46,6 +46,7 @@ from agent_mailer.state.records import (
     TurnRecord,
 )
 from agent_mailer.state.stuck import StuckKind
+from agent_mailer.state.usage import REMEMBER_TURNS
 
 NOW = 1_700_000_000.0
 
@@ -274,3 +275,20 @@ def test_what_is_remembered_of_files_that_are_gone_counts_for_nothing(tmp_path: 
     third.load()
     folder.rename(tmp_path / "elsewhere")
     assert third.of(folder, names) is None
+
+
+def test_an_older_request_from_afar_that_is_refused_late_lets_no_other_come_again(tmp_path: Path) -> None:
+    state, _ = state_in(tmp_path, ours=True)
+    for number in (9, 7):
+        state.remote.end(Answered(number, Became.REFUSED))
+        assert state.remote.seen == 9
+
+
+def test_the_newest_turns_are_counted_once_however_many_there_were(tmp_path: Path) -> None:
+    state, _ = state_in(tmp_path, ours=True)
+    for number in range(REMEMBER_TURNS + 2):
+        state.usage.add(str(number), 1.0, 1.0, None)
+    before = repr(state.usage.days())
+    for number in (REMEMBER_TURNS + 1, REMEMBER_TURNS):
+        state.usage.add(str(number), 1.0, 1.0, None)
+    assert repr(state.usage.days()) == before

@@ -15,6 +15,7 @@ from agent_mailer.runtimes.command import CommandRuntime
 from agent_mailer.runtimes.live.adapter import LiveRuntime
 from agent_mailer.runtimes.port import CommandOutput, Doomed, Evidence, Observation, Result, Trouble
 from agent_mailer.state.records import Phase, Sitter, TurnRecord
+from agent_mailer.turn_tools import FINISHED, RELEASED
 from agent_mailer.watch.judging import ended_by_a_stop, judge, judge_end, judge_unstarted
 
 CLOCKS = {
@@ -110,6 +111,20 @@ def test_nothing_ran_is_an_outage_only_where_we_opened_the_gate_of_the_agents_ow
     unstarted = judge_unstarted(record, OSError("no process to be had"))
     assert unstarted.outcome is (Outcome.INTERRUPTED if live else Outcome.UNAVAILABLE)
     assert "no process to be had" in unstarted.detail
+
+
+@pytest.mark.parametrize("box", ["outbox", "outbox.sealed"])
+def test_what_a_session_has_answered_is_done_though_it_gave_it_back_as_well(tmp_path: Path, box: str) -> None:
+    def judged(*words: str) -> Outcome:
+        for word in words:
+            (tmp_path / box).mkdir(exist_ok=True)
+            (tmp_path / box / word).touch()
+        evidence = Evidence(Observation(), Exit(), tmp_path / "out", tmp_path / "out", resume=None, stopped=None)
+        return LiveRuntime("claude-7", ProcessIdentity(1, 1, boot_id()), 60.0).judge(evidence).outcome
+
+    assert judged() is Outcome.INTERRUPTED
+    assert judged(RELEASED) is Outcome.INTERRUPTED
+    assert judged(FINISHED) is Outcome.DONE
 
 
 HERE = ProcessIdentity(1, 1, boot_id())

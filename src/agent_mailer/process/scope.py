@@ -76,12 +76,15 @@ def _scope_words(memory: int, env: Mapping[str, str], unit: str) -> tuple[str, .
     if not env.get("XDG_RUNTIME_DIR"):
         raise LookupError("no systemd of the user can be reached (XDG_RUNTIME_DIR is not set)")
     named = (f"--unit={unit}",) if unit else ()
-    limits = (f"--property=MemoryMax={memory}", "--property=MemorySwapMax=0")
-    # Where all of the user's units end, as at a logout, ours ends first: it interrupts its turns, and systemd does not
-    # end them behind its back, which would look like a crash of theirs.
-    service = _own_service()
+    return (program, "--user", "--scope", "--quiet", "--collect", *named, *properties_of(memory, _own_service()), "--")
+
+
+def properties_of(memory: int, service: str) -> tuple[str, ...]:
+    """Of a turn's scope. Where all of the user's units end, as at a logout, ours, `service`, ends first: it interrupts
+    its turns, and systemd does not end them behind its back, which would look like a crash of theirs.
+    """
     order = (f"--property=Before={service}",) if service else ()
-    return (program, "--user", "--scope", "--quiet", "--collect", *named, *limits, *order, "--")
+    return (f"--property=MemoryMax={memory}", "--property=MemorySwapMax=0", *order)
 
 
 def _own_service() -> str:
