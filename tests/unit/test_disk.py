@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tests import procfs
 from tests.crash.faults import FaultySystem, Lasting
+from tests.refusing import On, Refusing
 
 from agent_mailer.disk import Disk, Sync, SystemCalls, of_the_moment, open_own, read_regular
 
@@ -341,3 +342,14 @@ def test_a_tree_that_an_agent_made_deep_and_shut_is_removed_all_the_same(tmp_pat
     (top / "shut").chmod(0o500)
     disk.remove_tree(top)
     assert not top.exists()
+
+
+def test_what_is_moved_is_durable_where_it_has_come_to(tmp_path: Path) -> None:
+    for name in ("from", "to"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "from" / "file").touch()
+    disk = Disk(Refusing("from", On.SYNC))
+    disk.move(tmp_path / "from" / "file", tmp_path / "to" / "file", sync=Sync.FULL)
+    disk.system = Refusing("to", On.SYNC)
+    with pytest.raises(OSError, match="No space"):
+        disk.move(tmp_path / "to" / "file", tmp_path / "to" / "other", sync=Sync.FULL)
