@@ -297,6 +297,12 @@ CASES = {
         "sessions.json",
         lambda s: s.sessions.all(),
     ),
+    "sessions forgotten of which some stand only in the journal": Case(
+        each(*(lambda s, name=name: s.sessions.put(name, SessionEntry("old", generation=7)) for name in "ab")),
+        lambda s: s.sessions.prune(60.0),
+        "sessions.json",
+        lambda s: s.sessions.all(),
+    ),
     "what was spent": Case(
         lambda s: s.usage.add("one", NOW, 1.0, Usage(1, 2, 0.5)),
         lambda s: s.usage.add("two", NOW, 1.0, Usage(1, 2, 0.5)),

@@ -72,6 +72,8 @@ class Sessions:
         left = {thread: entry for thread, entry in entries.items() if _last_used(entry) >= limit}
         if len(left) < len(entries):
             self._write(left)
+            # A journal that a crash brings back would have them again.
+            self._folder.disk.sync_directory(self._folder.path)
         return len(entries) - len(left)
 
     def fold(self) -> None:
