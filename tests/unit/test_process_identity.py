@@ -92,6 +92,19 @@ def test_what_is_no_pid_is_nobody(pid: int) -> None:
     assert not is_alive(ProcessIdentity(pid, 1, boot_id()))
 
 
+def test_a_gate_is_open_once_its_holder_has_said_so(tmp_path: Path) -> None:
+    """Its file is made before the gate is: whoever dies in between has begun nothing."""
+    us = identify(os.getpid())
+    assert us is not None
+    anchor(tmp_path)
+    agent = Supervised(us, tmp_path, "t")
+    assert not agent.released
+    (tmp_path / "started").touch()
+    assert not agent.released
+    (tmp_path / "started").write_text("1\n")
+    assert agent.released
+
+
 def test_an_agent_whose_end_is_recorded_runs_no_longer_though_its_holder_stays(tmp_path: Path) -> None:
     us = identify(os.getpid())
     assert us is not None
