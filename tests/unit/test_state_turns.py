@@ -68,6 +68,13 @@ def test_a_damaged_record_is_none(folder: StateFolder, garbage: bytes) -> None:
     assert TurnStore(folder).open_ids() == [made.turn_id]
 
 
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_a_damaged_word_that_a_turn_is_to_stop_is_none(folder: StateFolder, garbage: bytes) -> None:
+    made = open_turn(folder)
+    (folder.turns / made.turn_id / "stop.json").write_bytes(garbage)
+    assert TurnStore(folder).stop_asked(made.turn_id) is None
+
+
 def test_a_record_torn_anywhere_is_none(folder: StateFolder) -> None:
     made = open_turn(folder)
     path = folder.turns / made.turn_id / "turn.json"
