@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import tarfile
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.proved import Harness, proved
 from tests.sizes import LONG, SOAK
 from tests.typed import COMMAND, PATIENCE, type_in
 
+from agent_mailer.cli.demo import staged
 from agent_mailer.drill import scene as drill_scene
 from agent_mailer.drill.scene import Scene
 from agent_mailer.drill.verdict import judge
@@ -97,5 +99,45 @@ def test_a_case_is_one_file_beside_the_scratch_folder(tmp_path: Path) -> None:
 
     (tmp_path / "scratch").mkdir()
     (tmp_path / "scratch" / "witness").write_text("start 1\n")
-    with tarfile.open(_pack(tmp_path / "scratch")) as archive:
-        assert archive.getnames() == ["scratch", "scratch/witness"]
+    (tmp_path / "disk").mkdir()
+    for beside in (tmp_path / "scratch", tmp_path / "disk" / "its own"):
+        case = _pack(tmp_path / "scratch", beside=beside)
+        assert case.parent == beside.parent
+        with tarfile.open(case) as archive:
+            assert archive.getnames() == ["scratch", "scratch/witness"]
+
+
+def test_who_is_interrupted_while_a_watcher_stops_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(tmp_path, broker=False)
+    scene.prepare()
+    scene.watch()
+    watcher, until = scene._watcher, Scene._until
+    assert watcher is not None
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Scene, "_until", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        scene.strike_watcher(signal.SIGSTOP)
+    monkeypatch.setattr(Scene, "_until", until)
+    scene.close()
+    assert watcher.status() is not None
+
+
+def test_what_was_staged_leaves_its_signals_as_they_were() -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    heard: list[str] = []
+
+    class Play:
+        def close(self) -> None:
+            heard.extend(number.name for number in numbers if signal.getsignal(number) is signal.SIG_IGN)
+
+        def remove(self) -> None:
+            heard.append("removed")
+
+    with staged(Play(), keep=False):
+        assert signal.getsignal(signal.SIGTERM) not in before
+    assert heard == ["SIGINT", "SIGTERM", "SIGHUP", "removed"]
+    assert [signal.getsignal(number) for number in numbers] == before

@@ -79,6 +79,7 @@ def staged(stage: Staged, *, keep: bool) -> Iterator[None]:
     """Ends what was started, however it is left, also by a signal, or by a reader who has seen enough. The folder stays
     after a fault, or to `keep` it.
     """
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     kept = keep
@@ -89,11 +90,13 @@ def staged(stage: Staged, *, keep: bool) -> Iterator[None]:
         raise
     finally:
         # From here on nothing may keep us from ending what was started; it takes a few seconds at most.
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        for number in before:
             signal.signal(number, signal.SIG_IGN)
         stage.close()
         if not kept:
             stage.remove()
+        for number, heeds in before.items():
+            signal.signal(number, heeds)
 
 
 def _stage(folder: Path | None, *, broker: bool) -> Stage:

@@ -10,6 +10,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -84,19 +85,20 @@ def drill(
         with staged(scene, keep=keep):
             verdict = _play(scene, rounds, random.Random(chosen), small_disk=small_disk is not None, quiet=as_json)
             scene.close()
-            case = "" if verdict.held else str(_pack(scratch))
+            case = "" if verdict.held else str(_pack(scratch, beside=small_disk or scratch))
     except MailerError as fault:
         raise MailerError(
             fault.code, f"the drill did not come to its end: {fault.message}", f"look into {scratch}"
         ) from None
+    if not as_json:
+        _tell(verdict, case, kept=scratch if keep else None)
     filled = None if small_disk or broker else _on_a_small_disk(scratch.parent, chosen)
     if as_json:
         told = {"by_victim": dict(scene.evidence.kills), "seed": chosen, "where": where, "case": case}
         json_out({**_shape(verdict), **told, "small_disk": filled and filled.sentence})
-    else:
-        _tell(verdict, case, kept=scratch if keep else None)
-        if filled is not None:
-            say(filled.sentence)
+    elif filled is not None:
+        say(filled.sentence)
+        _tell_case(filled.case)
     if not verdict.held or (filled is not None and not filled.held):
         raise typer.Exit(ExitCode.FAILED)
 
@@ -154,14 +156,32 @@ def _strike(scene: Scene, victim: Victim, chance: random.Random) -> bool:
 class _Filled(NamedTuple):
     held: bool
     sentence: str
+    case: str = ""
+
+
+class _SmallDisk:
+    """Where the disk is mounted, and what the agent writes beside it; what is in it ends with the process in it."""
+
+    def __init__(self, beside: Path) -> None:
+        self.mount = Path(tempfile.mkdtemp(prefix="agent-mailer-drill-disk-", dir=beside))
+        self.witness = self.mount.with_name(f"{self.mount.name}.witness")
+
+    def remove(self) -> None:
+        """All is removed by `close`: what runs there has ended with whoever was told to begin it."""
+
+    def close(self) -> None:
+        self.witness.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.mount.rmdir()
 
 
 def _on_a_small_disk(beside: Path, seed: int) -> _Filled:
     """The drill once more, briefly, on a disk in memory that gets full: in a mount namespace, where one can be had."""
     from agent_mailer.process.commands import run_command
 
-    with tempfile.TemporaryDirectory(prefix="agent-mailer-drill-disk-", dir=beside) as mount:
-        witness = Path(mount).with_name(f"{Path(mount).name}.witness")
+    disk = _SmallDisk(beside)
+    with staged(disk, keep=False):
+        mount, witness = str(disk.mount), disk.witness
         inner = 'mount -t tmpfs -o size=32m,mode=0700 drill "$1" && shift && exec "$@"'
         namespace = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", inner, "sh", mount]
         words = [sys.executable, "-I", "-m", "agent_mailer.cli.app", "drill", "--rounds", "8", "--seed", str(seed)]
@@ -173,14 +193,12 @@ def _on_a_small_disk(beside: Path, seed: int) -> _Filled:
             done = run_command([*namespace, *words], env=os.environ, cwd=beside)
         except FileNotFoundError:
             return _Filled(held=True, sentence=_NO_SMALL_DISK)
-        finally:
-            witness.unlink(missing_ok=True)
     told = json_of(done.output)
     if not isinstance(told, dict):
         return _Filled(held=False, sentence=f"On a small disk that got full: {done.output.strip()}")
     fault = told.get("error")
     said = f"{fault['message']} ({fault['fix']})" if isinstance(fault, dict) else told.get("sentence")
-    return _Filled(told.get("held") is True, f"On a small disk that got full: {said}")
+    return _Filled(told.get("held") is True, f"On a small disk that got full: {said}", told.get("case") or "")
 
 
 def _tell(verdict: Verdict, case: str, kept: Path | None) -> None:
@@ -193,10 +211,14 @@ def _tell(verdict: Verdict, case: str, kept: Path | None) -> None:
     ):
         for line in which:
             say(f"  {what}: {line}")
-    if case:
-        say(f"\nThis must not be. The case, with the drill's mail and state and nothing else of yours: {case}")
+    _tell_case(case)
     if kept is not None:
         say(f"Kept: {kept}")
+
+
+def _tell_case(case: str) -> None:
+    if case:
+        say(f"\nThis must not be. The case, with the drill's mail and state and nothing else of yours: {case}")
 
 
 def _shape(verdict: Verdict) -> dict[str, object]:
@@ -205,9 +227,9 @@ def _shape(verdict: Verdict) -> dict[str, object]:
     return {"held": verdict.held, "sentence": verdict.sentence, **msgspec.to_builtins(verdict)}
 
 
-def _pack(scratch: Path) -> Path:
-    """The scratch folder as one file beside it."""
-    case = scratch.with_name(f"{scratch.name}.tar.gz")
+def _pack(scratch: Path, *, beside: Path) -> Path:
+    """The scratch folder as one file, beside what outlives it."""
+    case = beside.with_name(f"{scratch.name}.tar.gz")
     with tarfile.open(case, "w:gz") as archive:
         archive.add(scratch, scratch.name)
     return case

@@ -152,11 +152,12 @@ class Scene:
 
     def strike_watcher(self, number: signal.Signals) -> None:
         """Send the signal, and see the watcher end."""
-        watcher, self._watcher = self._watcher, None
-        if watcher is None or (identity := identify(watcher.pid)) is None:
-            return
-        send(identity, number)
-        self._until(lambda: watcher.status() is not None, f"the watcher ended after {number.name}")
+        watcher = self._watcher
+        if watcher is not None and (identity := identify(watcher.pid)) is not None:
+            send(identity, number)
+            self._until(lambda: watcher.status() is not None, f"the watcher ended after {number.name}")
+        # Who is interrupted while it ends finds it again as all is ended.
+        self._watcher = None
 
     def strike_turn(self, choose: Callable[[Sequence[ProcessIdentity]], ProcessIdentity], wait: float) -> bool:
         """Kill one process of a turn that runs, `wait` seconds after one was seen; False where none came."""
