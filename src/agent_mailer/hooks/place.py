@@ -34,8 +34,7 @@ class HookPlace:
 
     def make(self) -> None:
         """Make what is missing. Raises OSError."""
-        for folder in (self.path.parent.parent, self.path.parent, self.path):
-            self._disk.make_directory(folder, sync=Sync.FULL)
+        self._disk.make_directory(self.path, sync=Sync.FULL)
         if not self.exists:
             self.roll()
 

@@ -7,8 +7,6 @@ killed leaves it to whoever looks next.
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 from sqlalchemy import Connection, delete, func, insert, select, update
 
@@ -134,14 +132,12 @@ def _queue(connection: Connection, hook_id: str, user_id: str, path: str, sender
             continue
         said = (path, row.thread_id, row.id, row.from_agent, row.subject, row.body[:LONGEST_RESULT], row.created_at)
         result = _about(connection, hook_id, row.parent_id, Result(*said))
-        values: dict[str, Any] = {"message_id": row.id, "hook_id": hook_id, "user_id": user_id, "tries": 0}
         # What a deleted hook of that name got comes again where it is marked unread, or taken out of the trash.
-        if row.created_at < made_at:
-            values |= {"state": State.FAILED.value, "why": "it is older than the hook", "due_ms": None}
-        else:
-            values |= {"state": State.WAITS.value, "why": "", "due_ms": 0}
-        body = msgspec.json.encode(result).decode()
-        connection.execute(insert(hook_callbacks).values(**values, at=now_text(), body=body))
+        older = row.created_at < made_at
+        what = {"message_id": row.id, "hook_id": hook_id, "user_id": user_id, "at": now_text()}
+        told = {"state": (State.FAILED if older else State.WAITS).value, "tries": 0, "due_ms": None if older else 0}
+        why, body = "it is older than the hook" if older else "", msgspec.json.encode(result).decode()
+        connection.execute(insert(hook_callbacks).values(**what, **told, why=why, body=body))
     if len(rows) < AT_ONCE:
         # The last of them may be deleted since: it is passed over, or it would be looked for again and again.
         seq = max(seq, newest)
