@@ -156,6 +156,16 @@ def test_who_was_retired_is_called_back(town: Town) -> None:
     asyncio.run(scenario())
 
 
+async def all_listed(box: McpAgentMailbox) -> set[str]:
+    """The numbers of what is listed until there is no more."""
+    seen, more = set[str](), True
+    while more:
+        listing = await box.pending(100)
+        more = listing.more
+        seen |= {envelope.locator for envelope in listing.envelopes}
+    return seen
+
+
 def test_mail_beyond_the_window_is_found_by_its_number_and_none_comes_twice(town: Town) -> None:
     async def scenario() -> None:
         box = town.box(window=10)
@@ -164,13 +174,7 @@ def test_mail_beyond_the_window_is_found_by_its_number_and_none_comes_twice(town
             assert await waiting(box) == ()
             numbers = [town.write("coder-1", subject=str(one)) for one in range(35)]
             town.write("somebody-9", subject="not ours")
-            seen = set[str]()
-            more = True
-            while more:
-                listing = await box.pending(100)
-                more = listing.more
-                seen |= {envelope.locator for envelope in listing.envelopes}
-            assert seen == {str(number) for number in numbers}
+            assert await all_listed(box) == {str(number) for number in numbers}
             for envelope in (await box.pending(100)).envelopes:
                 assert isinstance(await box.claim(envelope), Message)
         finally:
@@ -206,12 +210,7 @@ def test_who_comes_after_one_that_took_what_was_newest_finds_what_it_had_not_loo
             await box.close()
         left = {*numbers} - {one.locator for one in taken}
         assert newest.locator in left
-        box, seen, more = town.box(window=10), set[str](), True
-        while more:
-            listing = await box.pending(100)
-            more = listing.more
-            seen |= {envelope.locator for envelope in listing.envelopes}
-        assert seen == left
+        assert await all_listed(town.box(window=10)) == left
 
     asyncio.run(scenario())
 

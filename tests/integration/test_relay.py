@@ -6,7 +6,8 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -85,24 +86,6 @@ def item(box: RelayMailbox, key: str, to: str = "coder") -> Outgoing:
 
 def answer_to(box: RelayMailbox, message: Message) -> Outgoing:
     return only(box.compose(Draft("a", Action.REPLY, 1_790_000_001.0, body="42"), message, "turn-1"))
-
-
-def test_mail_that_waits_is_not_left_behind_by_what_was_taken_after_it(
-    town: Town, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At a server that heeds no marks all that is finished is listed again and again."""
-    monkeypatch.setattr(inbox, "STALE_ROWS", 1)
-
-    async def scenario() -> None:
-        box = town.box()
-        numbers = [str(town.write("coder", body)) for body in ("waits", "one", "two", "three")]
-        for envelope in (await box.pending(100)).envelopes:
-            if envelope.locator != numbers[0]:
-                assert isinstance(await box.claim(envelope), Message)
-        for _ in range(2):
-            assert [one.locator for one in await waiting(box)] == numbers[:1]
-
-    asyncio.run(scenario())
 
 
 async def seen_by(what: Callable[[], object], why: str) -> None:
@@ -436,17 +419,26 @@ def test_a_pair_is_declined_in_words_and_is_no_task(town: Town) -> None:
     asyncio.run(scenario())
 
 
+@asynccontextmanager
+async def one_thread_unknown(town: Town) -> AsyncIterator[tuple[RelayMailbox, int, int, int]]:
+    """A box, and the numbers of its mail: taken, an answer whose thread the server fails at, come later."""
+    box = town.box()
+    await box.open()
+    try:
+        first = town.write("coder", "first")
+        (known,) = await waiting(box)
+        await box.claim(known)
+        answer = town.write("coder", "an answer", replyTo=first)
+        later = town.write("coder", "later")
+        town.fake.fault = lambda call: (500, b"{}") if call == f"GET /messages/{answer}/thread" else None
+        yield box, first, answer, later
+    finally:
+        await box.close()
+
+
 def test_a_thread_that_the_server_fails_at_holds_up_no_other_mail_and_in_the_end_not_its_own(town: Town) -> None:
     async def scenario() -> None:
-        box = town.box()
-        await box.open()
-        try:
-            first = town.write("coder", "first")
-            (known,) = await waiting(box)
-            await box.claim(known)
-            answer = town.write("coder", "an answer", replyTo=first)
-            later = town.write("coder", "later")
-            town.fake.fault = lambda call: (500, b"{}") if call == f"GET /messages/{answer}/thread" else None
+        async with one_thread_unknown(town) as (box, first, answer, later):
             await box.pending(100)
             for _ in range(TRIES - 2):
                 listing = await box.pending(100)
@@ -461,31 +453,37 @@ def test_a_thread_that_the_server_fails_at_holds_up_no_other_mail_and_in_the_end
                 found = await box.claim(envelope)
                 assert isinstance(found, Message)
                 assert found.envelope.thread == envelope.thread
-        finally:
-            await box.close()
 
     asyncio.run(scenario())
 
 
 def test_a_person_sees_all_his_mail_where_the_server_fails_at_a_thread(town: Town) -> None:
     async def scenario() -> None:
-        box = town.box()
-        await box.open()
-        try:
-            first = town.write("coder", "first")
-            (known,) = await waiting(box)
-            await box.claim(known)
-            answer = town.write("coder", "an answer", replyTo=first)
-            later = town.write("coder", "later")
-            town.fake.fault = lambda call: (500, b"{}") if call == f"GET /messages/{answer}/thread" else None
+        async with one_thread_unknown(town) as (box, first, answer, later):
             shown = [(one.locator, one.thread, new) for one, _, new in await box.everything()]
             assert shown == [
                 (str(first), str(first), False),
                 (str(answer), str(first), True),
                 (str(later), str(later), True),
             ]
-        finally:
-            await box.close()
+
+    asyncio.run(scenario())
+
+
+def test_mail_that_waits_is_not_left_behind_by_what_was_taken_after_it(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a server that heeds no marks all that is finished is listed again and again."""
+    monkeypatch.setattr(inbox, "STALE_ROWS", 1)
+
+    async def scenario() -> None:
+        box = town.box()
+        numbers = [str(town.write("coder", body)) for body in ("waits", "one", "two", "three")]
+        for envelope in (await box.pending(100)).envelopes:
+            if envelope.locator != numbers[0]:
+                assert isinstance(await box.claim(envelope), Message)
+        for _ in range(2):
+            assert [one.locator for one in await waiting(box)] == numbers[:1]
 
     asyncio.run(scenario())
 
