@@ -37,8 +37,9 @@ class _Trees:
         tops = dict.fromkeys(top for folder in room.policy.out_of_git for top in tops_of(folder))
         self._tops = [top for top in tops if _can_be_one(top)]
         self._room = room
-        # What has come since the start looked is met by the first wait.
-        self._known: dict[Path, _Git] = {}
+        # What is being made just now is new to the first wait. What goes before that goes as any other does.
+        self._known = {top: git for top, git in self._there().items() if _is_whole(top)}
+        room.keep_out_of_git()
         self._tries = 0
         self._gone_since: float | None = None
         self.events = FileEvents(self._tops, removals=True)
