@@ -125,6 +125,7 @@ def test_ctrl_c_ends_everything_it_started(tmp_path: Path, number: int, status: 
     process.send_signal(number)
     assert process.wait(timeout=60) == status, screen.read_text()
     assert "Traceback" not in screen.read_text()
+    assert "stopping" in screen.read_text()
     assert not folder.exists()
     assert leftovers(folder) == []
 

@@ -306,6 +306,18 @@ def test_landlock_names_no_folder_in_which_something_is_hidden(places: Places) -
     assert f"l:{places.workdir}" in launch.argv
 
 
+def test_landlock_lets_python_find_us_in_a_folder_that_is_hidden(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is run from its source may lie in the temporary folder, which no turn sees; found by the folder's names."""
+    package = places.home / "other" / "src" / "agent_mailer"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(agent_mailer, "__file__", str(package / "__init__.py"))
+    words = Landlock().around(Launch(("/bin/true",), {}, places.workdir), bounds(places)).argv
+    assert {f"l:{package.parent}", f"r:{package}"} <= {*words}
+    assert f"l:{package.parent.parent}" not in words
+
+
 @pytest.mark.parametrize("path", [".", "bin:.", ""])
 def test_no_program_of_where_we_stand_confines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     """That may be a folder which an agent writes."""

@@ -36,3 +36,8 @@ def test_a_thread_has_an_order_and_nothing_may_stay() -> None:
     evidence.left.append("process 4711 of turn x")
     verdict = judge(evidence)
     assert (verdict.order, verdict.left) == (("drill 2 ran before drill 1",), ("process 4711 of turn x",))
+
+
+def test_one_is_told_as_one() -> None:
+    evidence = Evidence([ONE], ["id1"], ANSWERS[:1], kills=Counter({"the watcher": 1}))
+    assert judge(evidence).sentence.startswith("1 kill, 1 message: ")

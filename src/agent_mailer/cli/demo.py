@@ -85,6 +85,9 @@ def staged(stage: Staged, *, keep: bool) -> Iterator[None]:
     kept = keep
     try:
         yield
+    except KeyboardInterrupt:
+        _tell_stopping()
+        raise
     except Exception as fault:
         kept = keep or not (isinstance(fault, OSError) and fault.errno in NOBODY_READS)
         raise
@@ -218,6 +221,10 @@ def _scratch(folder: Path | None) -> Path:
 
 def _leave(number: int, frame: FrameType | None) -> None:
     del frame
+    _tell_stopping()
+    sys.exit(128 + number)
+
+
+def _tell_stopping() -> None:
     with suppress(OSError):
         note("stopping")
-    sys.exit(128 + number)

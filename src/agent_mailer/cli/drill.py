@@ -20,7 +20,7 @@ import typer
 from agent_mailer.cli.demo import json_of, staged
 from agent_mailer.cli.options import Json
 from agent_mailer.cli.terminal.commands import FastCommand, single
-from agent_mailer.cli.terminal.printing import json_out, say
+from agent_mailer.cli.terminal.printing import counted, json_out, say
 from agent_mailer.cli.terminal.screen import Ink, paint
 from agent_mailer.errors import ExitCode, MailerError, UsageFault
 
@@ -78,7 +78,7 @@ def drill(
     chosen = seed if seed is not None else random.SystemRandom().randrange(10**6)
     where = f"{_file_system(scratch)}, Linux {platform.release()}"
     if not as_json:
-        say(f"{rounds} kills in {scratch} ({where}), seed {chosen}\n")
+        say(f"{counted(rounds, 'kill')} in {scratch} ({where}), seed {chosen}\n")
     scene = Scene(scratch, broker=broker, witness=small_disk)
     case = ""
     try:

@@ -155,7 +155,9 @@ def bounds_of(
     fresh = () if home is None else tuple(_real(home.path / name) for name in home.fresh)
     for path in fresh:
         rules.add(path, Access.WRITE, firm=False)
-    listed = (*roots.working, *map(_real, (*places.read, *places.write)), folder)
+    # Python finds a package by the names in the folder that it lies in.
+    package = _real(Path(agent_mailer.__file__).parent.parent)
+    listed = (*roots.working, *map(_real, (*places.read, *places.write)), folder, package)
     workdir = _real(places.workdir)
     return Bounds(rules.sorted(), folder, workdir, tmp, program, places.network, sockets, fresh, listed)
 

@@ -68,6 +68,14 @@ class _Answered(msgspec.Struct):
     id: str
 
 
+class _Error(msgspec.Struct):
+    message: str
+
+
+class _Refused(msgspec.Struct):
+    error: _Error
+
+
 class DrillFailed(MailerError):
     """The drill could not be carried through; `code`, what, and where to look."""
 
@@ -127,7 +135,7 @@ class Scene:
         end = time.monotonic() + SEND_SECONDS
         while (done := self._stage.attempt(*words)).status:
             if done.status != ExitCode.UNAVAILABLE or time.monotonic() > end:
-                raise DrillFailed("send_failed", f"agent-mailer send ended with {done.status}: {done.output.strip()}")
+                raise DrillFailed("send_failed", f"agent-mailer send ended with {done.status}: {_said(done.output)}")
             time.sleep(POLL)
         taken = msgspec.json.decode(done.output[done.output.index("{") :], type=_Answered)
         self.evidence.sent.append(Sent(thread, taken.id, subject))
@@ -239,6 +247,13 @@ class Scene:
             if time.monotonic() > end:
                 raise DrillFailed("drill_stuck", f"not within {PATIENCE:.0f} s: {name}")
             time.sleep(POLL)
+
+
+def _said(output: str) -> str:
+    """The fault's own words, where what a command printed is one."""
+    with suppress(msgspec.DecodeError):
+        return msgspec.json.decode(output, type=_Refused).error.message
+    return output.strip()
 
 
 def _begun(lines: Sequence[str]) -> list[str]:

@@ -49,7 +49,8 @@ class Verdict(msgspec.Struct, frozen=True):
     @property
     def sentence(self) -> str:
         return (
-            f"{self.kills} kills, {self.messages} messages: {len(self.lost)} lost, {len(self.twice)} twice, "
+            f"{self.kills} kill{'s' * (self.kills != 1)}, {self.messages} message{'s' * (self.messages != 1)}: "
+            f"{len(self.lost)} lost, {len(self.twice)} twice, "
             f"{len(self.order)} out of order, {len(self.left)} left running"
         )
 
