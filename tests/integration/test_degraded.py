@@ -17,6 +17,7 @@ import msgspec
 import pytest
 from tests.crash.faults import FaultySystem, Lasting
 from tests.desk import PATIENCE, Desk, until
+from tests.powers import no_powers
 from tests.refusing import On, Refusing, without_descriptors
 from tests.sizes import LONG, thinned
 from tests.typed import type_in
@@ -188,9 +189,7 @@ def test_a_settlement_that_waits_for_the_disk_is_shown(desk: Desk) -> None:
 
 
 def test_a_folder_that_cannot_be_written_is_told_of_although_nothing_can_be_written(desk: Desk) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root writes everywhere")
-    with desk.watching():
+    with no_powers(), desk.watching():
         until(lambda: desk.log(EventName.WATCH_STARTED), "the start")
         (desk.state / "turns").chmod(0o500)
         desk.state.chmod(0o500)

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 from tests.desk import CLI, SOON, Desk, until
 from tests.integration.test_start_faults import can_mount
+from tests.powers import no_powers
 from tests.sizes import LONG
 from tests.typed import COMMAND, type_in
 
@@ -459,21 +460,15 @@ def test_a_folder_above_that_may_not_be_read_is_not_asked_for_again_and_again(tm
     place = desk.place()
     lock = place.lock()
     lock.acquire()
-    us = os.geteuid()
 
     async def look() -> bool:
-        room = place.room(lock)
-        if us == 0:
-            os.seteuid(4711)
-        trees = _Trees(room)
-        with closing(trees.events):
-            return trees.events.sees
+        with no_powers(), closing(_Trees(place.room(lock)).events) as events:
+            return events.sees
 
     closed.chmod(0o311)
     try:
         assert asyncio.run(look())
     finally:
-        os.seteuid(us)
         closed.chmod(0o700)
         lock.release()
 

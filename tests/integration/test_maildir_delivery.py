@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from tests.powers import no_powers
 from tests.refusing import On, Refusing
 
 from agent_mailer.disk import Disk, SystemCalls
@@ -273,22 +274,13 @@ def test_a_sender_without_a_mailbox_can_still_send(root: Path) -> None:
 
 
 @pytest.mark.parametrize("shut", ["new", "cur"])
-def test_a_folder_that_does_not_say_what_is_in_it_holds_no_other_message_of_that_name(
-    root: Path, monkeypatch: pytest.MonkeyPatch, shut: str
-) -> None:
+def test_a_folder_that_does_not_say_what_is_in_it_holds_no_other_message_of_that_name(root: Path, shut: str) -> None:
     folder: Path = getattr(Paths(root, "alice"), shut)
-    uid = os.geteuid() or 4711  # the system shows root what is shut
-    for path in (root, *root.rglob("*")):
-        os.chown(path, uid, -1)
-    monkeypatch.chdir(root)  # what lies above is root's alone
     folder.chmod(0)
-    us = os.geteuid()
     try:
-        os.seteuid(uid)
-        with pytest.raises(MailboxUnavailable, match="Permission denied"):
-            deliver(Path(), item())
+        with no_powers(), pytest.raises(MailboxUnavailable, match="Permission denied"):
+            deliver(root, item())
     finally:
-        os.seteuid(us)
         folder.chmod(0o700)
     assert deliver(root, item()) == Delivered()
     assert files(Paths(root, "alice").new) == [f"{item().id}.md"]
