@@ -251,6 +251,16 @@ def test_a_seat_that_nobody_holds_any_more_is_taken_away(tmp_path: Path) -> None
     presence.leave(held)
 
 
+def test_a_session_in_the_folder_and_a_watcher_that_came_by_a_link_meet(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    me = identify(os.getpid())
+    assert me is not None
+    held = Presence(tmp_path / "real", Disk()).sit(Sitter("here", me))
+    assert [one.who for one in Presence(tmp_path / "link", Disk()).there()] == ["here"]
+    held.release()
+
+
 # What a mailbox remembers of mail.
 
 
