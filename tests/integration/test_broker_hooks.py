@@ -8,12 +8,17 @@ import json
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from tests.broker_desk import BrokerDesk, Person
+from tests.broker_desk import BrokerDesk, Person, running_broker
+from tests.databases import ON_A_FILE
+from tests.desk import until
 
+from agent_mailer.broker.data import Quota
+from agent_mailer.broker.hooks import sweep
 from agent_mailer.outside.signature import HEADER, LARGEST, WINDOW
 
 pytestmark = pytest.mark.usefixtures("each_database")
@@ -301,6 +306,24 @@ def test_what_cannot_be_delivered_is_kept_and_tried_again(hook: Hook, desk: Brok
     assert hook.tell("d", title="x", dedupeKey="k")["replayed"]
     assert hook.tell("e", title="x", dedupeKey="k")["occurrenceCount"] == 2
     assert len(hook.inbox()) == 1
+
+
+@ON_A_FILE
+def test_what_the_days_quota_refused_is_refused_by_the_next_look_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "LOOK_EVERY", 0.02)
+    with running_broker(tmp_path, quota=Quota(messages_per_day=1)) as desk:
+        hook = Hook(desk, desk.person("alice"))
+        hook.tell("one", title="one")
+        assert hook.tell("two", title="two")["reason"] == "quota"
+        desk.sql("UPDATE hook_deliveries SET due_ms = 1 WHERE due_ms > 0")
+        until(lambda: hook.admin("GET", "/deliveries?outcome=failed")[0]["tries"] == 1, "the second try")
+        assert [mail["subject"] for mail in hook.inbox()] == ["one"]
+        # The next day.
+        desk.sql("UPDATE usage SET day = '2020-01-01'")
+        desk.sql("UPDATE hook_deliveries SET due_ms = 1 WHERE due_ms > 0")
+        until(lambda: [mail["subject"] for mail in hook.inbox()] == ["one", "two"], "the mail of the second")
 
 
 def test_the_end_of_an_alarm_that_could_not_be_told_yet_is_told_after_it(hook: Hook, desk: BrokerDesk) -> None:
