@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from html import unescape
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import msgspec
@@ -106,6 +107,16 @@ def test_an_agent_is_made_changed_given_another_key_and_deleted(
     assert visitor.post("/console/agents/make", None, name="x", address_local="made.here").status_code == 409
     acts = {act for [act] in desk.sql("SELECT act FROM audit_log WHERE about = :id", id=agent_id)}
     assert {"agent_added", "agent_changed", "key_replaced", "agent_deleted"} <= acts
+
+
+def test_an_agent_goes_into_a_team_and_out_of_it_again(visitor: Visitor, scene: Scene) -> None:
+    agent = scene.agent("mover")
+    made = visitor.post("/console/teams/make", None, name="By settings", text="")
+    team = parse_qs(urlsplit(made.headers["Location"]).query)["id"][0]
+    for chosen in (team, ""):
+        visitor.post("/console/agent/change", None, agent=agent["id"], name="mover", role="coder", team=chosen)
+        [known] = [one for one in scene.call("GET", "/agents", as_agent=True) if one["id"] == agent["id"]]
+        assert (known["team_id"] or "") == chosen
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,10 @@ def test_acting_as_another_shows_a_bar_and_is_in_the_audit(desk: BrokerDesk, vis
     hers = Visitor(desk)
     hers.sign_in("carol")
     assert "logged in as" in hers.get("/console/audit").text
+    # Whoever signs in in the browser of one who acts as her is himself.
+    assert visitor.post("/console/act-as", None, user_id=carol.id).status_code == 303
+    visitor.sign_in("alice")
+    assert "act as carol" not in visitor.get("/console/threads").text
     # Everybody's is a superadmin's to see.
     assert hers.get("/console/audit?whose=all").text.count("<tr") == hers.get("/console/audit").text.count("<tr") > 1
 
