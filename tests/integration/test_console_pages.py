@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
+from markupsafe import Markup, escape
 from sqlalchemy import create_engine, event
 from tests.broker_desk import BrokerDesk, Person
 from tests.console_stage import PIXEL, Scene, Visitor, filled, pages_of, running_console
@@ -19,8 +20,9 @@ from tests.sizes import LONG
 from tests.strict_html import check
 
 from agent_mailer.broker.audit import Act
+from agent_mailer.broker.search.words import wanted_by
 from agent_mailer.console.charts import Bar, bars
-from agent_mailer.console.mail.finding import Asked, find, read
+from agent_mailer.console.mail.finding import Asked, find, marked, read
 from agent_mailer.console.places.counting import Counting
 from agent_mailer.console.words_zh import ZH
 from agent_mailer.mailbox.port import Kind
@@ -115,6 +117,7 @@ def test_what_strangers_write_stays_text_on_every_page(visitor: Visitor, scene: 
         check(visitor.get("/console/compose", reply=sent["id"]).text)
         check(visitor.get("/console/message", id=sent["id"]).text)
         check(visitor.get("/console/search", q=text).text)
+        check(visitor.get("/console/search", q="from:stranger").text)
         team = scene.call("POST", "/admin/teams", {"name": text[:64].replace("\u202e", "~"), "description": text})
         scene.call("POST", f"/admin/teams/{team['id']}/memories", {"title": "m'\"<i>", "content": text})
         check(visitor.get("/console/team", id=team["id"]).text)
@@ -324,6 +327,13 @@ def test_what_is_asked_of_the_search_is_read() -> None:
     assert read('from:"a b" deploy* tag:x is:unread') == Asked(words="deploy*", sender="a b", tag="x", unread=True)
     assert read("after:2026-11 before:never is:odd") == Asked(words="before never is odd", after="2026-11")
     assert not read("  ").anything
+
+
+@pytest.mark.parametrize("words", ["", "alert"])
+def test_what_the_search_shows_of_a_mail_is_text(words: str) -> None:
+    for text in HOSTILE:
+        shown = marked(text, wanted_by(words))
+        assert Markup(shown.replace("<mark>", "").replace("</mark>", "")) == escape(text)
 
 
 def test_figures_are_true_at_once_though_what_is_over_is_counted_once(visitor: Visitor, scene: Scene) -> None:
