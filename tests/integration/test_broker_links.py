@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import re
 import secrets
 from collections.abc import Iterator
@@ -67,11 +68,13 @@ def links(broker: tuple[BrokerDesk, Person]) -> Links:
 
 
 def test_looking_changes_nothing_and_the_form_acts_once(links: Links) -> None:
-    path = links.offer(act=EVIL, said="<b>needed</b>", folder="/home/x", for_mail_of="user")
+    whole = f"{EVIL} {'&& true ' * 1000}&& rm -rf it-all"
+    path = links.offer(act=whole, said="<b>needed</b>", folder="/home/x", for_mail_of="user")
     for _ in range(3):
         page = links.look(path)
         assert page.status_code == 200
     assert "<script>" not in page.text
+    assert html.escape(whole) in page.text, "all that would be run"
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &quot;&#x27;&amp;" in page.text
     assert "&lt;b&gt;needed&lt;/b&gt;" in page.text
     assert links.agent["address"] in page.text

@@ -178,6 +178,9 @@ def test_bootstrap(desk: BrokerDesk, bob: Person) -> None:
         ([{"name": "one"}, {"name": "not an address"}], 400),
         ([{"name": "one"}, {"name": "two", "address_local": "../two"}], 400),
         ([{"name": "one"}, {"name": "already"}], 409),
+        ([{"name": "one"}, {"name": "operator", "address_local": "human-operator"}], 409),
+        ([{"name": "one"}, {"name": "hook--one"}], 409),
+        ([{"name": "one"}, {"name": "a1ready"}], 409),
     ],
 )
 def test_a_bootstrap_that_cannot_be_leaves_nothing(desk: BrokerDesk, bob: Person, agents: object, status: int) -> None:
