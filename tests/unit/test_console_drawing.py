@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from fastapi import Response
+from fastapi import Request, Response
 
 from agent_mailer.broker.protocol import Fault
-from agent_mailer.console.drawing import Drawings
+from agent_mailer.console.drawing import Drawings, Key, key_of
+from agent_mailer.console.words import VIEW_COOKIE
 
 
 def drawing(drawn: list[int], fault: Fault | None = None) -> Callable[[], Awaitable[Response]]:
@@ -62,3 +63,23 @@ def test_who_asked_first_may_leave_and_a_refusal_is_everybodys() -> None:
             await some.of(("b",), drawing(drawn))
 
     asyncio.run(all_of_it())
+
+
+def asked(path: str = "/console/thread", query: str = "id=1", by: str = "", **headers: str) -> Key:
+    given = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    return key_of(Request({"type": "http", "path": path, "query_string": query.encode(), "headers": given}), by)
+
+
+def test_two_who_are_shown_something_else_have_another_key() -> None:
+    different = {
+        asked(),
+        asked(path="/console/message"),
+        asked(query="id=2"),
+        asked(by="a superadmin"),
+        asked(host="mail.example.org"),
+        asked(cookie=f"{VIEW_COOKIE}=zh"),
+        asked(accept_language="zh"),
+        asked(accept_encoding="gzip"),
+    }
+    assert len(different) == 8
+    assert asked(cookie="other=1", user_agent="x") == asked()

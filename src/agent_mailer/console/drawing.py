@@ -48,10 +48,14 @@ async def drawn_once(request: Request, draw: Callable[[Request], Awaitable[Respo
     drawings = cast(Callable[[str], Drawings | None], request.scope[DRAWINGS])(person.user_id)
     if drawings is None:
         return await draw(request)
+    return await drawings.of(key_of(request, person.impersonated_by), lambda: draw(request))
+
+
+def key_of(request: Request, impersonated_by: str) -> Key:
+    """All that the answer depends on beside the user and the moment."""
     headers = request.headers
-    key = (
-        *(request.url.path, request.url.query, person.impersonated_by, headers.get("host", "")),
+    return (
+        *(request.url.path, request.url.query, impersonated_by, headers.get("host", "")),
         *(request.cookies.get(VIEW_COOKIE, ""), headers.get("accept-language", "")),
         headers.get("accept-encoding", ""),
     )
-    return await drawings.of(key, lambda: draw(request))
