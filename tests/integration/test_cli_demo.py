@@ -130,6 +130,13 @@ def test_ctrl_c_ends_everything_it_started(tmp_path: Path, number: int, status: 
     assert leftovers(folder) == []
 
 
+def test_a_folder_with_hidden_things_alone_is_somebodys(tmp_path: Path) -> None:
+    (tmp_path / "mine" / ".ssh").mkdir(parents=True)
+    done = type_in(tmp_path, "demo", "--dir", tmp_path / "mine")
+    assert (done.status, "not empty" in done.err) == (2, True), done
+    assert (tmp_path / "mine" / ".ssh").is_dir()
+
+
 def play(tmp_path: Path) -> subprocess.Popen[bytes]:
     """A demo in a temporary folder of its own, whose home is new."""
     env = {**os.environ, "TMPDIR": str(tmp_path), "HOME": str(tmp_path / "home")}

@@ -612,6 +612,7 @@ def test_each_message_to_one_of_a_group_has_one_taker_who_has_it_again_after_a_c
     assert box.disk.syncs == 2, "what is found to be another's was written before it was looked for"
     assert box.names("receipts") == ["m1__alice__drained.json"]
     assert isinstance(box.claim(first, again=True), Message)
+    assert box.claim(second, again=True) == Gone("bob has taken it", elsewhere=True), "a claim that was cut off"
     assert sorted(os.listdir(box.paths.taken)) == ["m1", "m2"]
 
 

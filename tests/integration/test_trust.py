@@ -15,7 +15,9 @@ from tests.integration.test_cli_setup import on_terminal
 from tests.sizes import LONG
 from tests.typed import Typed, type_in
 
+from agent_mailer.cli.trusting import give
 from agent_mailer.events import EventName
+from agent_mailer.views.trusted import trust_view
 
 ONCE = ("watch", "--once", "--no-interactive", "-C")
 DEEDS = "deeds"
@@ -94,6 +96,18 @@ def test_an_agent_that_rewrites_its_configuration_changes_nothing(desk: Desk, ho
     assert once(desk).status == 0
     assert "Do evil" in (desk.base / "prompts").read_text()
     assert trust_folder(home).stat().st_mode & 0o777 == 0o700
+
+
+def test_a_yes_is_for_what_was_shown_and_not_for_what_is_there_by_then(desk: Desk) -> None:
+    assert type_in(desk.base, "config", "trust", "--yes", "-C", desk.workdir).status == 0
+    by_hand(desk, command=does(desk, "shown"))
+    place = desk.place()
+    shown = place.trust.verdict
+    assert shown.changed
+    by_hand(desk, command=does(desk, "never-shown"))
+    give(place, shown)
+    [now] = trust_view(str(desk.workdir), desk.place().trust.verdict).differences
+    assert (now.name, "echo shown" in now.trusted, "echo never-shown" in now.there) == ("command", True, True)
 
 
 def test_the_same_while_the_watcher_runs(desk: Desk) -> None:
