@@ -15,6 +15,7 @@ from tests.sizes import LONG, SOAK
 from tests.typed import COMMAND, PATIENCE, type_in
 
 from agent_mailer.cli.demo import staged
+from agent_mailer.cli.drill import _filled
 from agent_mailer.drill import scene as drill_scene
 from agent_mailer.drill.scene import Scene
 from agent_mailer.drill.verdict import judge
@@ -105,6 +106,23 @@ def test_a_case_is_one_file_beside_the_scratch_folder(tmp_path: Path) -> None:
         assert case.parent == beside.parent
         with tarfile.open(case) as archive:
             assert archive.getnames() == ["scratch", "scratch/witness"]
+
+
+@pytest.mark.parametrize(
+    ("output", "held", "said", "case"),
+    [
+        ('{"held": true, "sentence": "8 kills", "case": ""}', True, "8 kills", ""),
+        ('{"held": false, "sentence": "1 lost", "case": "/x/case.tar.gz"}', False, "1 lost", "/x/case.tar.gz"),
+        ('stopping\n{\n"error": {"message": "no room", "fix": "look"}}', False, "no room (look)", ""),
+        ("mount: no such thing\n", False, "mount: no such thing", ""),
+        ("", False, "", ""),
+    ],
+)
+def test_a_drill_on_a_small_disk_that_did_not_say_that_all_held_proves_nothing(
+    output: str, held: bool, said: str, case: str
+) -> None:
+    found = _filled(output)
+    assert found == (held, f"On a small disk that got full: {said}", case)
 
 
 def test_who_is_interrupted_while_a_watcher_stops_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,9 +193,14 @@ def _on_a_small_disk(beside: Path, seed: int) -> _Filled:
             done = run_command([*namespace, *words], env=os.environ, cwd=beside)
         except FileNotFoundError:
             return _Filled(held=True, sentence=_NO_SMALL_DISK)
-    told = json_of(done.output)
+    return _filled(done.output)
+
+
+def _filled(output: str) -> _Filled:
+    """What the drill in there printed."""
+    told = json_of(output)
     if not isinstance(told, dict):
-        return _Filled(held=False, sentence=f"On a small disk that got full: {done.output.strip()}")
+        return _Filled(held=False, sentence=f"On a small disk that got full: {output.strip()}")
     fault = told.get("error")
     said = f"{fault['message']} ({fault['fix']})" if isinstance(fault, dict) else told.get("sentence")
     return _Filled(told.get("held") is True, f"On a small disk that got full: {said}", told.get("case") or "")
