@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from tests.broker_desk import BrokerDesk, Person, running_broker
+from tests.broker_process import BrokerProcess, join, register
+from tests.databases import ON_A_FILE
 from tests.desk import until
 from tests.typed import Typed, type_in
 
@@ -164,6 +169,37 @@ def test_the_audit_goes_by_its_own_age_and_no_mail_with_it(aged: Aged) -> None:
     assert (gone["audit"], gone["messages"]) == (1, 0)
     assert aged.desk.sql("SELECT count(*) FROM audit_log")[0][0] == before - 1
     assert aged.desk.sql("SELECT count(*) FROM audit_log WHERE act = 'registered'")[0][0] == 0
+
+
+@ON_A_FILE
+def test_a_broker_is_started_with_the_days_of_its_audit(tmp_path: Path) -> None:
+    process = BrokerProcess(tmp_path / "data")
+
+    def audit() -> list[str]:
+        return [act for (act,) in sql(process.data, "SELECT act FROM audit_log ORDER BY at")]
+
+    try:
+        process.start()
+        ann = join(process.url, "ann", process.invite)
+        coder = register(process.url, ann, "coder")
+        form = {"agent_id": coder["id"], "from_agent": coder["address"], "to_agent": coder["address"], "body": "x" * 99}
+        with httpx.Client(base_url=process.url, headers=ann.as_agent, trust_env=False) as client:
+            sent = client.post("/messages/send", json=form).json()
+            client.patch(f"/messages/{sent['id']}/read")
+        process.stop()
+        assert "registered" in audit()
+        sql(process.data, f"UPDATE audit_log SET at = '{LONG_AGO}' WHERE act = 'registered'")
+        process.start("--keep-audit-days", "30")
+        until(lambda: "registered" not in audit(), "the old entry goes")
+        process.stop()
+        assert sql(process.data, "SELECT length(body) FROM messages") == [(99,)]
+    finally:
+        process.end()
+
+
+def sql(data: Path, statement: str) -> list[Any]:
+    with closing(sqlite3.connect(data / "broker.db")) as connection, connection:
+        return connection.execute(statement).fetchall()
 
 
 def test_what_shall_go_has_to_be_said(aged: Aged) -> None:

@@ -67,6 +67,20 @@ def test_a_note_that_changed_under_the_editor_is_left_and_the_text_kept(desk: De
     assert str(kept) in done.err
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_what_was_typed_in_an_editor_that_ended_badly_is_kept(desk: Desk, known: bool) -> None:
+    if known:
+        type_in(desk.workdir, "memory", "edit", "--thread", "t", env=APPEND)
+    for typed in ("", "echo saved >> $1; "):
+        done = type_in(
+            desk.workdir, "memory", "edit", "--thread", "t", env={"EDITOR": f"sh -c '{typed}exit 1' sh", "VISUAL": ""}
+        )
+        assert done.status == 1, done
+        kept = [path.read_text().splitlines()[-1] for path in desk.state.glob("note-*.edit.md")]
+        assert kept == (["saved"] if typed else [])
+    assert (desk.state / "memory" / "t.md").exists() is known
+
+
 def test_a_turn_that_began_meanwhile_is_told_of_and_loses_nobody_s_text(desk: Desk) -> None:
     began, saved = desk.base / "began", desk.base / "saved"
     desk.shell(

@@ -28,7 +28,7 @@ _GIVE_ONE = (
 )
 
 
-class Quota(msgspec.Struct, frozen=True):
+class Quota(msgspec.Struct, frozen=True, kw_only=True):
     """What one user may take; 0: as much as there is. Days are those of UTC, sizes bytes."""
 
     messages_per_day: int = 0
@@ -38,7 +38,7 @@ class Quota(msgspec.Struct, frozen=True):
     """Of all files that are stored."""
 
 
-class Keep(msgspec.Struct, frozen=True):
+class Keep(msgspec.Struct, frozen=True, kw_only=True):
     """`days`: of what was read, and of uploads; `bytes`: of all bodies together; `audit_days`: of who did what. 0: for
     ever, and any number.
     """

@@ -139,8 +139,8 @@ def serve(
                 max_body_bytes=max_body_bytes,
                 max_file_bytes=max_file_bytes,
                 login_attempts=f"{login_attempts}/5 minutes",
-                keep=Keep(keep_days, keep_bytes, keep_audit_days),
-                quota=Quota(messages_per_day, bytes_per_day, file_bytes),
+                keep=Keep(days=keep_days, bytes=keep_bytes, audit_days=keep_audit_days),
+                quota=Quota(messages_per_day=messages_per_day, bytes_per_day=bytes_per_day, file_bytes=file_bytes),
             )
             app = create_app(settings)
             mount(app)

@@ -236,7 +236,7 @@ def prune(
     from agent_mailer.broker.data import Keep
     from agent_mailer.broker.upkeep.retention import prune as take
 
-    keep = Keep(keep_days, keep_bytes, keep_audit_days)
+    keep = Keep(days=keep_days, bytes=keep_bytes, audit_days=keep_audit_days)
     with shown("looks for old mail", quiet=quiet or as_json) as tell:
         gone = work_with(data, lambda store: take(store, data.uploads, keep, look_only=dry_run, tell=tell))
     if as_json:
