@@ -10,8 +10,11 @@ from tests.desk import Desk, until
 from tests.typed import type_in
 
 from agent_mailer.disk import Disk
+from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
+from agent_mailer.service import manager
 from agent_mailer.service.folder import Units, units_folder
+from agent_mailer.service.install import uninstall
 from agent_mailer.service.unit import Instance
 
 VERBS = ("install", "uninstall", "start", "stop", "restart", "status")
@@ -155,6 +158,19 @@ def test_nothing_is_written_before_it_verifies_and_what_is_refused_is_taken_back
     assert not list(units.glob("agent-mailer*coder*"))
     assert (units / "agent-mailer@.service").read_text() == "[Service]\n# mine\n"
     assert "service install" in done.err if failed else "systemctl --user enable" in done.err
+
+
+@pytest.mark.parametrize(("ends", "why"), [("sleep 60", "no end within 10 minutes"), ("echo no; exit 1", "no")])
+def test_a_service_that_was_not_stopped_is_not_taken_away(
+    desk: Desk, home: Path, monkeypatch: pytest.MonkeyPatch, ends: str, why: str
+) -> None:
+    monkeypatch.setattr(manager, "JOB_SECONDS", 0.3)
+    script = f'case "$2" in disable) {ends} ;; *) echo Version=252 ;; esac'
+    instance, units = installed(home, desk.workdir), Units(home / ".config" / "systemd" / "user", Disk())
+    reached = manager.UserManager(with_systemctl(desk.base / "bin", script))
+    with pytest.raises(MailerError, match=f"disable --now {instance.unit}: {why}"):
+        list(uninstall(reached, units, [instance]))
+    assert units.named(instance.name) is not None
 
 
 GONE = {"MONITOR_SERVICE_RESULT": "exit-code", "MONITOR_EXIT_STATUS": "77"}
