@@ -77,7 +77,9 @@ def test_a_person_writes_as_the_operator_and_reads_the_answer(
     sent = at("send", "--to", "coder", "--subject", "Hi", "--body", "Do it.", "--kind", "todo", "--json")
     assert sent.status == 0, sent
     assert sent.json["to"] == [coder["address"]]
+    assert "Do it." in at("mail", "read", sent.json["id"]).out
     [message] = inbox_of(broker, ann, coder)
+    assert not message["is_read"], "who looks at what was sent takes it from nobody"
     assert (message["id"], message["subject"], message["kind"]) == (sent.json["id"], "Hi", "todo")
     assert message["from_agent"] == f"human-operator@ann.{DOMAIN}"
     replied = answer(broker, ann, coder, message["id"], "Done.", subject="Re: Hi")

@@ -27,6 +27,8 @@ from agent_mailer.events import EventName
 from agent_mailer.mailbox.maildir.layout import make_root
 from agent_mailer.process.handle import send
 from agent_mailer.teams.running import Where, require_no_stranger, start, stop, watchers
+from agent_mailer.teams.session import Session
+from agent_mailer.teams.stopped import FOLDER
 from agent_mailer.views.board import Board
 
 AMP = str(Path(sys.executable).parent / "amp")
@@ -476,6 +478,18 @@ def test_the_program_amp_is_the_same_command(teams: Path, project: Path) -> None
     assert (done.returncode, "no teams yet" in done.stdout) == (0, True), done
     helped = subprocess.run([AMP, "--help"], cwd=project, capture_output=True, text=True, check=False)
     assert (helped.returncode, "claude-code" in helped.stdout) == (0, True), helped
+
+
+@pytest.mark.skipif(not which_tmux(), reason="tmux is not installed")
+def test_a_session_is_its_folders_and_not_that_of_a_team_of_the_same_name(teams: Path) -> None:
+    one, other = (teams / place / "shop" for place in ("work", "home"))
+    for folder in (one / FOLDER, other / FOLDER):
+        folder.mkdir(parents=True)
+    Session("shop", one).open(["sleep", "600"])
+    assert (Session("shop", one).is_ours(), Session("shop", other).is_ours()) == (True, False)
+    with pytest.raises(BusyFault):
+        Session("shop", other).require_ours()
+    Session("shop", one).require_ours()
 
 
 @LONG

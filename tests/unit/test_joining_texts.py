@@ -36,6 +36,11 @@ def test_a_block_is_added_at_the_end_and_changed_in_place(text: str) -> None:
     assert ("\n" in once.replace("\r\n", "")) is ("\r\n" not in text)
 
 
+def test_what_stands_between_two_blocks_is_a_persons_own_text() -> None:
+    first, second = (f"{BEGIN}\n{word}\n{END}\n" for word in ("one", "two"))
+    assert with_block(f"{first}mine\n{second}", "new") == f"{BEGIN}\nnew\n{END}\nmine\n{second}"
+
+
 def test_a_mark_without_its_end_is_a_persons_own_text() -> None:
     text = f"a {BEGIN} b\n"
     assert with_block(text, "x").startswith(text)
