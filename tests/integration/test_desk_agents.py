@@ -12,6 +12,7 @@ from tests.desk import Desk, until
 from agent_mailer import lying
 from agent_mailer.console.own.port import mark_of
 from agent_mailer.desk.here import AgentsHere
+from agent_mailer.desk.looking import Looking
 from agent_mailer.desk.mail import MailHere
 from agent_mailer.desk.reported import Looked
 from agent_mailer.mailbox.maildir.amq import announce
@@ -35,6 +36,17 @@ def test_of_those_in_one_mailbox_whose_watcher_has_died_is_lost(tmp_path: Path) 
     assert {one.agent_id: one.lost for one in here.agents(1).agents}[str(planner.workdir)] is False
     mail = MailHere(here.looking)
     assert mail.unread() == 0
+
+
+def test_a_page_names_a_workdir_by_its_path_and_no_other_of_that_name(tmp_path: Path) -> None:
+    one, other = (Desk(tmp_path / name) for name in ("work", "home"))
+    assert one.workdir.name == other.workdir.name
+    looking = Looking([one.workdir, other.workdir])
+    for desk in (one, other):
+        found = looking.place(str(desk.workdir))
+        assert found is not None
+        assert found.workdir == desk.workdir
+    assert looking.place(str(tmp_path / "elsewhere" / one.workdir.name)) is None
 
 
 def test_every_thread_is_on_some_page_also_where_many_came_at_once(tmp_path: Path) -> None:
