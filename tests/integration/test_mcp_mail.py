@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.clocks import FakeClock
 from tests.desk import Desk
@@ -24,6 +25,8 @@ from agent_mailer.disk import Disk
 from agent_mailer.errors import BusyFault, ConfigFault, MailerError, RefusedFault
 from agent_mailer.mailbox.mcp_agent_mail import inbox
 from agent_mailer.mailbox.mcp_agent_mail.adapter import Account, McpAgentMailbox, Rhythm
+from agent_mailer.mailbox.mcp_agent_mail.compose import compose, payload_of
+from agent_mailer.mailbox.mcp_agent_mail.identity import Tokens
 from agent_mailer.mailbox.mcp_agent_mail.inbox import TRIES
 from agent_mailer.mailbox.port import (
     Action,
@@ -154,6 +157,21 @@ def test_who_was_retired_is_called_back(town: Town) -> None:
         assert town.fake.asked("select retired from agents")[0][0] == 0
 
     asyncio.run(scenario())
+
+
+def test_each_copy_of_a_mail_to_several_is_found_by_itself_after_a_crash() -> None:
+    mail = msgspec.structs.replace(draft("k"), to=("a-1", "b-1", "c-1"))
+    items = compose("coder-1", mail, None, "turn-1")
+    assert not isinstance(items, Refused)
+    assert len({payload_of(one).topic for one in items}) == len({one.id for one in items}) == 3
+    assert items == compose("coder-1", mail, None, "turn-1")
+
+
+def test_an_identity_is_one_names_in_one_project_at_one_server(tmp_path: Path) -> None:
+    here, there = (Tokens(tmp_path, Disk(), f"http://{host}") for host in ("here", "there"))
+    places = [here.path("/a", "Coder"), here.path("/b", "Coder"), here.path("/a", "Other"), there.path("/a", "Coder")]
+    assert len({*places}) == 4
+    assert here.path("/a", "coder") == places[0]
 
 
 async def all_listed(box: McpAgentMailbox) -> set[str]:

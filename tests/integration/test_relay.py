@@ -95,6 +95,25 @@ async def seen_by(what: Callable[[], object], why: str) -> None:
         await asyncio.sleep(0.01)
 
 
+@pytest.mark.parametrize(
+    ("status", "refused"), [*((one, True) for one in (400, 413, 415, 422)), *((one, False) for one in (408, 429, 503))]
+)
+def test_a_server_that_cannot_take_it_now_has_not_refused_it(town: Town, status: int, refused: bool) -> None:
+    async def scenario() -> None:
+        box = town.box()
+        await box.open()
+        try:
+            answer = item(box, "k")
+            town.fake.fault = lambda call: (status, b"{}") if call == "POST /messages" else None
+            assert isinstance(await box.deliver(answer), Refused if refused else Unknown)
+            town.fake.fault = lambda _: None
+            assert isinstance(await box.deliver(answer), Delivered)
+        finally:
+            await box.close()
+
+    asyncio.run(scenario())
+
+
 def test_mail_to_a_group_is_taken_by_one_and_seen_by_no_other_after_that(town: Town) -> None:
     async def scenario() -> None:
         one, two = town.box("one"), town.box("two")
