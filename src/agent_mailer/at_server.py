@@ -114,6 +114,11 @@ def project_of(place: Place) -> str:
     return str(expand(named, place.workdir) if named else place.project_dir() or place.workdir)
 
 
+def real_project_of(place: Place) -> str:
+    """Where the files are that one reserves, by whatever link one comes to them. Raises ConfigFault."""
+    return os.path.realpath(project_of(place))
+
+
 def person_of(place: Place) -> str:
     """Under which name a person reserves."""
     if place.config.mailbox_kind is MailboxKind.MCP_AGENT_MAIL:
@@ -134,7 +139,7 @@ def reservations_of(place: ReservingPlace, address: str) -> Reservations:
     kind = place.config.mailbox_kind
     if kind is MailboxKind.MCP_AGENT_MAIL:
         return mcp_agent_mail(place, address).reservations(overlap)
-    project = os.path.realpath(project_of(place))
+    project = real_project_of(place)
     here = _leases(place, project, address)
     return _at_broker(place, here, project, address) if kind is MailboxKind.AMP else here
 
@@ -180,7 +185,7 @@ def reserving_of(place: ReservingPlace, address: str) -> Reserving:
     from agent_mailer.reservations.port import ReservePolicy
     from agent_mailer.watch.reserving import Reserving
 
-    config, project = place.config, os.path.realpath(project_of(place))
+    config, project = place.config, real_project_of(place)
     rhythm = SHARED_LOOKS if config.mailbox_kind is MailboxKind.MAILDIR else SERVER_LOOKS
     policy = ReservePolicy(_reserved(place, project), config.on_conflict)
     return Reserving(reservations_of(place, address), policy, Path(project), address, rhythm=rhythm)
@@ -190,7 +195,7 @@ def in_the_way(place: ReservingPlace, address: str) -> Sequence[Reservation]:
     """What others hold of the files that this agent's turns reserve, as the folder tells it. Raises ConfigFault,
     MailboxUnavailable.
     """
-    project = os.path.realpath(project_of(place))
+    project = real_project_of(place)
     return _leases(place, project, address).of_others(_reserved(place, project))
 
 

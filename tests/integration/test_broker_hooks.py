@@ -253,6 +253,15 @@ def test_github_is_read_and_filtered(desk: BrokerDesk, alice: Person) -> None:
         "[o/r] ci failed on main",
         "[o/r] ci passes again on main",
     ]
+    # Without a branch that is wanted each has its own alarm.
+    every = Hook(desk, alice, kind="github")
+    told = [
+        every.github("workflow_run", f"e{number}", action="completed", workflow_run=one, **repo)["outcome"]
+        for number, one in enumerate(
+            (run, elsewhere, {**elsewhere, "conclusion": "success"}, {**run, "head_sha": "abd"})
+        )
+    ]
+    assert told == ["sent", "sent", "resolved", "counted"]
     assert hook.github("star", "g8", action="created", **repo)["reason"] == "event_unknown"
     came = {one["delivery"]: (one["outcome"], one["reason"]) for one in hook.admin("GET", "/deliveries")}
     assert came["g6"] == ("ignored", "branch_not_wanted")

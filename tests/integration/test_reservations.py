@@ -570,6 +570,17 @@ def test_a_person_reserves_lists_and_gives_back(desks: TwoDesks) -> None:
     assert "nothing is reserved" in at("reservations").err
 
 
+def test_who_comes_to_the_project_by_a_link_keeps_out_of_others_way_too(desks: TwoDesks) -> None:
+    link = desks.base / "link"
+    link.symlink_to(desks.project)
+    desks.second.configure(project_dir=str(link))
+    first, second = (reservations_of(desk.place(), name) for desk, name in ((desks.first, "a"), (desks.second, "b")))
+    assert asyncio.run(first.take("t1", ["src/**"], 60.0)) == []
+    (way,) = asyncio.run(second.take("t2", ["src/x.py"], 60.0))
+    assert way.owner == Owner("a", "t1")
+    assert [one.holder for one in in_the_way(desks.second.place())] == ["a"]
+
+
 def test_a_path_that_can_be_none_keeps_the_watcher_from_starting(tmp_path: Path) -> None:
     desks = TwoDesks(tmp_path, reserve=["../elsewhere"])
     typed = type_in(desks.first.workdir, "watch", "--once", "--no-interactive")

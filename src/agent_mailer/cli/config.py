@@ -302,11 +302,11 @@ def _check(place: Workplace, key: str, typed: object) -> None:
         if place.in_folder:
             require_handle(str(typed))
     elif key == "reserve" and isinstance(typed, (list, tuple)) and typed:
-        from agent_mailer.at_server import project_of
+        from agent_mailer.at_server import real_project_of
         from agent_mailer.reservations.patterns import checked
 
         try:
-            checked(typed, os.path.realpath(project_of(place)))
+            checked(typed, real_project_of(place))
         except UsageFault as fault:
             fix = "agent-mailer config set reserve 'src/**'"
             raise UsageFault(fault.code, f"reserve: {fault.message}", fix) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
@@ -121,10 +120,10 @@ def _table(found: list[Reservation]) -> str:
 
 
 def _kept(workdir: Path | None, whose: str | None) -> tuple[Reservations, str]:
-    from agent_mailer.at_server import person_of, project_of, reservations_of
+    from agent_mailer.at_server import person_of, real_project_of, reservations_of
 
     place = workplace(workdir)
-    return reservations_of(place, whose or person_of(place)), os.path.realpath(project_of(place))
+    return reservations_of(place, whose or person_of(place)), real_project_of(place)
 
 
 def _run(work: Coroutine[object, object, T]) -> T:
