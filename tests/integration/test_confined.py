@@ -6,10 +6,13 @@ import asyncio
 import ctypes
 import json
 import os
+import pty
 import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -167,11 +170,24 @@ def test_nothing_beyond_the_project_can_be_changed(scene: Scene) -> None:
     assert not list((scene.state / "turns").glob("*/tmp")), "it goes with the turn"
 
 
-def test_no_process_of_the_person_and_no_socket_can_be_reached(scene: Scene) -> None:
+@contextmanager
+def terminal() -> Iterator[str]:
+    """One of the person's, at which something was typed."""
+    keyboard, screen = pty.openpty()
+    try:
+        os.write(keyboard, b"SECRET\n")
+        yield os.ttyname(screen)
+    finally:
+        os.close(keyboard)
+        os.close(screen)
+
+
+def test_no_process_no_terminal_and_no_socket_of_the_person_can_be_reached(scene: Scene) -> None:
     with (
         socket.socket(socket.AF_UNIX) as docker,
         socket.socket(socket.AF_UNIX) as session_bus,
         socket.socket() as loopback,
+        terminal() as typed_at,
     ):
         name = f"agent-mailer-test-{os.getpid()}"
         session_bus.bind(f"\0{name}")
@@ -192,6 +208,7 @@ def test_no_process_of_the_person_and_no_socket_can_be_reached(scene: Scene) -> 
                 environment=("read", f"/proc/{os.getpid()}/environ"),
                 memory=("read", f"/proc/{os.getpid()}/mem"),
                 kernel=("append", "/proc/sys/kernel/domainname"),
+                terminal=("read", typed_at),
                 loopback=("inet", loopback.getsockname()[1]),
             )
         finally:

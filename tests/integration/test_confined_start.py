@@ -243,6 +243,11 @@ def test_a_turn_is_preceded_by_another_proof_where_sandbox_program_or_kernel_cha
         ({"kind": "landlock", "network": "model"}, "cannot tell one host from another"),
         ({"kind": "command"}, "command is empty"),
         ({"kind": "command", "command": ["/nonexistent/box"]}, "cannot be found"),
+        (
+            {"kind": "command", "command": ["./box"]},
+            "/coder/box does the confining, and lies where the agent may write",
+        ),
+        ({"kind": "command", "command": ["../link"]}, "/coder/box does the confining, and lies where the agent may"),
         ({"kind": "srt", "network": "on"}, "srt"),
         ({"kind": "bwrap", "write": ["no such folder"]}, "is not there"),
         ({"kind": "bwrap", "read": [".agent-mailer/templates"]}, "is hidden from every turn"),
@@ -253,6 +258,9 @@ def test_what_cannot_be_held_is_refused_with_words(desk: Desk, sandbox: Mapping[
     runs_here("bwrap")
     (desk.state / "templates").mkdir()
     (desk.workdir / "link").symlink_to(desk.base)
+    (desk.workdir / "box").write_text(LIAR)
+    (desk.workdir / "box").chmod(0o755)
+    (desk.base / "link").symlink_to(desk.workdir / "box")
     desk.configure(sandbox=dict(sandbox))
     proof = proved(desk)
     assert not proof.holds

@@ -24,7 +24,9 @@ from agent_mailer.confine.port import Access, Bounds, Kind, Network, Promise, Tu
 from agent_mailer.confining import Around, places_of
 from agent_mailer.disk import Disk
 from agent_mailer.errors import ConfigFault
-from agent_mailer.runtimes.port import Launch, ProgramHome
+from agent_mailer.runtimes.claude.adapter import ClaudeOptions, ClaudeRuntime
+from agent_mailer.runtimes.codex.adapter import CodexRuntime
+from agent_mailer.runtimes.port import Launch, PermissionMode, ProgramHome
 from agent_mailer.state.workdirs import known_workdirs
 
 READ, WRITE, HIDE = Access.READ, Access.WRITE, Access.HIDE
@@ -275,6 +277,31 @@ def test_settings_of_the_program_and_hooks_of_git_stay(places: Places) -> None:
     assert (found.access(more / "x"), found.access(more / ".git" / "hooks" / "x")) == (WRITE, READ)
 
 
+OBEYED = {
+    "claude": (
+        *("settings.json", "CLAUDE.md", "agents/a.md", "commands/a.md", "skills/a/SKILL.md", "rules/a.md"),
+        *("hooks/a.sh", "output-styles/a.md", "plugins/a/b.sh", "local/claude", "chrome/native-host", "workflows/a.js"),
+        *("teams/a.json", "keybindings.json", "remote-settings.json", "scheduled_tasks.json"),
+    ),
+    "codex": (
+        *("config.toml", "AGENTS.md", "hooks.json", "rules/a.rules", "prompts/a.md", "packages/codex", "bin/codex"),
+        *("skills/a/SKILL.md", "plugins/a/b.sh", "agents/a.toml"),
+    ),
+}
+
+
+@pytest.mark.parametrize("program", OBEYED)
+def test_what_a_persons_own_sessions_of_the_program_run_and_obey_stays(places: Places, program: str) -> None:
+    mode, env, folder = PermissionMode.ACCEPT_EDITS, {"HOME": str(places.home)}, places.home / f".{program}"
+    for name in (*OBEYED[program], "sessions/a"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    claude, codex = ClaudeRuntime(program, ClaudeOptions(mode), env), CodexRuntime(program, env, mode=mode)
+    found = bounds(places, (claude if program == "claude" else codex).traits.home)
+    assert {name: found.access(folder / name) for name in OBEYED[program]} == dict.fromkeys(OBEYED[program], READ)
+    assert found.access(folder / "sessions" / "a") is WRITE
+
+
 def test_a_git_folder_elsewhere_counts_only_by_its_own_word(places: Places) -> None:
     subprocess.run(["git", "init", "-q", str(places.home / "main")], check=True)
     elsewhere = places.home / "main" / ".git" / "worktrees" / "x"
@@ -304,6 +331,7 @@ def test_landlock_names_no_folder_in_which_something_is_hidden(places: Places) -
     assert rights[str(found.tmp)] == "w"
     assert str(places.workdir) not in rights
     assert f"l:{places.workdir}" in launch.argv
+    assert not [path for path in rights if Path(path).is_relative_to("/dev")], "terminals of the person are there"
 
 
 def test_landlock_lets_python_find_us_in_a_folder_that_is_hidden(
