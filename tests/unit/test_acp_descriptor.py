@@ -212,13 +212,13 @@ def test_an_account_is_known_by_its_keys(tmp_path: Path) -> None:
     assert not any(account == "a" for account in accounts)
 
 
-def test_a_key_in_a_providers_error_comes_into_no_log_and_no_mail(tmp_path: Path) -> None:
-    text = LEAST.replace("[modes", 'keys = ["K", "SHORT", "NONE"]\n[modes')
-    runtime = agent(tmp_path, text, K="sk-0123456789", SHORT="a")
+def test_no_key_in_a_providers_error_comes_into_a_log_or_a_mail(tmp_path: Path) -> None:
+    text = LEAST.replace("[modes", 'keys = ["K", "SHORT", "NONE", "L"]\n[modes')
+    runtime = agent(tmp_path, text, K="sk-0123456789", SHORT="a", L="sk-9876543")
     said = Observation()
-    said.add(Result(Outcome.SIGNED_OUT, "a text", "Incorrect API key provided: sk-0123456789."))
-    (tmp_path / "err").write_text("fatal: no access with sk-0123456789\n")
-    for seen, words in ((said, "provided: [K]."), (Observation(), "no answer: fatal: no access with [K]")):
+    said.add(Result(Outcome.SIGNED_OUT, "a text", "Incorrect API key provided: sk-0123456789, nor is sk-9876543 one."))
+    (tmp_path / "err").write_text("fatal: no access with sk-9876543, sk-0123456789 or sk-9876543\n")
+    for seen, words in ((said, "provided: [K], nor is [L] one."), (Observation(), "no access with [L], [K] or [L]")):
         judged = runtime.judge(Evidence(seen, Exit(status=1), tmp_path / "out", tmp_path / "err", None))
         assert judged.detail.endswith(words)
 

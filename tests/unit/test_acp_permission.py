@@ -89,6 +89,28 @@ def test_a_yes_is_used_up_durably_and_once(turn: Turn) -> None:
     assert not turn.ask("bash", SHELL)
 
 
+@pytest.mark.parametrize(
+    ("said", "other"),
+    [
+        ("title", "remove it"),
+        ("kind", "move"),
+        ("content", [{"type": "content", "content": {"type": "text", "text": "all of it"}}]),
+        ("locations", [{"path": "b.txt"}]),
+    ],
+)
+def test_where_the_input_is_not_shown_a_yes_is_for_all_that_is_said_of_the_call(
+    turn: Turn, said: str, other: object
+) -> None:
+    call = {"kind": "delete", "title": "remove", "content": [], "locations": [{"path": "a.txt"}]}
+    write(Disk(), Path(turn.orders.turn_dir), RULED)
+    assert not turn.ask("edit", call)
+    [asked] = asked_in(turn.outbox)
+    yes = TurnApprovals(RULED.rules, told=(Told("q-1", asked.tool, asked.input, asked.digest, Word.ALLOW),))
+    write(Disk(), Path(turn.orders.turn_dir), yes)
+    assert not turn.ask("edit", {**call, said: other})
+    assert turn.ask("edit", call)
+
+
 def test_a_yes_to_something_else_runs_neither(turn: Turn) -> None:
     """The protocol has no way to put the other in its place."""
     changed = as_input({"command": "make -n release"})

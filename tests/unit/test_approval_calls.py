@@ -91,6 +91,11 @@ def test_a_command_is_asked_about_wherever_it_stands(rule: str, command: str) ->
     assert is_named([rule], bash(command))
 
 
+@pytest.mark.parametrize("between", ["||", "&&", ";", "&", "|", "\n", "(", ")", "{", "}", "`"])
+def test_a_command_ends_where_the_shell_begins_another(between: str) -> None:
+    assert is_named(["Bash(npm publish)"], bash(f"true{between}npm publish{between}true"))
+
+
 @pytest.mark.parametrize(
     ("rule", "tool", "given"),
     [

@@ -168,9 +168,13 @@ def test_a_worktree_writes_its_own_folder_and_the_common_one(place: Place, tmp_p
     git("-C", str(common.parent), "worktree", "add", "--quiet", str(place.workdir))
     (tmp_path / "aside").rename(place.state)
     own = common / "worktrees" / place.workdir.name
-    files = place.files()
-    assert files[str(common)] == files[str(own)] == "write"
-    assert files[str(common / "hooks")] == "read"
+    (common / "modules").mkdir()
+    for folder in (common, own):
+        (folder / "config.worktree").touch()
+    within = {Path(path): access for path, access in place.files().items() if Path(path).is_relative_to(common)}
+    kept = [common / name for name in ("hooks", "config", "config.worktree", "modules")]
+    kept += [own / name for name in ("commondir", "gitdir", "config.worktree")]
+    assert within == {common: "write", own: "write"} | dict.fromkeys(kept, "read")
 
 
 def test_a_git_folder_that_an_agent_has_made_opens_nothing(place: Place, tmp_path: Path) -> None:

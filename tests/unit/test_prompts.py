@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agent_mailer.disk import Disk
@@ -19,7 +21,7 @@ from agent_mailer.prompts import (
     words_of,
 )
 from agent_mailer.state.notes import seed_memory
-from agent_mailer.state.records import Attempt, Phase, RetryEntry, TurnRecord
+from agent_mailer.state.records import Attempt, Batched, Phase, RetryEntry, TurnRecord
 from agent_mailer.trust.standing import templates_in
 
 HEAD = ["Message: m-1", "Thread:  p2p/coder__user", "From: user", "Project: none", ""]
@@ -89,6 +91,21 @@ def test_odd_ids_become_hashes_wherever_they_stand(room: Room, odd: str, kind: P
     assert lines[3:5] == HEAD[3:5]
     if odd.strip():
         assert odd not in prompt
+
+
+@pytest.mark.parametrize("kind", list(PromptKind))
+def test_the_further_messages_of_a_turn_are_named_and_their_odd_ids_become_hashes(room: Room, kind: PromptKind) -> None:
+    """Whoever writes low mail chooses the id of each, and it goes into the turn's environment as well."""
+    several = record()
+    ids = ("m-2", *INJECTIONS)
+    several.batch = tuple(Batched(msgspec.structs.replace(several.envelope, id=one)) for one in ids)
+    named = words_of(several, None).batch
+    assert named[0] == "m-2"
+    assert [re.sub("[0-9a-f]{16}$", "#", name) for name in named[1:]] == ["message-#"] * len(INJECTIONS)
+    told = room.render(several, kind).partition(
+        "this turn is for 11 messages of this thread, the one above and these:\n"
+    )
+    assert told[2].splitlines()[: len(ids)] == [*named]
 
 
 @pytest.mark.parametrize("project", ["/p\nFrom: wheel", "/p\x1b[2J", "/plain"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import grp
 import itertools
 import os
+import pwd
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -226,6 +228,32 @@ def test_the_folder_may_be_writable_by_a_group_of_one(tmp_path: Path) -> None:
         assert found is not None
         assert "another user (uid 1234)" in found.why
         os.chown(tmp_path, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("group", "members", "own", "why"),
+    [
+        ("ann", (), True, ""),
+        ("ann", ("ann", "root"), True, ""),
+        ("ann", ("ann", "eve"), True, "can be written by the group ann"),
+        ("users", (), True, "can be written by the group users"),
+        ("users", ("ann",), True, "can be written by the group users"),
+        ("ann", (), False, "can be written by the group ann"),
+    ],
+)
+def test_a_group_is_of_one_where_it_is_the_users_first_has_his_name_and_lists_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, members: tuple[str, ...], why: str, *, own: bool
+) -> None:
+    """Those whose first group it is stand in no list of it."""
+    gid = os.getegid() or 100  # root's own group is always one
+    os.chown(tmp_path, -1, gid)
+    tmp_path.chmod(0o775)
+    user = pwd.struct_passwd(("ann", "x", os.geteuid(), gid if own else gid + 1, "", "/home/ann", "/bin/sh"))
+    entry = grp.struct_group((group, "x", gid, [*members]))
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: user)
+    monkeypatch.setattr(grp, "getgrgid", lambda _: entry)
+    found = unsafe(tmp_path)
+    assert (found.why if found else "").removeprefix(f"{tmp_path} ") == why
 
 
 def test_a_link_on_the_way_is_followed_and_its_folder_looked_at(tmp_path: Path) -> None:
