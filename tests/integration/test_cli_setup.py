@@ -76,6 +76,14 @@ def test_init_makes_everything_and_nothing_twice(workdir: Path) -> None:
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_init_says_that_the_agent_program_is_not_here_yet(workdir: Path) -> None:
+    flags = ("--address", "coder", "--runtime", "command", "--command", "no-such-agent -x", "--permission-mode", "plan")
+    done = type_in(workdir, "init", *flags)
+    assert (done.status, "agent-mailer watch" in done.out) == (0, True), done
+    assert "warning: the command no-such-agent is not in PATH" in done.err
+    assert "fix: install no-such-agent" in done.err
+
+
 def test_init_says_what_it_changes_and_keeps_what_it_does_not_know(agent: Path) -> None:
     path = config_of(agent)
     path.write_text("# mine\nstrange = 1 # stays\n" + path.read_text() + "\n[retry]\nfirst = 5\n")

@@ -78,6 +78,17 @@ def refusal(place: Workplace, values: dict[str, object]) -> ConfigFault | None:
     return None
 
 
+def missing_program(place: Workplace) -> RuntimeMissing | None:
+    """Why the agent program could not be started now: it can be installed later."""
+    try:
+        place.runtime().probes(place.workdir)
+    except RuntimeMissing as fault:
+        return fault
+    except (MailerError, OSError):
+        pass
+    return None
+
+
 def default_name(workdir: Path) -> str:
     """The folder's name, where an agent can be called so."""
     from agent_mailer.mailbox.maildir.layout import USER, is_handle

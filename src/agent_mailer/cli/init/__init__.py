@@ -240,7 +240,7 @@ def _set_up(
     """
     from agent_mailer.setup import before_it_is_there
     from agent_mailer.setup.documents import plan_documents
-    from agent_mailer.setup.found import refusal
+    from agent_mailer.setup.found import missing_program, refusal
     from agent_mailer.setup.sandbox import settle_sandbox
     from agent_mailer.setup.workdir import set_up
 
@@ -272,7 +272,7 @@ def _set_up(
             line = settle_sandbox(place, {**flags, **values}, wishes.sandbox)
         if line:
             done.append(line)
-    fault = refusal(place, {})
+    fault = refusal(place, {}) or missing_program(place)
     if fault is not None:
         note(f"\nwarning: {fault.message}\n  fix: {fault.fix}")
     here = [] if place.workdir == _cwd() else ["-C", str(place.workdir)]
