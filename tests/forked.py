@@ -27,6 +27,8 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn
 
+from tests.powers import are_shut
+
 PROJECT = Path(__file__).parents[1]
 FITS_A_PIPE = 60_000
 READ_AT_THE_START = ("LANG", "LC_", "PYTHON")
@@ -47,7 +49,9 @@ class Ended(NamedTuple):
 
 
 def fits(env: Mapping[str, str]) -> bool:
-    """Whether a fork is as good as a new interpreter in the environment `env`."""
+    """Whether a fork is as good as a new interpreter in the environment `env`: the parent keeps its powers."""
+    if are_shut():
+        return False
     names = [name for name in {*env, *os.environ} if name.startswith(READ_AT_THE_START)]
     return all(env.get(name) == os.environ.get(name) for name in names)
 

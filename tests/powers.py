@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_PR_SET_SECUREBITS = 28
+_PR_GET_SECUREBITS, _PR_SET_SECUREBITS = 27, 28
 _SECBIT_NOROOT = 1
 """What is started as root has no powers by that."""
 _VERSION_3 = 0x20080522
@@ -43,6 +43,11 @@ def no_powers() -> Iterator[None]:
         sets[0].effective = before
         _ask("capset", ctypes.byref(header), sets)
         _ask("prctl", _PR_SET_SECUREBITS, 0, 0, 0, 0)
+
+
+def are_shut() -> bool:
+    """Whether this is within `no_powers`, as root."""
+    return bool(_libc.prctl(_PR_GET_SECUREBITS, 0, 0, 0, 0) & _SECBIT_NOROOT)
 
 
 def _ask(name: str, *words: object) -> None:
