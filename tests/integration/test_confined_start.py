@@ -248,6 +248,11 @@ def test_a_turn_is_preceded_by_another_proof_where_sandbox_program_or_kernel_cha
             "/coder/box does the confining, and lies where the agent may write",
         ),
         ({"kind": "command", "command": ["../link"]}, "/coder/box does the confining, and lies where the agent may"),
+        ({"kind": "command", "command": ["./env"]}, "/coder/env does the confining, and lies where the agent may"),
+        ({"kind": "command", "command": ["way/env"]}, "/coder/way does the confining, and lies where the agent may"),
+        ({"kind": "command", "command": ["../round"]}, "/coder/env does the confining, and lies where the agent may"),
+        ({"kind": "command", "command": ["way/../bin/env"]}, "/coder/way does the confining, and lies where the agent"),
+        ({"kind": "command", "command": ["../env"]}, "can be read"),
         ({"kind": "srt", "network": "on"}, "srt"),
         ({"kind": "bwrap", "write": ["no such folder"]}, "is not there"),
         ({"kind": "bwrap", "read": [".agent-mailer/templates"]}, "is hidden from every turn"),
@@ -260,7 +265,10 @@ def test_what_cannot_be_held_is_refused_with_words(desk: Desk, sandbox: Mapping[
     (desk.workdir / "link").symlink_to(desk.base)
     (desk.workdir / "box").write_text(LIAR)
     (desk.workdir / "box").chmod(0o755)
-    (desk.base / "link").symlink_to(desk.workdir / "box")
+    for link, where in {"link": "coder/box", "coder/env": "/usr/bin/env", "coder/way": "/usr/bin"}.items():
+        (desk.base / link).symlink_to(where)
+    (desk.base / "round").symlink_to("coder/../coder/env")
+    (desk.base / "env").symlink_to("/usr/bin/env")
     desk.configure(sandbox=dict(sandbox))
     proof = proved(desk)
     assert not proof.holds

@@ -97,7 +97,9 @@ class Sandbox(Protocol):
         """The same process within. Raises Unconfined where that cannot be."""
 
     def programs(self) -> Sequence[Path]:
-        """The files that do the confining: they must lie where no turn can write, and a new one is proved anew."""
+        """The files that do the confining, as they are started: they and all links that lead to them must lie where no
+        turn can write, and a new one is proved anew.
+        """
 
     def mend(self, output: str) -> str:
         """What mends a start that failed with `output`."""

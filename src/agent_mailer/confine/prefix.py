@@ -38,7 +38,7 @@ class OwnPrefix:
         return "" if self._program is not None else f"{self._words[0]} cannot be found or executed"
 
     def programs(self) -> Sequence[Path]:
-        return () if self._program is None else (self._program.resolve(),)
+        return () if self._program is None else (self._program,)
 
     def mend(self, output: str) -> str:  # noqa: ARG002 - nobody knows what its words mean
         return _FIX

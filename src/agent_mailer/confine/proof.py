@@ -30,6 +30,8 @@ _PREFIX = "agent-mailer-proof-"
 _CUT_SHORT = 3600.0
 """Seconds: a folder of a proof that is older is in nobody's hands."""
 _MOST_SAMPLED = 500
+_MOST_LINKS = 40
+"""The kernel follows no more."""
 _SHOWN = 3
 _RUN_BY_THE_KERNEL = Path("/proc/sys/kernel/core_pattern")
 _SCOPED = (Kind.BWRAP, Kind.LANDLOCK)
@@ -106,7 +108,8 @@ async def _try(sandbox: Sandbox, places: Places, traits: RuntimeTraits, launch: 
     (scratch / "canary" / "secret").write_text("seen")
     hidden = msgspec.structs.replace(places, hidden=(*places.hidden, scratch / "canary"))
     bounds = bounds_of(hidden, turn, Path(launch.argv[0]), traits.home, launch.env)
-    if exposed := [path for path in sandbox.programs() if bounds.access(path) is Access.WRITE]:
+    steps = (step for program in sandbox.programs() for step in _steps(program))
+    if exposed := [path for path in steps if bounds.access(path) is Access.WRITE]:
         why = f"{exposed[0]} does the confining, and lies where the agent may write"
         return Proof(sandbox.kind, wrong=(why,), fix="install it elsewhere, or choose another project_dir")
     mark = f".agent-mailer-proof-{secrets.token_hex(6)}"
@@ -135,6 +138,20 @@ async def _try(sandbox: Sandbox, places: Places, traits: RuntimeTraits, launch: 
         wrong_ones += [f"{folder} is shared with everybody" for folder in TEMPORARY if _left(folder / mark)]
     beyond = _NO_SCOPES if sandbox.kind in _SCOPED and Promise.ABSTRACT not in promises else ""
     return Proof(sandbox.kind, len(questions), tuple(wrong_ones), _DOCTOR if wrong_ones else "", beyond)
+
+
+def _steps(path: Path) -> Iterator[Path]:
+    """Each link that leads to it, and what it is in the end: whoever may change one of them says what is run."""
+    at, left, links = Path("/"), [*reversed(path.parts)], 0
+    while left:
+        here = at.parent if (name := left.pop()) == ".." else at / name
+        if not here.is_symlink() or links == _MOST_LINKS:
+            at = here
+            continue
+        yield here
+        links += 1
+        left += reversed(here.readlink().parts)
+    yield at
 
 
 def _program(path: Path) -> Iterator[Question]:

@@ -55,7 +55,7 @@ class SandboxRuntime:
     def programs(self) -> Sequence[Path]:
         if self._program is None:
             return ()
-        return (self._program.resolve(), *(ENTERS if self._inner else ()))
+        return (self._program, *(ENTERS if self._inner else ()))
 
     def mend(self, output: str) -> str:
         if self._program is None or "not found" in output:
