@@ -7,6 +7,7 @@ import copy
 import os
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,12 +20,14 @@ from tests.typed import type_in
 from agent_mailer.checks.agent import program_of
 from agent_mailer.confine.confinement import Confinement
 from agent_mailer.confine.landlock import enters
-from agent_mailer.confine.port import TurnPlaces, Unconfined
+from agent_mailer.confine.port import Kind, TurnPlaces, Unconfined
 from agent_mailer.confine.proof import Proof
+from agent_mailer.errors import ConfigFault
 from agent_mailer.events import EventName
 from agent_mailer.process.handle import identify, is_alive
 from agent_mailer.processes import children
 from agent_mailer.runtimes.port import Launch
+from agent_mailer.setup.sandbox import settle_sandbox
 
 LIAR = """#!/bin/sh
 while [ "$1" != -- ]; do shift; done
@@ -330,6 +333,21 @@ def test_doctor_shows_the_proof_and_status_the_kind(desk: Desk) -> None:
     desk.configure(sandbox={"kind": "off"})
     assert "off: a turn may touch all that you may touch" in say("doctor")
     assert "sandbox  off\n" in say("status")
+
+
+@pytest.mark.parametrize(("said", "chosen"), [("", Kind.BWRAP), ("bwrap", None), ("off", Kind.BWRAP)])
+def test_a_sandbox_that_was_chosen_and_does_not_hold_stands_in_the_file_all_the_same(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, said: str, chosen: Kind | None
+) -> None:
+    desk.settings.pop("sandbox")
+    desk.configure()
+    monkeypatch.setenv("PATH", "/nonexistent")
+    if said:
+        monkeypatch.setenv("AGENT_MAILER_SANDBOX", said)
+    with pytest.raises(ConfigFault, match="there is no bwrap"):
+        settle_sandbox(desk.place(), {}, chosen)
+    written = tomllib.loads((desk.state / "config.toml").read_text())
+    assert written["sandbox"] == {"kind": "bwrap"}, "no turn is started without what was asked for"
 
 
 @LONG

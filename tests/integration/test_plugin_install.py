@@ -17,7 +17,7 @@ from tests.typed import COMMAND, type_in
 
 from agent_mailer import __version__
 from agent_mailer.disk import Disk
-from agent_mailer.errors import UsageFault
+from agent_mailer.errors import UnavailableFault, UsageFault
 from agent_mailer.live.placing import Place
 from agent_mailer.live.plugins import OLDEST, Plugins
 from agent_mailer.live.shipped import Target, files_of
@@ -162,6 +162,25 @@ def test_a_market_of_our_name_from_elsewhere_is_left_alone_and_a_command_that_fa
     failed = type_in(tmp_path, "plugin", "install", "claude", env=env)
     assert (failed.status, "ended with 3" in failed.err) == (69, True)
     assert type_in(tmp_path, "plugin", "status", "claude", env=env).status == 1
+
+
+@pytest.mark.parametrize("verb", ["install", "uninstall"])
+def test_a_command_without_an_end_has_done_nothing(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.setattr("agent_mailer.live.plugins.SECONDS", 0.2)
+    program = tmp_path / "bin" / "claude"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\ncase "$*" in --version) echo 9.9.9 ;; *) echo "[]" ;; esac\nexec sleep 600\n')
+    program.chmod(0o755)
+    plugins = Plugins(ODD, "1.2.3", tmp_path / "data", {"PATH": f"{program.parent}:/usr/bin:/bin"}, Disk())
+    place = Place(tmp_path, "data/plugins/claude", Disk())
+    files = files_of(Target.CLAUDE, ODD, "1.2.3")
+    if verb == "uninstall":
+        place.put(files, "1.2.3")
+    with pytest.raises(UnavailableFault, match=r"claude .* did not end"):
+        list(getattr(plugins, verb)(Target.CLAUDE))
+    assert place.holds(files) is (verb == "uninstall")
 
 
 def test_a_program_that_is_missing_or_too_old_is_told_and_nothing_is_written(home: Path, tmp_path: Path) -> None:

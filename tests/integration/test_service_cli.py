@@ -14,7 +14,7 @@ from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
 from agent_mailer.service import manager
 from agent_mailer.service.folder import Units, units_folder
-from agent_mailer.service.install import uninstall
+from agent_mailer.service.install import plan, uninstall
 from agent_mailer.service.unit import Instance
 
 VERBS = ("install", "uninstall", "start", "stop", "restart", "status")
@@ -95,6 +95,19 @@ def test_one_workdir_has_one_name_and_one_name_one_workdir(desk: Desk, home: Pat
     assert f"{desk.workdir} is installed as coder\n" in twice.err
     odd = type_in(desk.workdir, "service", "install", "--name", "a/b", env=reached)
     assert odd.status == 2
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("said", [None, True, False])
+def test_what_is_installed_anew_is_as_it_is_said_and_else_as_it_was(
+    desk: Desk, tmp_path: Path, before: bool, said: bool | None
+) -> None:
+    units = Units(tmp_path / "units", Disk())
+    kept, given = ((Path(path),) if there else () for path, there in (("/opt/kept", before), ("/opt/given", said)))
+    units.write(Instance("mine", desk.workdir, Path("/opt/agent-mailer"), ("/bin",), (), kept, allow_sudo=before))
+    found = plan(desk.place(), units, name=None, more=None if said is None else given, allow_sudo=said)
+    assert found.name == "mine"
+    assert (found.allow_sudo, found.more) == ((before, kept) if said is None else (said, given))
 
 
 def test_a_watcher_that_runs_by_hand_is_not_pushed_aside(desk: Desk, home: Path) -> None:

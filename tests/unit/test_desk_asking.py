@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tests.desk import Desk, until
@@ -14,7 +16,7 @@ from agent_mailer.assemble import Workplace
 from agent_mailer.desk.asking import ask, order, watched
 from agent_mailer.errors import UnavailableFault, UsageFault
 from agent_mailer.state.lifts import Order, OrderVerb
-from agent_mailer.state.requests import Request, Verb
+from agent_mailer.state.requests import ANSWER_SUFFIX, MAILBOX_WAITS, Answer, Request, Verb
 from agent_mailer.watch.requests import apply_waiting
 
 PAUSE = Request(Verb.PAUSE, reason="lunch")
@@ -86,6 +88,32 @@ def test_a_watcher_that_does_not_answer_changes_nothing(
     apply_waiting(state)
     assert (paused(desk), state.lifts.standing.allowed) == ("", ())
     assert not [*state.lifts.folder.glob("*.order")], "what was ordered is not left for later"
+
+
+@pytest.mark.parametrize("asks", [lambda place: ask(place, PAUSE), lambda place: order(place, ALLOW)])
+def test_a_watcher_that_waits_for_its_mailbox_finds_nothing_left_to_do_later(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, asks: Callable[[Workplace], object]
+) -> None:
+    waited = threading.Event()
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 60 * waited.is_set(), sleep=time.sleep)
+    monkeypatch.setattr("agent_mailer.desk.asking.time", clock)
+    monkeypatch.setattr("agent_mailer.desk.asking.PING_AFTER", 0.0)
+
+    def waits(place: Workplace) -> None:
+        def pinged() -> list[str]:
+            return [name for name, asked in place.state.requests.waiting() if asked == Request(Verb.PING)]
+
+        until(pinged, "it is asked why")
+        [name] = pinged()
+        place.state.requests.answer(name, Answer(ok=False, lines=("since noon", "", MAILBOX_WAITS)))
+        until(lambda: not (place.folder.requests / f"{name}{ANSWER_SUFFIX}").exists(), "that is heard")
+        waited.set()
+
+    with holding(desk, waits), pytest.raises(UnavailableFault, match="its mailbox: since noon; nothing was changed"):
+        asks(desk.place())
+    state = desk.place().state
+    assert not state.requests.waiting()
+    assert not [*state.lifts.folder.glob("*.order")]
 
 
 def test_what_only_a_person_orders_is_refused_in_a_turn(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
