@@ -117,6 +117,26 @@ def test_a_disabled_user_is_out_until_enabled_again(desk: BrokerDesk, root: Pers
     assert desk.call("GET", "/users/me", headers={"Authorization": f"Bearer {token}"})["username"] == "ann"
 
 
+@pytest.mark.usefixtures("root")
+def test_who_acts_as_another_does_so_until_a_change_of_his_own_logins_whatever_the_others_were(
+    desk: BrokerDesk,
+) -> None:
+    chief, other = desk.person("chief"), desk.person("dora")
+
+    def changed(who: Person, what: str) -> None:
+        desk.sql(f"UPDATE users SET {what} WHERE id = :id", id=who.id)
+        desk.app.state.directory.forget()
+
+    changed(chief, "is_superadmin = true")
+    # She has changed her password more often than he.
+    changed(other, "token_version = 2")
+    token = desk.call("POST", f"/superadmin/login-as/{other.id}", headers=chief.login)["token"]
+    bearer = {"Authorization": f"Bearer {token}"}
+    assert desk.call("GET", "/users/me", headers=bearer)["username"] == "dora"
+    changed(chief, "token_version = 2")
+    desk.call("GET", "/users/me", 401, headers=bearer)
+
+
 def test_a_deleted_user_is_gone_and_what_they_wrote_is_not(desk: BrokerDesk, root: Person) -> None:
     team = Team(desk, "ben")
     assert change(desk, root, "DELETE", team)["standing"] == "deleted"

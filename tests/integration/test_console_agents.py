@@ -15,6 +15,7 @@ from tests.broker_desk import BrokerDesk, Person
 from tests.console_stage import Scene, Visitor, running_console
 from tests.strict_html import check
 
+from agent_mailer.console.operating import routes
 from agent_mailer.remote.port import Counted, Question, Report, Resting, Scheduled, Spent, Stuck, Working
 
 HOSTILE = "<img src=x onerror=alert(1)>'\""
@@ -184,6 +185,17 @@ def test_agents_are_shown_as_they_were_reported_and_paused_and_stopped(visitor: 
         shown = visitor.get("/console/needs").text
         assert "Let it go on" in shown
         assert "It waits (by hand) until" in shown
+
+
+def test_of_more_than_are_asked_side_by_side_each_is_asked_once(
+    visitor: Visitor, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes, "AT_ONCE", 2)
+    names = [f"one{number}" for number in range(5)]
+    agents = [scene.agent(name)["id"] for name in names]
+    asks = {"verb": "pause", "back": "/console/agents", "key": "5" * 32}
+    assert visitor.post("/console/ask", None, agent=agents, **asks).headers["location"].endswith("done=asked")
+    assert [[one["verb"] for one in asked(scene, name)] for name in names] == [["pause"]] * 5
 
 
 def test_what_leaves_by_the_clock_is_shown_and_what_does_not_needs_somebody(visitor: Visitor, scene: Scene) -> None:

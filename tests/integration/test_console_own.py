@@ -182,6 +182,15 @@ def test_a_question_is_answered_in_place_once(console: OwnConsole, desk: Desk) -
     [row] = [row for row in shown.split('<li class="need"') if "th-indent" in row]
     [need] = re.findall(r'name="need" value="([^"]*)"', row)
     form = {"need": need, "to": "coder", "key": "aabbccddeeff0011", "subject": "Re: Indent", "body": "Blanks"}
+    # What could not be stored was not sent, however often: the agent waits for it still.
+    way = desk.root / "agents" / "coder" / "inbox" / "tmp"
+    way.rmdir()
+    way.write_text("")
+    for _ in range(2):
+        failed = console.post("/console/needs/answer", action="reply", **form)
+        assert (failed.status_code, "Blanks" in failed.text) == (409, True)
+    way.unlink()
+    way.mkdir(0o700)
     first = console.post("/console/needs/answer", action="reply", **form)
     again = console.post("/console/needs/answer", action="reply", **form)
     assert (first.status_code, again.status_code) == (303, 303)

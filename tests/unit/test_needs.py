@@ -70,15 +70,16 @@ def test_what_is_stuck_or_held_for_one_reason_is_one_row_of_its_oldest() -> None
     agent = watched(
         stuck=(*stuck, Stuck("unreadable", "f", 3.0)),
         stuck_counts=(Counted("given-up", 70), Counted("unreadable", 1)),
-        held=(Stuck("who", "m3", 4.0, "th3", "m3"),),
-        held_counts=(Counted("who", 1),),
+        held=(Stuck("who", "m3", 4.0, "th3", "m3"), Stuck("chains", "m4", 2.0, "th4", "m4")),
+        held_counts=(Counted("who", 1), Counted("chains", 1)),
     )
     found = {(need.kind, need.why): need for need in needs_of([agent], NOW)}
     given_up = found[NeedKind.STUCK, "given-up"]
     assert (given_up.many, given_up.since, given_up.thread) == (70, 6.0, "th1")
     assert (given_up.targets, given_up.may) == (("given-up m2", "given-up m1"), True)
     assert (found[NeedKind.HELD, "who"].targets, found[NeedKind.HELD, "who"].may) == (("m3",), False)
-    assert len(found) == 3
+    assert found[NeedKind.HELD, "chains"].targets == ("m4",)
+    assert len(found) == 4
 
 
 def test_who_is_lost_comes_first_and_can_be_asked_nothing() -> None:

@@ -13,3 +13,12 @@ def test_a_cookie_of_another_port_shuts_nobody_out() -> None:
         assert door.knows(others + ours), others
         assert not door.knows(others + ours[:-1])
     assert not door.knows("")
+
+
+def test_a_link_that_was_used_opens_for_no_key_whatever() -> None:
+    door = Door(9)
+    assert door.enter("", "127.0.0.1:9").status_code == 403
+    assert door.enter(door.key, "127.0.0.1:9").status_code == 303
+    for key in (door.key, door.key[:-1], "", " "):
+        again = door.enter(key, "127.0.0.1:9")
+        assert (again.status_code, "set-cookie" in again.headers) == (403, False), key
