@@ -19,7 +19,7 @@ from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.state.held import Guard, HeldEntry
 from agent_mailer.state.lifts import Order, OrderVerb, Raised
-from agent_mailer.state.records import Pause, PauseReason, RetryEntry
+from agent_mailer.state.records import GUARDS, Pause, PauseReason, RetryEntry
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.state.stuck import StuckKind
 from agent_mailer.watch.guards import holding
@@ -335,11 +335,12 @@ def test_what_is_raised_counts_until_the_day_ends_and_ends_the_pause_of_a_guard(
     assert scene.state.lifts.raised("turns_per_hour") is None, "no day ends so late: the clock was set back"
     assert scene.state.pause.read() is None
     order(scene, OrderVerb.DROP, "one", "two")
-    limited = Pause(PauseReason.LIMITED, NOON - 5, NOON + 60)
-    scene.state.pause.write(limited)
     told = [(True, "turns_per_hour is 3 until the day ends")]
-    assert order(scene, OrderVerb.RAISE, "turns_per_hour=3", until=NOON + 90) == (told, 0)
-    assert scene.state.pause.read() == limited, "no guard has begun it"
+    for reason in set(PauseReason) - GUARDS:
+        for until in (None, NOON + 60):
+            scene.state.pause.write(stays := Pause(reason, NOON - 5, until))
+            assert order(scene, OrderVerb.RAISE, "turns_per_hour=3", until=NOON + 90) == (told, 0)
+            assert scene.state.pause.read() == stays, "no guard has begun it"
 
 
 def test_a_question_is_named_by_its_guard_and_what_it_is_about() -> None:

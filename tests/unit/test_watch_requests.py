@@ -76,6 +76,16 @@ def test_of_very_much_that_is_stuck_so_much_is_taken_up_at_once_whatever_its_kin
     assert apply(stuck.state, Request(Verb.STUCK_RETRY)).lines == ("nothing is stuck",)
 
 
+@pytest.mark.parametrize("key", ["my notes.md", " ", "a b c", "not-fetched x"])
+def test_what_is_stuck_is_taken_by_its_whole_name(stuck: Scene, key: str) -> None:
+    scene = stuck
+    scene.state.stuck.add(StuckKind.NOT_FETCHED, key, scene.mail(), "why")
+    before = left(scene)[1]
+    said = apply(scene.state, Request(Verb.STUCK_DROP, (f"{StuckKind.NOT_FETCHED.value} {key}",)))
+    assert left(scene)[1] == before - 1, said
+    assert all(one.key != key for one in scene.state.stuck.all())
+
+
 def test_what_was_given_up_is_forgotten_at_once_however_much_it_is(stuck: Scene) -> None:
     """That is one write; the rest is one each."""
     assert apply(stuck.state, Request(Verb.STUCK_DROP)).lines[-1] == "3 more are left for the next time: say it again"
