@@ -141,6 +141,9 @@ def test_a_reply_to_oneself_goes_to_the_first_recipient() -> None:
     assert sent(draft(), message).envelope.to == ("alice",)
     envelope = Envelope(id="o", thread="t", sender="alice", created=NOW, order="1", locator="o.md", to=("bob",))
     assert sent(draft(), Message(envelope=envelope, reply_to="alice")).envelope.to == ("bob",)
+    # One of the same name elsewhere is somebody else.
+    assert "session" in refused(draft(), Message(envelope=envelope, reply_to="alice@main"))
+    assert "project" in refused(draft(), Message(envelope=envelope, reply_to="web:alice"))
 
 
 @pytest.mark.parametrize(
