@@ -114,11 +114,13 @@ def test_who_goes_on_talking_is_not_silent(stage: Stage) -> None:
 
 
 def test_words_that_nothing_vouches_for_are_asked_about_once(stage: Stage) -> None:
-    first = f"{PROMPTED}; {chunk('half of an')}; {answers(3, stopReason='end_turn')}; read l"
-    again = f"{chunk('half of an')}; {answers(4, stopReason='end_turn')}; cat >/dev/null"
+    first = f"{PROMPTED}; {chunk('The answer.')}; {answers(3, stopReason='end_turn')}; read l"
+    again = f"{chunk('That was all.')}; {answers(4, stopReason='end_turn')}; cat >/dev/null"
     assert stage.result(f"{first}; {again}", usage=UsageOf.NONE)[0] == "failed"
+    limited = says(id=4, error={"code": 429, "message": "rate limit"})
+    assert stage.result(f"{first}; {limited}; cat >/dev/null", usage=UsageOf.NONE)[0] == "limited"
     outcome, text = stage.result(f"{first}; : >outbox/finish; {again}", usage=UsageOf.NONE)
-    assert (outcome, text) == ("done", "half of an")
+    assert (outcome, text) == ("done", "The answer.")
 
 
 def test_a_program_that_is_not_there_is_no_fault_of_the_message(

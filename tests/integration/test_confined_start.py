@@ -313,6 +313,14 @@ def test_what_a_proof_left_that_was_killed_is_removed_by_a_later_one(
     assert (elsewhere / "canary").is_dir()
 
 
+def test_of_a_prefix_of_ones_own_that_confines_nothing_what_may_only_be_read_is_found_written(desk: Desk) -> None:
+    opened = desk.base / "opened"
+    opened.mkdir()
+    desk.configure(sandbox={"kind": "command", "command": ["/usr/bin/env"], "read": [str(opened)]})
+    wrong = proved(desk).wrong
+    assert f"{opened} can be written" in wrong, wrong
+
+
 @LONG
 def test_a_prefix_of_ones_own_is_proved_like_the_others(desk: Desk) -> None:
     desk.configure(sandbox={"kind": "command", "command": ["/usr/bin/env"]})

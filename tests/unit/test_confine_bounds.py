@@ -21,6 +21,7 @@ from agent_mailer.confine.enter_landlock import ABSTRACT_ONLY
 from agent_mailer.confine.kinds import sandbox_of
 from agent_mailer.confine.landlock import Landlock
 from agent_mailer.confine.port import Access, Bounds, Kind, Network, Promise, TurnPlaces
+from agent_mailer.confine.srt import _settings
 from agent_mailer.confining import Around, places_of
 from agent_mailer.disk import Disk
 from agent_mailer.errors import ConfigFault
@@ -344,6 +345,14 @@ def test_landlock_lets_python_find_us_in_a_folder_that_is_hidden(
     words = Landlock().around(Launch(("/bin/true",), {}, places.workdir), bounds(places)).argv
     assert {f"l:{package.parent}", f"r:{package}"} <= {*words}
     assert f"l:{package.parent.parent}" not in words
+
+
+@pytest.mark.parametrize(
+    ("network", "allowed"), [(Network.OFF, []), (Network.MODEL, ["127.0.0.1", "localhost", "api.example.org"])]
+)
+def test_srt_lets_a_turn_reach_what_its_network_says(places: Places, network: Network, allowed: list[str]) -> None:
+    found = _settings(msgspec.structs.replace(bounds(places), network=network), ["api.example.org"], [])
+    assert found["network"] == {"allowedDomains": allowed, "deniedDomains": [], "allowAllUnixSockets": False}
 
 
 @pytest.mark.parametrize("path", [".", "bin:.", ""])

@@ -1,4 +1,4 @@
-"""What another AMP client had in work, taken over by a watcher that may die, or be refused by the disk, at any write."""
+"""What another AMP client had in work, taken over by a watcher that may die, or be refused by the disk, anywhere."""
 
 from __future__ import annotations
 

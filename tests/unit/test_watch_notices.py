@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from agent_mailer.approvals.calls import Call
 from agent_mailer.clock import SystemClock
 from agent_mailer.disk import Disk
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.outcomes import Outcome
+from agent_mailer.state.approvals import id_of
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.notices import Channel, Notice, NoticeBook, NoticeKind, Trouble, TroubleWith
 from agent_mailer.state.records import DeadLetter, Pause, PauseReason, Phase, Settlement, TurnRecord
-from agent_mailer.watch.occasions import lasts_from, of_settlement, worth_telling
+from agent_mailer.watch.occasions import lasts_from, of_questions, of_settlement, worth_telling
 from agent_mailer.watch.telling import draft_of, facts_of
 
 NOW = 2_000_000_000.0
@@ -47,6 +50,15 @@ def test_a_refused_key_lasts_from_the_beginning() -> None:
 
 def _settled(outcome: Outcome, dead: DeadLetter | None = None) -> Notice | None:
     return of_settlement(RECORD, Settlement(outcome, "agent words", NOW, 1.0, finished=True, dead=dead, question=EVIL))
+
+
+def test_of_each_call_that_a_turn_asks_about_a_person_is_told_by_itself() -> None:
+    calls = tuple(Call("Bash", json.dumps({"command": command}), f"c-{command}") for command in ("one", "two"))
+    asks = Settlement(Outcome.ASKED, "x", NOW, 1.0, finished=False, asked=calls, asked_until=NOW + 60)
+    told = of_questions(RECORD, asks)
+    assert [one.question for one in told] == [id_of(RECORD.turn_id, call) for call in calls]
+    assert len({one.id for one in told}) == 2
+    assert {(one.kind, one.until) for one in told} == {(NoticeKind.APPROVAL, NOW + 60)}
 
 
 def test_only_questions_and_messages_given_up_need_a_person() -> None:
