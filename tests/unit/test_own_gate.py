@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from agent_mailer.console.own import gate
 from agent_mailer.console.own.gate import Door
 
 
@@ -22,3 +25,10 @@ def test_a_link_that_was_used_opens_for_no_key_whatever() -> None:
     for key in (door.key, door.key[:-1], "", " "):
         again = door.enter(key, "127.0.0.1:9")
         assert (again.status_code, "set-cookie" in again.headers) == (403, False), key
+
+
+def test_a_link_that_nobody_used_in_its_time_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    door = Door(9)
+    monkeypatch.setattr(gate, "LINK_SECONDS", -1.0)
+    late = door.enter(door.key, "127.0.0.1:9")
+    assert (late.status_code, "set-cookie" in late.headers) == (403, False)
