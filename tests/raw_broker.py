@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -67,6 +69,13 @@ def page(*messages: dict[str, Any], total: int | None = None) -> Rule:
 
 async def drops(_: Asked, writer: asyncio.StreamWriter) -> None:
     """Takes the request, and hangs up."""
+    writer.transport.abort()
+
+
+async def resets(_: Asked, writer: asyncio.StreamWriter) -> None:
+    """Takes the request, and is gone without a word."""
+    at_once = struct.pack("ii", 1, 0)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
     writer.transport.abort()
 
 

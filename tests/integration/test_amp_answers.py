@@ -164,6 +164,17 @@ def test_at_start_anything_else_is_waited_for(rule: Rule) -> None:
     play(scene, opened=False)
 
 
+@pytest.mark.parametrize("status", [408, 429, 500, 503])
+def test_a_broker_that_cannot_say_now_what_it_can_do_is_taken_for_no_other(status: int) -> None:
+    async def scene(at: Place) -> None:
+        at.broker.on("GET /.well-known/agent-mailer", says(status, {"detail": "later"}), says(200, OURS))
+        with pytest.raises(MailboxUnavailable):
+            await at.mailbox.asked()
+        assert (await at.mailbox.asked()).recognises_delivery
+
+    play(scene, opened=False)
+
+
 def test_at_start_a_broker_that_is_down_is_waited_for() -> None:
     async def whole() -> None:
         broker = RawBroker()

@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from tests.raw_broker import AGENT_ID, OURS, RawBroker, Rule, drops, html, raw_broker, says
+from tests.raw_broker import AGENT_ID, OURS, Asked, RawBroker, Rule, drops, html, raw_broker, says
 
 from agent_mailer.clock import SystemClock
 from agent_mailer.mailbox.amp.client import REPORTS, Credentials
 from agent_mailer.mailbox.amp.link import Link
-from agent_mailer.mailbox.amp.receipts import Reporter
+from agent_mailer.mailbox.amp.receipts import Reporter, post_receipt, receipt_of
 from agent_mailer.mailbox.amp.remote import AmpRemote
 from agent_mailer.mailbox.amp.transport import Limits
 from agent_mailer.mailbox.port import MailboxUnavailable, Progress, Stage
@@ -21,6 +21,7 @@ from agent_mailer.remote.port import Answered, Became, Report
 
 RECEIPTS = "POST /messages/m1/receipts"
 REPORT = f"PUT /agents/{AGENT_ID}/report"
+REQUEST = f"PUT /agents/{AGENT_ID}/requests"
 REQUESTS = f"GET /agents/{AGENT_ID}/requests"
 LONG_WAIT = 3600.0
 QUICK = Limits(connect=5.0, read=10.0, whole=10.0, answer_bytes=1024 * 1024)
@@ -61,6 +62,40 @@ def test_a_receipt_is_told_again_only_where_it_may_be_taken_later(rules: list[Ru
             await reporter.flush(60)
             # Who hung up was asked once more by the transport itself.
             assert len(broker.requests(RECEIPTS)) == many
+
+    play(scene)
+
+
+def test_all_that_is_told_says_by_which_hold_of_the_agent_it_is() -> None:
+    """Else the broker would take it from a watcher that another has followed."""
+
+    async def scene(broker: RawBroker, link: Link) -> None:
+        link.epoch = 7
+        remote, reporter = AmpRemote(link, lambda: LONG_WAIT), Reporter(link)
+        remote.tell(Report("1", "off"))
+        await remote.close(60)
+        await remote.answer(Answered(4, Became.DONE, ()))
+        reporter.tell("m1", Progress("turn", Stage.STARTED))
+        await reporter.close(60)
+        await post_receipt(link, "m1", receipt_of(Progress("turn", Stage.SETTLED), final=True))
+        told = [(one.headers.get("x-agent-mailer-epoch"), one.path) for one in broker.asked if one.body]
+        assert told == [("7", path.partition(" ")[2]) for path in (REPORT, f"{REQUEST}/4", RECEIPTS, RECEIPTS)]
+
+    play(scene)
+
+
+def test_a_report_that_was_made_while_another_left_leaves_after_it() -> None:
+    async def scene(broker: RawBroker, link: Link) -> None:
+        remote = AmpRemote(link, lambda: LONG_WAIT)
+
+        async def makes_another(asked: Asked, writer: asyncio.StreamWriter) -> None:
+            remote.tell(Report("2", "off"))
+            await says(200, {"asked": 0})(asked, writer)
+
+        broker.on(REPORT, makes_another)
+        remote.tell(Report("1", "off"))
+        await remote.close(60)
+        assert [b'"2"' in one.body for one in broker.requests(REPORT)] == [False, True]
 
     play(scene)
 
@@ -129,7 +164,7 @@ def test_what_is_asked_is_fetched_when_it_is_told_and_again_where_that_failed() 
 def test_an_answer_that_may_be_taken_later_is_not_called_given(rule: Rule, lost: bool) -> None:
     async def scene(broker: RawBroker, link: Link) -> None:
         remote = AmpRemote(link, lambda: LONG_WAIT)
-        broker.on(f"PUT /agents/{AGENT_ID}/requests/4", rule)
+        broker.on(f"{REQUEST}/4", rule)
         try:
             await remote.answer(Answered(4, Became.DONE, ("paused",)))
         except MailboxUnavailable:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from enum import Enum
 
 import pytest
-from tests.raw_broker import Asked, RawBroker, Rule, drops, raw_broker, says
+from tests.raw_broker import Asked, RawBroker, Rule, drops, raw_broker, resets, says
 
 from agent_mailer.mailbox.amp.answers import Answer, InDoubt, NotSent, TooLarge
 from agent_mailer.mailbox.amp.transport import Limits, Transport
+from agent_mailer.mailbox.http import Lost, Peer
 
 KEY = "amk_0123456789"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -129,3 +131,48 @@ def test_a_password_in_the_url_is_shown_to_the_broker() -> None:
             return broker.asked[0].headers["authorization"]
 
     assert asyncio.run(scene()).startswith("Basic ")
+
+
+class Way(Enum):
+    """By which a server is asked."""
+
+    WIRE = "as most brokers are"
+    CLIENT = "with a password in its URL, as with TLS or a proxy"
+    STREAM = "for arrivals"
+    PEER = "at a server of another kind"
+
+    async def status(self, url: str) -> int:
+        if self is Way.PEER:
+            return (await Peer(url, {"Authorization": f"Bearer {KEY}"}).ask("GET", "/what", seconds=30.0)).status
+        transport = Transport(url.replace("//", "//ann:secret@") if self is Way.CLIENT else url, KEY)
+        try:
+            if self is Way.STREAM:
+                async with transport.listen("/what", query={}, headers={}, silence=30.0) as response:
+                    return response.status_code
+            return (await transport.ask("GET", "/what", tries=1)).status
+        finally:
+            await transport.close()
+
+
+@pytest.mark.parametrize("way", Way)
+def test_wherever_a_server_sends_us_nobody_there_is_shown_the_key(way: Way) -> None:
+    async def scene() -> None:
+        async with raw_broker() as broker, raw_broker() as elsewhere:
+            broker.on("GET /what", says(307, b"", headers={"Location": f"{elsewhere.url}/what"}))
+            assert await way.status(broker.url) == 307
+            assert elsewhere.asked == []
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("rule", [drops, resets])
+@pytest.mark.parametrize("way", [Way.WIRE, Way.CLIENT, Way.PEER])
+def test_by_whatever_way_it_went_a_request_whose_answer_was_cut_off_is_in_doubt(way: Way, rule: Rule) -> None:
+    async def scene() -> None:
+        async with raw_broker() as broker:
+            broker.on("GET /what", rule)
+            with pytest.raises((InDoubt, Lost)) as fault:
+                await way.status(broker.url)
+            assert isinstance(fault.value, InDoubt) or fault.value.in_doubt
+
+    asyncio.run(scene())

@@ -210,6 +210,26 @@ class TestMirror:
         shelf.arrive()
         assert ids(look(mirror, shelf, now=2.0)) == numbered(1, 3)
 
+    @pytest.mark.parametrize("late", [False, True])
+    def test_a_look_at_everything_that_failed_is_made_at_the_next(self, late: bool) -> None:
+        """What was asked for again, or is read by now, is told by no other."""
+        shelf, mirror = Shelf(3), Mirror(Skipped())
+        back = shelf.mail.pop(1)
+        look(mirror, shelf)
+        shelf.mail[1] = back
+        shelf.read(2)
+        if not late:
+            mirror.forget()
+
+        async def broken(*_: int) -> Answer:
+            raise MailboxUnavailable("x", "y")
+
+        now = RESYNC_SECONDS + 1 if late else 1.0
+        for _ in range(2):
+            with pytest.raises(MailboxUnavailable):
+                run(mirror.pending(broken, shelf.stretch, 10, now))
+        assert ids(look(mirror, shelf, now=now)) == ["m1", "m3"]
+
     def test_what_was_taken_during_a_listing_is_not_in_it(self) -> None:
         skipped = Skipped()
         shelf, mirror = Shelf(2), Mirror(skipped)
