@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,19 @@ def home_of_module(home_of_all: None, tmp_path_factory: pytest.TempPathFactory) 
 def home(home_of_module: None, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's home folder during the test: an empty one. The XDG folders lie in it."""
     return _move_home(tmp_path_factory.mktemp("home"), monkeypatch)
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Has this machine stand in a zone."""
+
+    def stand(zone: str) -> None:
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+
+    yield stand
+    monkeypatch.undo()
+    time.tzset()
 
 
 @pytest.hookimpl(trylast=True)

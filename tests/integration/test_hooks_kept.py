@@ -27,8 +27,8 @@ from agent_mailer.hooks.taking import OtherBody, Taking
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.mailbox.maildir.layout import make_mailbox
 from agent_mailer.outside.calls import Call, read_call
-from agent_mailer.outside.event import Source
-from agent_mailer.outside.items import FIRST_WAIT_MS, KEPT_DAYS, LONGEST_WAIT_MS, MOST_TRIES, Outcome
+from agent_mailer.outside.event import Event, Source
+from agent_mailer.outside.items import FIRST_WAIT_MS, KEPT_DAYS, LONGEST_WAIT_MS, MOST_TRIES, Item, Outcome
 from agent_mailer.outside.rules import Rules
 
 DAY = 86400.0
@@ -153,6 +153,31 @@ def test_the_end_of_an_alarm_that_could_not_be_told_yet_is_told_after_it(kept: K
     assert rows == {"down": Outcome.SENT, "up": Outcome.RESOLVED}
     assert kept.has("planner") == ["down", "Resolved: up"]
     assert kept.taking.take(kept.call("down again", **alarm)).outcome is Outcome.SENT
+
+
+def test_a_beginning_that_comes_after_its_end_begins_nothing_however_close_they_were(kept: Kept) -> None:
+    def told(at: str, status: str = "") -> str:
+        alarm: Any = {"dedupeKey": "db", "source": "monitor", "status": status, "at": f"2026-11-28T09:30:{at}Z"}
+        taken = kept.taking.take(kept.call(at, **alarm))
+        return taken.reason or taken.outcome.value
+
+    assert told("00.100") == "sent"
+    assert told("00.300", "resolved") == "resolved"
+    assert told("00.200") == "resolved_already"
+    assert told("00.400") == "sent"
+
+
+def test_of_what_is_open_the_book_keeps_all_that_was_noted_last(kept: Kept) -> None:
+    event = Event("alarm", "x", "monitor", key="db")
+    noted = [
+        Item(is_open=True, occurrences=1, thread="a", moment_ms=100),
+        Item(is_open=True, occurrences=2, thread="a", moment_ms=300),
+        Item(is_open=False, occurrences=2, thread="a", moment_ms=400),
+        Item(is_open=True, occurrences=1, thread="b", moment_ms=None),
+    ]
+    for item in noted:
+        kept.book.put_item(event, item, 1.0)
+        assert kept.book.item(event) == item
 
 
 def test_what_is_over_is_forgotten_after_its_days_and_nothing_else(kept: Kept) -> None:

@@ -408,6 +408,26 @@ def test_a_send_whose_answer_is_lost_is_in_doubt_and_found_again(town: Town) -> 
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("status", [408, 429, 503])
+def test_a_server_that_cannot_take_it_now_has_not_refused_it_and_has_its_mail_still(town: Town, status: int) -> None:
+    async def scenario() -> None:
+        box, sender = town.box(), town.box("other-1")
+        await box.register()
+        one = item(sender, "k")
+        assert isinstance(await sender.deliver(one), Delivered)
+        (envelope,) = await waiting(box)
+        two = item(sender, "l")
+        town.fake.fault = lambda name: (status, b"{}") if name.startswith(("send", "resource://message")) else None
+        assert isinstance(await sender.deliver(two), Unknown)
+        with pytest.raises(MailboxUnavailable):
+            await box.claim(envelope)
+        town.fake.fault = lambda _: None
+        assert isinstance(await sender.deliver(two), Delivered)
+        assert isinstance(await box.claim(envelope), Message)
+
+    asyncio.run(scenario())
+
+
 def test_whom_nobody_can_write_to_is_refused(town: Town) -> None:
     async def scenario() -> None:
         await town.box().register()

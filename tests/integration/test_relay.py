@@ -39,7 +39,8 @@ from agent_mailer.mailbox.relay import inbox
 from agent_mailer.mailbox.relay.adapter import RelayMailbox, Rhythm
 from agent_mailer.mailbox.relay.inbox import TRIES
 from agent_mailer.mailbox.relay.seen import Seen
-from agent_mailer.mailbox.relay.session import Account
+from agent_mailer.mailbox.relay.server import Server
+from agent_mailer.mailbox.relay.session import Account, Session, Standing
 from agent_mailer.testing.mailbox_scene import only, waiting
 
 
@@ -272,6 +273,28 @@ def test_a_newer_registration_of_the_name_ends_the_older_watcher(town: Town) -> 
         finally:
             await old.close()
             await new.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [(409, b"{}"), (409, b'{"error":"not yours any more"}'), (410, b"superseded"), (412, b"epoch")]
+)
+def test_a_watcher_whose_sign_of_life_is_refused_has_lost_its_name_in_whatever_words(
+    town: Town, status: int, said: bytes
+) -> None:
+    async def scenario() -> None:
+        session = Session(Server(town.url), Account(town.url, "coder"))
+        await session.register()
+        assert await session.beat()
+        town.fake.fault = lambda call: (status, said) if call.endswith("/heartbeat") else None
+        with pytest.raises(BusyFault):
+            await session.beat()
+        town.fake.fault = lambda _: None
+        with pytest.raises(BusyFault):
+            await session.beat()
+        await session.tell(Standing.IDLE)
+        assert not any(call.startswith("PATCH") for call in town.fake.calls)
 
     asyncio.run(scenario())
 

@@ -111,6 +111,15 @@ def test_a_link_out_of_the_project_is_not_followed_and_state_is_left_out(turn: T
     assert len(taken(turn.project, ["**"], NOW, most=2).files) == 2
 
 
+@pytest.mark.parametrize("patterns", [("src/**", "src2/**"), ("src2", "src"), ("src", "src/deep/b", "src2/e")])
+def test_what_lies_beside_a_reserved_folder_under_a_longer_name_is_looked_at_too(
+    turn: Turn, patterns: tuple[str, ...]
+) -> None:
+    (turn.project / "src2").mkdir()
+    (turn.project / "src2/e").write_text("x")
+    assert sorted(taken(turn.project, patterns, NOW).files) == ["src/a", "src/deep/b", "src2/e"]
+
+
 def test_a_command_that_was_ended_with_its_turn_stays_open_and_one_that_never_ran_does_not(turn: Turn) -> None:
     turn.hook("PreToolUse", "denied")
     turn.hook("PreToolUse", "ran")

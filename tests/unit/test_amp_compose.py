@@ -117,9 +117,11 @@ def test_the_prefix_is_there_once(before: str, after: str) -> None:
     assert request(Draft("k", Action.REPLY, 2.0), msgspec.structs.replace(ORIGIN, subject=before)).subject == after
 
 
-def test_a_dedupe_key_goes_out_once_whoever_sends_it() -> None:
+def test_under_a_dedupe_key_a_sender_writes_once_whatever_the_turn() -> None:
     first = items(changed(key="dedupe:nightly"))
     assert [item.id for item in first] == [item.id for item in items(changed(key="dedupe:nightly"), turn="other")]
+    neighbour = items(changed(key="dedupe:nightly"), author=Author(ALICE.agent_id, "carol@u.d"))
+    assert payload_of(neighbour[0]).idempotency_key != payload_of(first[0]).idempotency_key
 
 
 def test_a_thread_may_be_named() -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -155,19 +154,6 @@ def test_of_a_day_no_more_than_so_many_rounds_of_a_thread_or_an_agent() -> None:
         assert (depth, verdict.guard) == (21, wanted)
 
 
-@pytest.fixture
-def local(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Has the machine stand in a zone."""
-
-    def stand(zone: str) -> None:
-        monkeypatch.setenv("TZ", zone)
-        time.tzset()
-
-    yield stand
-    monkeypatch.undo()
-    time.tzset()
-
-
 @pytest.mark.parametrize(
     ("zone", "start"),
     [
@@ -180,9 +166,9 @@ def local(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     ],
 )
 def test_a_clock_that_is_put_forward_or_back_leaves_quiet_hours_and_days_whole(
-    local: Callable[[str], None], zone: str, start: str
+    stand_in: Callable[[str], None], zone: str, start: str
 ) -> None:
-    local(zone)
+    stand_in(zone)
     first = datetime.fromisoformat(start).timestamp()
     for hours in ("01:30-02:30", "22:00-02:30", "23:00-00:15", "23:30-00:00"):
         [(begin, end)] = windows = parse_hours(hours)
