@@ -25,6 +25,7 @@ from agent_mailer.events import EventName
 from agent_mailer.mailbox.maildir.layout import Paths
 from agent_mailer.views.local import look
 from agent_mailer.views.standing import standing_in
+from agent_mailer.views.turns import whole_turn
 from agent_mailer.watch.watcher import Watcher
 
 
@@ -42,6 +43,11 @@ def gated(desk: Desk) -> Path:
 
 def arrived(desk: Desk, handle: str) -> list[Path]:
     return list(Paths(desk.root, handle).new.glob("*.md"))
+
+
+def fates(desk: Desk, turn_id: str) -> list[tuple[str, str]]:
+    """To whom the turn has written, and what is said to have become of that."""
+    return [(sent.to, sent.state) for sent in whole_turn(desk.place().state, turn_id).sent]
 
 
 def test_while_the_mailbox_answers_otherwise(desk: Desk) -> None:
@@ -109,9 +115,11 @@ def test_where_it_lasts_it_is_a_problem_also_without_a_watcher(desk: Desk) -> No
     [problem] = [one for one in found.problems if one.code == "answer_waits"]
     assert problem.text.startswith("an answer to planner has waited to leave for ")
     assert waits.turn_id in problem.fix
+    assert fates(desk, waits.turn_id) == [("planner", "pending")]
     assert "left open: the next watcher takes it up" in type_in(desk.workdir, "status").out
     desk.once()
     assert look(desk.place(FakeClock(time.time() + 400.0))).settling == ()
+    assert fates(desk, waits.turn_id) == [("planner", "delivered")]
     assert [message.body for message in desk.inbox("planner")] == ["done\n"]
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import pty
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from tests.broker_desk import PASSWORD, BrokerDesk, Person, running_broker
 from tests.desk import until
 from tests.sizes import LONG
@@ -16,6 +20,7 @@ from tests.typed import type_in
 
 from agent_mailer.broker.database import Store
 from agent_mailer.broker.directory import Directory
+from agent_mailer.cli.broker.user import delete
 
 pytestmark = pytest.mark.usefixtures("each_database")
 
@@ -193,6 +198,21 @@ def test_a_deleted_agent_works_on_nothing_that_somebody_knows_the_id_of(desk: Br
         said = desk.call("POST", f"{message}/{call}", 403, json=form, headers=watcher)
         assert "is deleted" in said["detail"]
     assert desk.call("GET", message, headers=team.person.header)["claimed_at"] is None
+
+
+def test_whoever_is_asked_and_does_not_say_yes_keeps_the_user(
+    desk: BrokerDesk, root: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyboard, terminal = pty.openpty()
+    kim = desk.person("kim")
+    monkeypatch.setattr(os, "umask", lambda mode: mode)  # the command's own, else that of the tests from then on
+    with os.fdopen(keyboard, "wb", buffering=0) as keys, os.fdopen(terminal) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        for typed, standing in ((b"n\n", "active"), (b"\n", "active"), (b"y\n", "deleted")):
+            keys.write(typed)
+            with nullcontext() if standing == "deleted" else pytest.raises(typer.Abort):
+                delete("kim", database=desk.settings.database)
+            assert desk.sql("SELECT standing FROM users WHERE id = :id", id=kim.id) == [(standing,)], typed
 
 
 @LONG

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tests.desk import CLI, Desk, until
@@ -24,10 +25,10 @@ from tests.typed import COMMAND
 
 from agent_mailer.checks import Level, limits
 from agent_mailer.checks.limits import check_limits
-from agent_mailer.checks.machine import check_commands, check_turn_end
+from agent_mailer.checks.machine import check_commands, check_disk, check_turn_end
 from agent_mailer.cli.terminal.streams import Unhurried
 from agent_mailer.disk import Disk
-from agent_mailer.errors import ConfigFault
+from agent_mailer.errors import ConfigFault, ExitCode
 from agent_mailer.events import EventName
 from agent_mailer.meanwhile import meanwhile
 from agent_mailer.process.first import in_a_pid_namespace
@@ -302,6 +303,30 @@ def test_what_finds_a_turns_processes_is_named_as_the_machine_has_it() -> None:
     assert "control group (turn_memory)" in limited.text
     assert ("subreaper" in plain.text) is can_inherit_orphans()
     assert ("pid namespace" in plain.text) is in_a_pid_namespace()
+
+
+@pytest.mark.parametrize(
+    ("mebibytes", "files", "names", "level"),
+    [
+        (1024, 2**20, 1000, Level.OK),
+        (1024, 0, 0, Level.OK),
+        (1023, 2**20, 1000, Level.WARNING),
+        (64, 2**20, 1000, Level.WARNING),
+        (63, 2**20, 1000, Level.FAILED),
+        (0, 2**20, 1000, Level.FAILED),
+        (1024, 2**20, 999, Level.FAILED),
+    ],
+)
+def test_room_is_what_is_left_to_the_user_and_not_what_is_kept_for_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mebibytes: int, files: int, names: int, level: Level
+) -> None:
+    left = SimpleNamespace(f_frsize=4096, f_bavail=mebibytes * 256, f_bfree=2**30, f_files=files, f_favail=names)
+    left.f_ffree = 2**20
+    monkeypatch.setattr(os, "statvfs", lambda _: left)
+    [found] = check_disk([tmp_path, tmp_path])
+    assert (found.result, bool(found.fix)) == (level, level is not Level.OK)
+    assert found.exit_code == (ExitCode.UNAVAILABLE if level is Level.FAILED else ExitCode.OK)
+    assert ("999 file names" if names == 999 else f"{mebibytes} MiB free") in found.text
 
 
 def test_it_is_told_who_else_is_called_amp_or_agent_mailer(tmp_path: Path) -> None:

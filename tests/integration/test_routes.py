@@ -16,6 +16,9 @@ from tests.desk import Desk, outcomes
 from tests.sizes import LONG
 from tests.typed import Typed, type_in
 
+from agent_mailer.console.own.port import Letter
+from agent_mailer.desk.looking import Looking
+from agent_mailer.desk.mail import MailHere
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES
 from agent_mailer.mailbox.maildir.layout import REQUIRED
@@ -87,6 +90,24 @@ def test_an_answer_goes_to_the_project_that_the_mail_names(tree: Tree, session: 
     assert record.route is not None
     found = place.stat()
     assert (record.route.place, record.route.device, record.route.inode) == (str(place), found.st_dev, found.st_ino)
+
+
+@pytest.mark.parametrize(
+    ("place", "back"),
+    [
+        ("shop/.agent-mail/collab", {}),
+        ("shop/.agent-mail/web", {"reply_to": "bob@web"}),
+        ("infra/.agent-mail/collab", {"reply_to": "bob@collab", "reply_project": "infra"}),
+    ],
+)
+def test_an_answer_from_a_page_goes_to_who_wrote_and_not_to_who_is_called_so_here(
+    tree: Tree, tmp_path: Path, place: str, back: dict[str, str]
+) -> None:
+    asked = write(tree.root, "user", sender="bob", **back)
+    MailHere(Looking([tree.desk.workdir])).send(Letter(["bob"], "Re: Plan", "The first.", "reply", parent=asked))
+    roots = {path.parents[1].relative_to(tmp_path) for path in tmp_path.glob("*/.agent-mail/*/agents/bob")}
+    got = {str(root): [message.refs for message in inbox(tmp_path / root, "bob")] for root in roots}
+    assert {root: refs for root, refs in got.items() if refs} == {place: [(asked,)]}
 
 
 @pytest.mark.parametrize("refused", [False, True])

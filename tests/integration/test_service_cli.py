@@ -16,6 +16,7 @@ from agent_mailer.service import manager
 from agent_mailer.service.folder import Units, units_folder
 from agent_mailer.service.install import plan, uninstall
 from agent_mailer.service.unit import Instance
+from agent_mailer.teams.running import dismiss
 
 VERBS = ("install", "uninstall", "start", "stop", "restart", "status")
 
@@ -184,6 +185,17 @@ def test_a_service_that_was_not_stopped_is_not_taken_away(
     with pytest.raises(MailerError, match=f"disable --now {instance.unit}: {why}"):
         list(uninstall(reached, units, [instance]))
     assert units.named(instance.name) is not None
+
+
+def test_who_is_in_the_team_no_more_is_no_service_any_more(
+    desk: Desk, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance, units = installed(home, desk.workdir), Units(home / ".config" / "systemd" / "user", Disk())
+    reached = with_systemctl(desk.base / "bin", 'echo "$*" >>"$0.calls"; echo Version=252')
+    monkeypatch.setenv("PATH", reached["PATH"])
+    assert list(dismiss(desk.base, {"coder": desk.place()}))
+    assert f"--user disable --now {instance.unit}\n" in (desk.base / "bin" / "systemctl.calls").read_text()
+    assert units.named(instance.name) is None
 
 
 GONE = {"MONITOR_SERVICE_RESULT": "exit-code", "MONITOR_EXIT_STATUS": "77"}

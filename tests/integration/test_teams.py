@@ -22,10 +22,11 @@ from tests.typed import Typed, type_in
 
 from agent_mailer.assemble import Workplace
 from agent_mailer.disk import Disk
-from agent_mailer.errors import BusyFault
+from agent_mailer.errors import BusyFault, MailerError
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.maildir.layout import make_root
 from agent_mailer.process.handle import send
+from agent_mailer.teams import embedded
 from agent_mailer.teams.running import Where, require_no_stranger, start, stop, watchers
 from agent_mailer.teams.session import Session
 from agent_mailer.teams.stopped import FOLDER
@@ -227,6 +228,21 @@ def test_all_killed_at_once_lose_nothing(amp: Amp, teams: Path, tmp_path: Path) 
     assert amp("start", "--detach").status == 0
     until(lambda: log(coder, EventName.TURN_SETTLED), "its end")
     assert len(amp_inbox(coder, sent["thread"])) == 1
+
+
+def test_a_teams_own_broker_hears_of_no_other_broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, told = tmp_path / "bin" / "agent-mailer", tmp_path / "told"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\nenv >>{told}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program.with_name("python")))
+    others = ("AGENT_MAILER_DATABASE_URL", "DATABASE_URL", "AGENT_MAILER_UPLOAD_DIR", "AGENT_MAILER_SECRET_KEY")
+    for name in ("MINE", *others):
+        monkeypatch.setenv(name, "theirs")
+    with pytest.raises(MailerError, match="the team's broker ended"):
+        embedded.begin(tmp_path / "shop", Disk(), lambda _: None)
+    embedded.person_of(tmp_path / "shop", Disk())
+    assert [line for line in told.read_text().splitlines() if line.endswith("=theirs")] == ["MINE=theirs"] * 2
 
 
 def test_what_another_client_watches_is_not_started_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

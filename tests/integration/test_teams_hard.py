@@ -22,6 +22,7 @@ from agent_mailer.assemble import Workplace
 from agent_mailer.events import EventName
 from agent_mailer.process.handle import is_alive, send
 from agent_mailer.state.lock import holder_of
+from agent_mailer.teams.stopped import starts_again
 
 AMP = str(Path(sys.executable).parent / "amp")
 SLOW = "sh -c 'cat >/dev/null; while [ ! -e {go} ]; do sleep 0.05; done; echo it is done'"
@@ -62,8 +63,9 @@ def test_a_broken_file_leaves_what_was_last_taken_over_and_says_so(team_desk: Te
     # What is only changed is told, too, until it is taken over.
     file.write_text(good + "  max_retries: 4\n")
     assert f"amp up --dir {team_desk.team}" in team_desk.amp("status").err
-    assert team_desk.amp("up", "--detach").status == 0
+    assert team_desk.amp("init").status == 0
     assert team_desk.amp("status").err == ""
+    assert starts_again(team_desk.agent("coder").workdir) == "", "nobody has stopped it"
 
 
 @LONG
