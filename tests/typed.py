@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -14,6 +15,13 @@ from tests import forked
 
 COMMAND = str(Path(sys.executable).parent / "agent-mailer")
 PATIENCE = 120.0
+
+
+class Terminal(io.StringIO):
+    """What a command that is called in this process takes for a terminal: what is typed there, or shown."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 class Typed(NamedTuple):

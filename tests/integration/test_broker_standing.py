@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import pty
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,7 +15,7 @@ import typer
 from tests.broker_desk import PASSWORD, BrokerDesk, Person, running_broker
 from tests.desk import until
 from tests.sizes import LONG
-from tests.typed import type_in
+from tests.typed import Terminal, type_in
 
 from agent_mailer.broker.database import Store
 from agent_mailer.broker.directory import Directory
@@ -203,16 +202,13 @@ def test_a_deleted_agent_works_on_nothing_that_somebody_knows_the_id_of(desk: Br
 def test_whoever_is_asked_and_does_not_say_yes_keeps_the_user(
     desk: BrokerDesk, root: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keyboard, terminal = pty.openpty()
     kim = desk.person("kim")
     monkeypatch.setattr(os, "umask", lambda mode: mode)  # the command's own, else that of the tests from then on
-    with os.fdopen(keyboard, "wb", buffering=0) as keys, os.fdopen(terminal) as stdin:
-        monkeypatch.setattr(sys, "stdin", stdin)
-        for typed, standing in ((b"n\n", "active"), (b"\n", "active"), (b"y\n", "deleted")):
-            keys.write(typed)
-            with nullcontext() if standing == "deleted" else pytest.raises(typer.Abort):
-                delete("kim", database=desk.settings.database)
-            assert desk.sql("SELECT standing FROM users WHERE id = :id", id=kim.id) == [(standing,)], typed
+    for typed, standing in (("n", "active"), ("", "active"), ("y", "deleted")):
+        monkeypatch.setattr(sys, "stdin", Terminal(f"{typed}\n"))
+        with nullcontext() if standing == "deleted" else pytest.raises(typer.Abort):
+            delete("kim", database=desk.settings.database)
+        assert desk.sql("SELECT standing FROM users WHERE id = :id", id=kim.id) == [(standing,)], typed
 
 
 @LONG
