@@ -20,6 +20,13 @@ class FakeClock:
         return time.monotonic()
 
 
+class StoppedClock(FakeClock):
+    """On it nothing takes any time."""
+
+    def monotonic(self) -> float:
+        return 0.0
+
+
 class AheadOfTime(asyncio.SelectorEventLoop):
     """A loop, and a clock, that are set ahead while nobody waits."""
 

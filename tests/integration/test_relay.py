@@ -12,12 +12,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.clocks import StoppedClock
 from tests.desk import Desk
 from tests.fake_relay import FakeServer, running
 from tests.refusing import On, Refusing
 from tests.sizes import LONG
 from tests.typed import type_in
 
+from agent_mailer.clock import Clock
 from agent_mailer.disk import Disk
 from agent_mailer.errors import BusyFault, ConfigFault, RefusedFault
 from agent_mailer.mailbox.port import (
@@ -57,11 +59,13 @@ class Town:
         token: str = "",
         rhythm: Rhythm | None = None,
         under_way: float = 0.0,
+        clock: Clock | None = None,
         **more: object,
     ) -> RelayMailbox:
         account = Account(self.url, name, token, **{"caps": ("review",), "tags": ("back",), **more})  # type: ignore[arg-type]
         rhythm = rhythm or Rhythm(0.2, 0.1)
-        return RelayMailbox(account, self.base / f"{name}.json", Disk(), rhythm=rhythm, under_way=under_way)
+        seen = self.base / f"{name}.json"
+        return RelayMailbox(account, seen, Disk(), rhythm=rhythm, under_way=under_way, clock=clock)
 
     def write(self, to: str, body: str = "work", **more: object) -> int:
         with self.fake.held():
@@ -682,7 +686,8 @@ def test_a_send_whose_answer_is_lost_is_in_doubt_and_found_again(town: Town, kno
 def test_what_a_predecessor_sent_may_arrive_after_the_first_look(town: Town) -> None:
     async def scenario() -> None:
         await town.box().register()
-        box = town.box("other", under_way=0.2)
+        # However long the first look takes there is a second.
+        box = town.box("other", under_way=0.05, clock=StoppedClock())
         what = item(box, "k")
 
         def arrives(call: str) -> None:
