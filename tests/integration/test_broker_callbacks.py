@@ -149,7 +149,7 @@ def test_an_answer_is_told_back_signed_and_until_it_is_taken(hook: Hook, desk: B
     alarm: Any = {"title": "db is down", "dedupeKey": "db", "source": "monitor"}
     sent = hook.tell("d1", **alarm)["messageIds"]
     hook.tell("d2", **alarm)
-    caller.answers = [302, 500]
+    caller.answers = [307, 500]
     answer = answered(hook, sent[0], "It is ünder repair")
     for tries in (1, 2):
         look(desk)
