@@ -317,12 +317,20 @@ class TestPages:
         shelf.arrive()
         assert ids(run(paged.pending(shelf.page, 1000, 1.0))) == ["m1", "m3", "m4"]
 
-    def test_what_no_glance_tells_is_seen_after_an_hour(self) -> None:
+    def test_what_no_glance_tells_is_seen_after_an_hour_also_where_the_first_walk_fails(self) -> None:
         shelf, paged = Shelf(4), PagedMailbox(Skipped())
         one = shelf.mail.pop(1)
         run(paged.pending(shelf.page, 1000, 0.0))
         shelf.read(2)
         shelf.mail[1] = one  # as many as before, and the newest is the same
+
+        async def breaks_off(page: int, size: int) -> Answer:
+            if size > 1:
+                raise MailboxUnavailable("x", "y")
+            return await shelf.page(page, size)
+
+        with pytest.raises(MailboxUnavailable):
+            run(paged.pending(breaks_off, 1000, RESYNC_SECONDS))
         assert ids(run(paged.pending(shelf.page, 1000, RESYNC_SECONDS))) == ["m1", "m3", "m4"]
 
     @LONG
