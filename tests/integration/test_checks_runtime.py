@@ -180,6 +180,7 @@ def test_each_failure_is_named_with_what_mends_it_and_its_output_kept(desk: Desk
     assert found["outcome"] == outcome
     assert detail in found["detail"]
     assert fix in found["fix"]
+    assert found["fix"] not in found["detail"], "said once"
     assert Path(found["scratch"]).is_dir()
     if fault == "exit 3":
         assert found["stderr"] == ["no such model"]

@@ -242,7 +242,7 @@ def _report(place: Workplace, trial: Workplace, events: Sequence[LogRecord], sec
     code = exit_code_of(outcome, answered=answer is not None)
     turn_dir = trial.state.turns.path(str(fields["turn_id"]))
     fix = "" if code is ExitCode.OK else _fix_by_program(place) or fix_of(outcome, seconds, str(turn_dir))
-    detail = str(fields.get("detail") or "")
+    detail = str(fields.get("detail") or "").removesuffix(f" ({fix})")
     if outcome is Outcome.DONE and answer is None:
         detail = detail or "the turn ended well, but no answer arrived"
     taken = float(str(fields["seconds"]))
