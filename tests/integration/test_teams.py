@@ -236,8 +236,8 @@ def test_a_teams_own_broker_hears_of_no_other_broker(tmp_path: Path, monkeypatch
     program.write_text(f"#!/bin/sh\nenv >>{told}\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program.with_name("python")))
-    others = ("AGENT_MAILER_DATABASE_URL", "DATABASE_URL", "AGENT_MAILER_UPLOAD_DIR", "AGENT_MAILER_SECRET_KEY")
-    for name in ("MINE", *others):
+    broker = ("DATABASE_URL", "UPLOAD_DIR", "SECRET_KEY", "DOMAIN", "HOST_NAMES", "TRUSTED_PROXIES", "METRICS_TOKEN")
+    for name in ("MINE", "DATABASE_URL", *(f"AGENT_MAILER_{one}" for one in broker)):
         monkeypatch.setenv(name, "theirs")
     with pytest.raises(MailerError, match="the team's broker ended"):
         embedded.begin(tmp_path / "shop", Disk(), lambda _: None)

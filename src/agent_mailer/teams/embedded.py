@@ -33,8 +33,6 @@ READY_SECONDS = 60.0
 STOP_SECONDS = 30.0
 LOOK_EVERY = 0.02
 _FOLDER, _PERSON, _PORT = "broker", "person.json", "port"
-_OTHERS = ("AGENT_MAILER_DATABASE_URL", "DATABASE_URL", "AGENT_MAILER_UPLOAD_DIR", "AGENT_MAILER_SECRET_KEY")
-"""Variables that are about another broker."""
 
 
 class Person(msgspec.Struct, frozen=True):
@@ -165,4 +163,7 @@ def _broker(directory: Path, *words: str) -> tuple[str, ...]:
 
 
 def _environment() -> Mapping[str, str]:
-    return {name: value for name, value in os.environ.items() if name not in _OTHERS}
+    """Without what is about another broker: its database, its domain, its secret."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("AGENT_MAILER_")}
+    own.pop("DATABASE_URL", None)
+    return own
