@@ -150,9 +150,10 @@ def test_a_bad_form_is_422(desk: BrokerDesk, alice: Person, body: Any) -> None:
 
 def test_a_team_has_a_number_of_them(desk: BrokerDesk, alice: Person, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent_mailer.broker.memories.rows.MOST_MEMORIES", 2)
-    path = team_of(desk, alice, "many")
-    for n in range(2):
-        desk.call("POST", path, 201, json={"title": str(n), "content": ""}, headers=alice.login)
-    for where in (path, f"{path}/upsert"):
-        desk.call("POST", where, 409, json={"title": "more", "content": ""}, headers=alice.login)
+    for name in ("many", "another with as many"):
+        path = team_of(desk, alice, name)
+        for n in range(2):
+            desk.call("POST", path, 201, json={"title": str(n), "content": ""}, headers=alice.login)
+        for where in (path, f"{path}/upsert"):
+            desk.call("POST", where, 409, json={"title": "more", "content": ""}, headers=alice.login)
     desk.call("POST", f"{path}/upsert", json={"title": "1", "content": "x"}, headers=alice.login)

@@ -124,6 +124,26 @@ def test_a_page_of_needs_begins_after_those_that_were_answered(visitor: Visitor,
         report(scene, name)
 
 
+def test_only_mail_to_whoever_asks_answers_and_what_is_written_to_others_makes_no_answer_undone(
+    visitor: Visitor, scene: Scene
+) -> None:
+    scene.agent("painter")
+    task = scene.send("planner", "painter", "Colours", "paint it")
+    thread = task["thread_id"]
+    scene.send("painter", "planner", "Colours", "Red or blue?", parent_id=task["id"])
+    report(scene, "painter", questions=(Question("t1", thread, task["id"], 1.0),))
+    scene.send("me", "idle", "Colours", "have a look", thread_id=thread)
+    page = visitor.get("/console/needs").text
+    assert "Red or blue?" in page
+    [form] = forms(page, "/console/needs/answer")
+    scene.send("me", "painter", "Colours", "Red.", thread_id=thread)
+    scene.send("me", "idle", "Colours", "it is red", thread_id=thread)
+    assert "Red or blue?" not in visitor.get("/console/needs").text
+    late = visitor.post("/console/needs/answer", None, **{**form, "body": "Blue."})  # type: ignore[arg-type]
+    assert late.status_code == 409
+    report(scene, "painter")
+
+
 def test_what_was_spent_on_another_day_is_not_of_today(visitor: Visitor, scene: Scene) -> None:
     today = datetime.now(UTC).date().isoformat()
     report(scene, "coder", today=Spent("2020-01-01", 40, cost_usd=9.5))

@@ -193,6 +193,22 @@ def test_a_thread_is_put_away_brought_back_and_undone(visitor: Visitor, scene: S
     assert visitor.get("/console/thread", id=thread).status_code == 404
 
 
+def test_a_reply_below_a_thread_answers_nothing_that_is_in_the_trash(visitor: Visitor, scene: Scene) -> None:
+    keeper, mistaken = scene.agent("keeper"), scene.agent("mistaken")
+    kept = scene.send("keeper", "me", "Words", "Which of them?")
+    asked = scene.send("me", "mistaken", "Words", "?", thread_id=kept["thread_id"])
+    gone = scene.send("mistaken", "me", "Words", "of another thread", parent_id=asked["id"])
+
+    def answered() -> list[tuple[str, str]]:
+        page = visitor.get("/console/thread", id=kept["thread_id"]).text
+        fields = r'name="to" value="([^"]*)"><input type="hidden" name="parent" value="([^"]*)"'
+        return re.findall(fields, page)
+
+    assert answered() == [(mistaken["address"], gone["id"])]
+    visitor.post("/console/thread/trash", None, message=gone["id"], back="/console/threads")
+    assert answered() == [(keeper["address"], kept["id"])]
+
+
 def test_lists_go_on_where_they_ended(visitor: Visitor, scene: Scene, desk: BrokerDesk) -> None:
     agent = scene.agent("many")
     for number in range(51):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from fastapi import Response
 from starlette.types import Message
 
 from agent_mailer.console.live import CHANGED, PING, Live, hello
@@ -36,6 +37,26 @@ def test_a_change_in_the_instant_of_a_heartbeat_is_told() -> None:
     asyncio.run(play())
     assert said[1] == hello(0)
     assert CHANGED in said[:5]
+
+
+def test_whoever_is_told_of_a_change_is_given_nothing_that_was_drawn_before_it() -> None:
+    async def play() -> None:
+        pages = Live()
+        opened = pages.begin("alice", str(pages.number))
+        drawings = pages.drawings("alice")
+        assert drawings is not None
+        state = "old"
+
+        async def draw() -> Response:
+            return Response(state)
+
+        assert (await drawings.of(("needs",), draw)).body == b"old"
+        state = "new"
+        pages.changed("alice")
+        await opened.woken.wait()
+        assert (await drawings.of(("needs",), draw)).body == b"new"
+
+    asyncio.run(play())
 
 
 def test_a_page_hears_of_each_change_once_and_of_the_heartbeat_else() -> None:
