@@ -37,7 +37,24 @@ for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
 """
 
 
-@pytest.mark.parametrize("script", [REAPS, HEEDS], ids=["reaps", "heeds"])
+LEAVES = """
+import os, subprocess
+from agent_mailer.process.handle import strangers
+from agent_mailer.processes import inherit_orphans
+left = subprocess.Popen(["/bin/sleep", "600"])
+try:
+    inherit_orphans()
+    assert strangers() == {left.pid}, "a turn's"
+    os.getpid = lambda: 1
+    inherit_orphans()
+    assert strangers() == set(), "what a person started in its container"
+finally:
+    left.kill()
+    left.wait()
+"""
+
+
+@pytest.mark.parametrize("script", [REAPS, HEEDS, LEAVES], ids=["reaps", "heeds", "leaves"])
 def test_what_it_was_left_and_what_ends_it(script: str) -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 

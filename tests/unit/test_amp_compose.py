@@ -146,6 +146,11 @@ def test_what_no_database_holds_is_replaced() -> None:
     assert sent.labels == ("l", "m" * 100)
 
 
+@pytest.mark.parametrize("action", Action)
+def test_whatever_a_turn_sends_is_one_hop_further_than_what_it_is_about(action: Action) -> None:
+    assert request(changed(action=action), ORIGIN).hops == 4
+
+
 def test_priority_and_hops_have_their_bounds() -> None:
     far = msgspec.structs.replace(ORIGIN, envelope=msgspec.structs.replace(ORIGIN.envelope, hops=5000))
     sent = request(Draft("k", Action.REPLY, 2.0, priority=Priority.URGENT), far)

@@ -119,6 +119,11 @@ def test_the_kind_of_a_reply(kind: Kind | None, answer: Kind | None) -> None:
     assert ('"priority": "normal"' in payload) is (answer is not None)
 
 
+@pytest.mark.parametrize("action", Action)
+def test_whatever_a_turn_sends_is_one_hop_further_than_what_it_is_about(action: Action) -> None:
+    assert sent(draft(action, to=("dora",)), origin(hops=4)).envelope.hops == 5
+
+
 def test_a_reply_names_what_it_answers() -> None:
     reply = sent(draft(labels=("mine",), priority=Priority.URGENT), origin(hops=4))
     assert reply.refs == ("r0", "o1")
