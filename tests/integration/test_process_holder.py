@@ -20,7 +20,7 @@ from tests.integration.test_process_spawn import WAYS
 from agent_mailer.outcomes import Exit
 from agent_mailer.process import holder
 from agent_mailer.process.handle import ProcessIdentity, identify, is_alive, reap, send, wait_gone, waited_for
-from agent_mailer.process.holder import GatedHolder, Supervised, adopt, start_behind_gate
+from agent_mailer.process.holder import _SCRIPT, HOLDER, GatedHolder, Supervised, adopt, start_behind_gate
 from agent_mailer.process.tree import EndReport, end_tree, members
 from agent_mailer.processes import children, scan
 
@@ -425,6 +425,15 @@ def test_output_redirected_by_the_agent_itself_stays_whole(turn: Turn) -> None:
     turn.finish(turn.sh("echo one; echo two >/dev/stdout; echo three"))
     assert b"\0" not in turn.file("stdout").read_bytes()
     assert turn.file("stdout").read_text().endswith("three\n")
+
+
+@pytest.mark.parametrize(("place", "runs"), [("started", True), ("/dev/full", False)])
+def test_what_cannot_be_written_down_as_begun_does_not_begin(tmp_path: Path, place: str, runs: bool) -> None:
+    plumbing = f'exec "$@" 3</dev/null 4>/dev/null 5>/dev/null 6>/dev/null 7</dev/null 8<. 9>{place}'
+    script = ["/bin/sh", "-c", _SCRIPT, HOLDER, str(tmp_path), str(tmp_path / "exit"), "/usr/bin/touch", "ran"]
+    subprocess.run(["/bin/sh", "-c", plumbing, "sh", *script], input=b"open\n", cwd=tmp_path, timeout=30, check=False)
+    assert (tmp_path / "ran").exists() is runs
+    assert (tmp_path / "exit").read_text() == ("0\n" if runs else "125\n")
 
 
 def test_what_cannot_be_started_raises(turn: Turn, tmp_path: Path) -> None:
