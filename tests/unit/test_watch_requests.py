@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
 import pytest
 from tests.clocks import FakeClock
+from tests.desk import Desk
+from tests.refusing import Died, On, Refusing
 from tests.watch_room import Scene, scene_at
 
 from agent_mailer.mailbox.port import Envelope
@@ -14,6 +20,7 @@ from agent_mailer.state.records import DeadLetter, Pause, PauseReason, Phase, Si
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.state.stuck import StuckKind
 from agent_mailer.watch import requests
+from agent_mailer.watch.given_up import take_up_again
 from agent_mailer.watch.requests import LINES, apply, told_of
 
 NOW = 1_800_000_000.0
@@ -74,6 +81,29 @@ def test_of_very_much_that_is_stuck_so_much_is_taken_up_at_once_whatever_its_kin
     assert "are left" not in apply(stuck.state, Request(Verb.STUCK_RETRY)).lines[-1]
     assert left(stuck) == (0, 0)
     assert apply(stuck.state, Request(Verb.STUCK_RETRY)).lines == ("nothing is stuck",)
+
+
+def test_who_asks_for_what_was_given_up_gets_it_once_whatever_ends_the_asking(tmp_path: Path) -> None:
+    """Killed at any call of the disk, and asked again."""
+    for number in count():
+        desk = Desk(tmp_path / str(number))
+        place = desk.place()
+        place.folder.hold()
+        one = Envelope("gone", "t", "user", NOW, "o", "l")
+        place.state.dead_letters.add(DeadLetter(one.id, one.thread, envelope=one), again=False)
+        place.state.processed.add(one.id)
+        place.disk.system = refusing = Refusing("*", *On, code=None, after=number)
+        with suppress(Died):
+            take_up_again(place.state, [one.id])
+        state = desk.place().state
+        state.folder.hold()
+        take_up_again(state, [one.id])
+        assert one.id not in state.processed, number
+        assert [entry.envelope.id for entry in state.retries.all()] == [one.id], number
+        assert state.dead_letters.find(one.id) is None, number
+        if not refusing.refused:
+            break
+    assert number > 5
 
 
 @pytest.mark.parametrize("key", ["my notes.md", " ", "a b c", "not-fetched x"])
