@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from agent_mailer.mailbox.port import Envelope
@@ -145,3 +146,7 @@ def test_a_pause_counts_only_where_others_have_gone_through_since() -> None:
         assert is_a_start(Judgement(outcome), rerun, worked=False, went_through=NOW)
         assert is_a_start(Judgement(outcome), None, worked=True, went_through=0.0)
     assert is_a_start(Judgement(Outcome.FAILED), None, worked=False, went_through=0.0)
+    assert rerun is not None
+    before = msgspec.structs.replace(rerun.history[0], at=NOW - 100)
+    again = msgspec.structs.replace(rerun, history=(before, *rerun.history))
+    assert not is_a_start(Judgement(Outcome.LIMITED), again, worked=False, went_through=NOW - 50), "since the last one"

@@ -148,9 +148,10 @@ def test_of_several_messages_none_is_given_up_together() -> None:
 
 def test_what_is_known_of_its_fetching_goes_with_a_retry() -> None:
     known = rerun(fetches=2, fetching_since=5.0, put_back=3, released=True)
-    again = settled(turn_end(Outcome.FAILED, rerun=known)).retry
-    assert again is not None
-    assert (again.fetches, again.fetching_since, again.put_back, again.released) == (2, 5.0, 3, True)
+    for outcome in (one for one in Outcome if not one.settles):
+        again = settled(turn_end(outcome, rerun=known)).retry
+        assert again is not None, outcome
+        assert (again.fetches, again.fetching_since, again.put_back, again.released) == (2, 5.0, 3, True)
     first = settled(turn_end(Outcome.FAILED)).retry
     assert first is not None
     assert (first.fetches, first.fetching_since, first.put_back, first.released) == (0, 0.0, 0, False)
