@@ -9,6 +9,7 @@ import pytest
 from tests.desk import Desk, until
 from tests.typed import type_in
 
+from agent_mailer.cli.service.status import show
 from agent_mailer.disk import Disk
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
@@ -109,6 +110,19 @@ def test_what_is_installed_anew_is_as_it_is_said_and_else_as_it_was(
     found = plan(desk.place(), units, name=None, more=None if said is None else given, allow_sudo=said)
     assert found.name == "mine"
     assert (found.allow_sudo, found.more) == ((before, kept) if said is None else (said, given))
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize(("stands", "status"), [("active", 0), ("failed", 1)])
+def test_a_service_that_does_not_run_is_told_by_the_exit_status_too(
+    tmp_path: Path, stands: str, status: int, as_json: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reached = manager.UserManager(with_systemctl(tmp_path / "bin", f"echo ActiveState={stands}"))
+    one, other = (Instance(name, tmp_path, Path("/bin/sh"), ("/bin",)) for name in ("coder", "tester"))
+    for instances in ([one], [one, other]):
+        assert show(reached, instances, as_json=as_json) == status
+        said = capsys.readouterr().out
+        assert json.loads(said)["healthy"] == (not status) if as_json else (f"not running: {stands}" in said) == status
 
 
 def test_a_watcher_that_runs_by_hand_is_not_pushed_aside(desk: Desk, home: Path) -> None:
