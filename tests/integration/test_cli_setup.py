@@ -12,9 +12,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from tests.desk import PATIENCE, until
+from tests.desk import PATIENCE, Desk, until
 from tests.terminal import waits
 from tests.typed import COMMAND, type_in
+
+from agent_mailer.cli.config import edit
+from agent_mailer.errors import ConfigFault
 
 FLAGS = ("--address", "coder", "--runtime", "command", "--command", "cat -", "--permission-mode", "plan")
 
@@ -292,6 +295,22 @@ def test_config_edit_takes_only_a_valid_file(agent: Path, tmp_path: Path) -> Non
     assert mode(path) == 0o600
     assert not path.with_name("config.edit.toml").exists()
     assert type_in(agent, "config", "edit", env={"EDITOR": "/nowhere/ed", "VISUAL": ""}).status == 2
+
+
+def test_what_was_changed_while_the_editor_was_open_is_not_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(tmp_path)
+    path = config_of(desk.workdir)
+    elsewhere = b"max_starts = 3\n" + path.read_bytes()
+    (tmp_path / "elsewhere").write_bytes(elsewhere)
+    script = f'sed -i "1i max_retries = 7" "$1" && cp {tmp_path}/elsewhere {path}'
+    for name, value in _editor(tmp_path, script).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigFault, match="changed by somebody else meanwhile"):
+        edit(desk.workdir)
+    assert path.read_bytes() == elsewhere
+    assert b"max_retries = 7" in path.with_name("config.edit.toml").read_bytes(), "what was typed is kept"
 
 
 def test_config_edit_mends_what_is_no_toml(agent: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from tests.refusing import On, Refusing
 from tests.sizes import LONG
 from tests.typed import type_in
 
+from agent_mailer.at_server import person_of
 from agent_mailer.clock import Clock
 from agent_mailer.disk import Disk
 from agent_mailer.errors import BusyFault, ConfigFault, RefusedFault
@@ -43,6 +44,7 @@ from agent_mailer.mailbox.relay.inbox import TRIES
 from agent_mailer.mailbox.relay.seen import Seen
 from agent_mailer.mailbox.relay.server import Server
 from agent_mailer.mailbox.relay.session import Account, Session, Standing
+from agent_mailer.people.server import mail_at
 from agent_mailer.testing.mailbox_scene import only, waiting
 
 
@@ -823,6 +825,28 @@ def test_a_person_sends_reads_and_is_answered(town: Town, tmp_path: Path) -> Non
     status = type_in(folder, "status", "--json")
     assert (status.json["mailbox"]["kind"], status.json["mailbox"]["waiting"]) == ("relay", 2)
     assert town.fake.asked("select epoch from agents where id = 'coder'")[0][0] == 1
+
+
+def test_a_look_into_an_agents_mail_ends_no_watcher_of_its_name_and_a_person_is_made_known(town: Town) -> None:
+    desk = Desk(town.base / "desk")
+    desk.settings.pop("maildir_root")
+    desk.configure(mailbox="relay", broker_url=town.url)
+    watcher, place = town.box(), desk.place()
+
+    async def scenario() -> None:
+        await watcher.open()
+        try:
+            town.write("coder")
+            (waits,) = await waiting(watcher)
+            for whose in ("coder", None):
+                looked = await mail_at(place, whose).listed(read_too=False)
+                assert [one.message.envelope.id for one in looked] == ([waits.id] if whose else [])
+            assert isinstance(await watcher.claim(waits), Message)
+        finally:
+            await watcher.close()
+
+    asyncio.run(scenario())
+    assert [row["id"] for row in town.fake.asked("select id from agents order by id")] == ["coder", person_of(place)]
 
 
 @LONG  # each send under a key waits for what may still be on its way

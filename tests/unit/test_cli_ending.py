@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -12,9 +13,10 @@ import pytest
 import typer
 
 from agent_mailer.cli.ending import status_of
-from agent_mailer.cli.terminal.printing import json_out, say
+from agent_mailer.cli.terminal import printing
+from agent_mailer.cli.terminal.printing import done, json_out, say
 from agent_mailer.cli.terminal.streams import name_the_output
-from agent_mailer.errors import ConfigFault, UsageFault
+from agent_mailer.errors import ConfigFault, UnavailableFault, UsageFault
 
 
 @pytest.fixture
@@ -52,6 +54,28 @@ def test_an_error_as_json_that_nobody_takes_is_told_on_stderr(
     typed(monkeypatch, "turns show x --json")
     assert status_of(refused) == 78
     assert capfd.readouterr().err == "error: it is not there\n  fix: agent-mailer init\n"
+
+
+@pytest.mark.parametrize("words", ["send coder x --wait 9", "send coder x --wait 9 --json"])
+def test_what_was_done_before_an_error_is_said_with_it(
+    words: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever takes it for not sent would send it again."""
+    monkeypatch.setattr(printing, "_done", [])
+    typed(monkeypatch, words)
+
+    def sent_then_cut() -> object:
+        done("sent as m-1")
+        raise UnavailableFault("unreachable", "the broker is away", "agent-mailer verify")
+
+    assert status_of(sent_then_cut) == 69
+    whole = "sent as m-1; after that: the broker is away"
+    out, err = capfd.readouterr()
+    if "--json" in words:
+        error = {"code": "unreachable", "message": whole, "fix": "agent-mailer verify"}
+        assert (json.loads(out), err) == ({"error": error}, "")
+    else:
+        assert (out, err) == ("", f"error: {whole}\n  fix: agent-mailer verify\n")
 
 
 @pytest.mark.parametrize("says", [lambda: say("a line"), lambda: json_out([1]), lambda: typer.echo("help")])

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from agent_mailer.config import DOCS, ENV_PREFIX, Config, MailboxKind, Source, expand, keys
+from agent_mailer.config import DOCS, ENV_PREFIX, SECRET_KEYS, Config, MailboxKind, Source, expand, keys
 from agent_mailer.config_values import check_value, load, parse_value
 from agent_mailer.disk import Disk
 from agent_mailer.errors import ConfigFault, UsageFault
-from agent_mailer.setup.config_file import ConfigFile
+from agent_mailer.setup.config_file import ConfigFile, shown, visible
 
 KEY = "amk_0123456789abcdef"
 TEXTS = ["agent_id", "agent_name", "address", "broker_url", "api_key", "maildir_root", "project_dir", "claude_command"]
@@ -316,3 +316,26 @@ def test_a_list_in_json_that_is_none_is_no_command_of_that_name() -> None:
     for text in ('["sh","-c","one\ntwo"]', '["sh", "-c"', '["sh", 3]'):
         with pytest.raises(UsageFault, match="command is a list in JSON, and this is not"):
             parse_value("command", text)
+
+
+@pytest.mark.parametrize("key", sorted(SECRET_KEYS))
+@pytest.mark.parametrize("value", [KEY, [KEY], (KEY, KEY)], ids=["a text", "a list", "a tuple"])
+def test_a_secret_is_never_shown_whatever_it_is(key: str, value: object) -> None:
+    table, _, name = key.rpartition(".")
+    assert shown(key, value) == visible(key, value) == "(set, not shown)"
+    if table:
+        assert visible(table, {name: value, "timeout": 2}) == {name: "(set, not shown)", "timeout": 2}
+        assert shown(table, {name: value, "timeout": 2}) == f"{name} = (set, not shown), timeout = 2"
+    nothing: list[object] = ["", [], (), None]
+    for empty in nothing:
+        assert (shown(key, empty), visible(key, empty)) == ("-", None)
+
+
+def test_what_was_changed_since_a_file_was_read_is_not_written_over(path: Path) -> None:
+    path.write_text("max_starts = 3\n")
+    file = ConfigFile(path, Disk())
+    file.set("max_retries", 7)
+    path.write_text("max_starts = 4\n")
+    with pytest.raises(ConfigFault, match="changed by somebody else meanwhile"):
+        file.save()
+    assert path.read_text() == "max_starts = 4\n"
