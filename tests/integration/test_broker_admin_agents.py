@@ -56,6 +56,25 @@ def test_tags(desk: BrokerDesk, alice: Person, bob: Person) -> None:
     desk.call("PUT", path, 401, json={"tags": []}, headers=alice.header)
 
 
+def test_nothing_that_was_refused_is_written_down_as_done(desk: BrokerDesk, alice: Person, bob: Person) -> None:
+    gone = desk.own_agent(alice, "gone")["id"]
+    key = desk.call("GET", "/users/api-keys", headers=alice.login)[0]["id"]
+    team = desk.call("POST", "/admin/teams", json={"name": "written down"}, headers=alice.login)["id"]
+    desk.call("DELETE", f"/admin/agents/{gone}", headers=alice.login)
+    before = desk.sql("SELECT count(*) FROM audit_log")
+    for person, status, method, path in (
+        (bob, 404, "DELETE", f"/admin/agents/{gone}"),
+        (bob, 404, "DELETE", f"/users/api-keys/{key}"),
+        (bob, 404, "POST", f"/users/api-keys/{key}/deactivate"),
+        (bob, 404, "DELETE", f"/admin/teams/{team}"),
+        (bob, 404, "POST", "/admin/hooks/none/roll"),
+        (alice, 409, "POST", f"/users/me/agents/{gone}/regenerate-key"),
+        (alice, 409, "POST", f"/users/api-keys/{key}/reactivate"),
+    ):
+        desk.call(method, path, status, headers=person.login)
+    assert desk.sql("SELECT count(*) FROM audit_log") == before
+
+
 def test_listed_and_deleted(desk: BrokerDesk, alice: Person, bob: Person) -> None:
     agent = desk.own_agent(alice, "leaving")
     desk.call("PUT", f"/admin/agents/{agent['id']}/tags", json={"tags": ["t"]}, headers=alice.login)

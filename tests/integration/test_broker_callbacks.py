@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import create_engine, insert
 from tests.broker_desk import BrokerDesk, Person, running_broker
 from tests.desk import until
-from tests.integration.test_broker_hooks import Hook
+from tests.integration.test_broker_hooks import Hook, days_ago, working
 from tests.sizes import LONG
 from tests.typed import type_in
 
@@ -29,7 +29,7 @@ from agent_mailer.broker.hooks.tables import hook_callbacks
 from agent_mailer.broker.hooks.taking import in_ms
 from agent_mailer.broker.messages.sending import Sent, send_all
 from agent_mailer.broker.messages.submission import NewMessage, Submission
-from agent_mailer.outside.items import wait_ms
+from agent_mailer.outside.items import KEPT_DAYS, wait_ms
 from agent_mailer.outside.signature import HEADER
 
 pytestmark = pytest.mark.usefixtures("each_database")
@@ -217,6 +217,21 @@ def test_the_broker_looks_by_itself(caller: Caller, tmp_path: Path, monkeypatch:
         add(theirs, "own", caller, tmp_path)
         answered(theirs, theirs.tell("d1", title="x")["messageIds"][0], "y")
         until(lambda: states(theirs) == [("posted", 1)], "its answer")
+
+
+def test_what_was_told_back_is_forgotten_after_its_days(hook: Hook, desk: BrokerDesk, caller: Caller) -> None:
+    [message] = hook.tell("d", title="x")["messageIds"]
+    old, young, waits = (answered(hook, message, body)["id"] for body in ("old", "young", "waits"))
+    caller.answers = [200, 200, 500]
+    look(desk)
+    for one, days in ((old, KEPT_DAYS + 1), (young, KEPT_DAYS - 1), (waits, KEPT_DAYS + 1)):
+        desk.sql("UPDATE hook_callbacks SET at = :at WHERE message_id = :id", at=days_ago(days), id=one)
+
+    def known() -> set[str]:
+        return {one["message_id"] for one in hook.admin("GET", "/callbacks")}
+
+    working(desk, lambda store: posting.post_on(store, desk.settings.secret), lambda: old not in known(), "its end")
+    assert known() == {young, waits}
 
 
 def test_no_callback_reaches_into_the_network_of_the_broker(

@@ -11,11 +11,17 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
+import msgspec
 import pytest
 from tests.broker_desk import BrokerDesk, Person, running_broker
 from tests.databases import ON_A_FILE
+from tests.desk import until
+
+from agent_mailer.broker.data import Quota
 
 pytestmark = pytest.mark.usefixtures("each_database")
 
@@ -173,3 +179,38 @@ def test_a_picture_that_cannot_be_noted_is_not_kept(desk: BrokerDesk, alice: Per
     assert said.status_code >= 400
     assert said.json()["detail"]
     assert sorted(desk.settings.uploads.rglob("*.gif")) == before
+
+
+@ON_A_FILE
+def test_pictures_of_the_same_moment_count_together(desk: BrokerDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While somebody else writes to the database they gather, and are noted in one transaction then."""
+    carol = desk.person("carol")
+    picture = PICTURES["image/gif"].ljust(100, b"x")
+    quota = Quota(file_bytes=250)
+    monkeypatch.setattr(desk.app.state, "settings", msgspec.structs.replace(desk.settings, quota=quota))
+
+    uploads = str(desk.settings.uploads.resolve())
+    durable: list[str] = []
+
+    def noting(fd: int, fsync: Callable[[int], None] = os.fsync) -> None:
+        fsync(fd)
+        durable.append(os.readlink(f"/proc/self/fd/{fd}"))
+
+    def stored() -> int:
+        return sum(path.is_file() for path in desk.settings.uploads.rglob("*"))
+
+    def store() -> int:
+        return desk.http.post("/files/upload", files={"file": ("x", picture)}, headers=carol.header).status_code
+
+    before = stored()
+    monkeypatch.setattr(os, "fsync", noting)
+    with closing(sqlite3.connect(desk.database, isolation_level=None)) as other, ThreadPoolExecutor(6) as pool:
+        other.execute("BEGIN IMMEDIATE")
+        # The first is about to be noted when the others come.
+        done = [pool.submit(store)]
+        until(lambda: durable.count(uploads) == 1, "its name, the last of it that is synced")
+        done += [pool.submit(store) for _ in range(5)]
+        until(lambda: durable.count(uploads) == 6, "those of the others")
+        other.execute("ROLLBACK")
+    assert sorted(one.result() for one in done) == [200, 200, 413, 413, 413, 413]
+    assert stored() == before + 2

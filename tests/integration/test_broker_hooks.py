@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
 import time
 import uuid
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,10 @@ from tests.databases import ON_A_FILE
 from tests.desk import until
 
 from agent_mailer.broker.data import Quota
+from agent_mailer.broker.database import Store
 from agent_mailer.broker.hooks import sweep
+from agent_mailer.broker.hooks.taking import Limits
+from agent_mailer.outside.items import KEPT_DAYS
 from agent_mailer.outside.signature import HEADER, LARGEST, WINDOW
 
 pytestmark = pytest.mark.usefixtures("each_database")
@@ -68,6 +74,29 @@ class Hook:
 
     def admin(self, method: str, what: str = "", status: int = 200) -> Any:
         return self.desk.call(method, f"/admin/hooks/{self.id}{what}", status, headers=self.person.login)
+
+
+def days_ago(days: int) -> str:
+    return (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="microseconds")
+
+
+def working(
+    desk: BrokerDesk, work: Callable[[Store], Coroutine[Any, Any, None]], done: Callable[[], bool], what: str
+) -> None:
+    """Do what a broker does for ever, beside this one, until that is `done`."""
+
+    async def once() -> None:
+        store = Store(desk.settings.database)
+        await store.open()
+        task = asyncio.create_task(work(store))
+        try:
+            await asyncio.to_thread(until, done, what)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await store.close()
+
+    asyncio.run(once())
 
 
 @pytest.fixture
@@ -356,6 +385,35 @@ def test_the_end_of_an_alarm_that_could_not_be_told_yet_is_told_after_it(hook: H
     assert hook.admin("POST", f"/deliveries/{kept['up']}/retry")["outcome"] == "resolved"
     assert [mail["subject"] for mail in hook.inbox()] == ["web", "down", "Resolved: up"]
     assert hook.tell("down again", **alarm, title="down")["outcome"] == "sent"
+
+
+def test_what_is_over_is_forgotten_after_its_days_and_nothing_else(hook: Hook, desk: BrokerDesk) -> None:
+    for key in ("old", "young", "open"):
+        hook.tell(key, title=key, dedupeKey=key)
+    for key in ("old", "young"):
+        hook.tell(f"{key} ends", title=key, dedupeKey=key, status="resolved")
+    desk.sql("UPDATE agents SET status = 'deleted' WHERE id = :id", id=hook.agent["id"])
+    hook.tell("failed", title="failed")
+    for days, keys in (
+        (KEPT_DAYS - 1, ("young", "young ends")),
+        (KEPT_DAYS + 1, ("old", "old ends", "open", "failed")),
+    ):
+        for key in keys:
+            names = {"at": days_ago(days), "id": hook.id, "key": key}
+            desk.sql("UPDATE hook_deliveries SET at = :at WHERE hook_id = :id AND delivery_id = :key", **names)
+            desk.sql("UPDATE hook_items SET last_at = :at WHERE hook_id = :id AND item = :key", **names)
+
+    def known() -> set[str]:
+        return {one["delivery"] for one in hook.admin("GET", "/deliveries")}
+
+    streams, limits = desk.app.state.streams, Limits(1000)
+
+    async def look(store: Store) -> None:
+        await sweep.sweep_on(store, streams, asyncio.Lock(), limits)
+
+    working(desk, look, lambda: "old" not in known(), "its end")
+    assert known() == {"young", "young ends", "failed"}
+    assert {one["item"]: one["is_open"] for one in hook.admin("GET", "/items")} == {"young": False, "open": True}
 
 
 def test_a_team_gets_it_whole(desk: BrokerDesk, alice: Person) -> None:

@@ -17,6 +17,7 @@ from tests.desk import until
 from tests.sizes import LONG
 from tests.typed import Terminal, type_in
 
+from agent_mailer.broker import directory as directories
 from agent_mailer.broker.database import Store
 from agent_mailer.broker.directory import Directory
 from agent_mailer.cli.broker.user import delete
@@ -54,6 +55,28 @@ def test_what_was_read_before_a_change_is_not_believed_after_it(desk: BrokerDesk
             await store.close()
 
     assert asyncio.run(ask()) == ["active", "deleted"]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "status"),
+    [
+        ("kay", "UPDATE api_keys SET is_active = false WHERE user_id = :id", 401),
+        ("uma", "UPDATE users SET standing = 'disabled' WHERE id = :id", 401),
+        ("ada", "UPDATE agents SET status = 'deleted' WHERE user_id = :id", 403),
+    ],
+    ids=["key", "user", "agent"],
+)
+def test_what_is_believed_of_whoever_does_nothing_but_send_grows_old(
+    desk: BrokerDesk, root: Person, monkeypatch: pytest.MonkeyPatch, name: str, change: str, status: int
+) -> None:
+    """What another process has changed is heard of only so."""
+    sender = desk.person(name)
+    agent = desk.agent(sender, "agent")
+    monkeypatch.setattr(directories, "LIFE", 0.0)
+    form = {"agent_id": agent["id"], "from_agent": agent["address"], "to_agent": agent["address"]}
+    desk.call("POST", "/messages/send", json=form, headers=sender.header)
+    desk.sql(change, id=sender.id)
+    desk.call("POST", "/messages/send", status, json=form, headers=sender.header)
 
 
 class Team:

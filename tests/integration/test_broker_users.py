@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import bcrypt
 import pytest
 from sqlalchemy import create_engine
 from tests.broker_desk import PASSWORD, BrokerDesk, Person, running_broker
@@ -18,7 +19,7 @@ from tests.sizes import LONG
 
 from agent_mailer.broker.database import Store
 from agent_mailer.broker.protocol import Fault
-from agent_mailer.broker.users.login import issue_token
+from agent_mailer.broker.users.login import Passwords, issue_token
 from agent_mailer.broker.users.rows import MOST_KNOWN_HOSTS, add_known_host, is_known_host
 from agent_mailer.broker.users.throttle import Throttle
 
@@ -207,6 +208,19 @@ def test_a_wrong_login_says_nothing_of_what_is_wrong(desk: BrokerDesk, alice: Pe
         {"username": "alice' OR 1=1 --", "password": PASSWORD},
     ):
         assert detail(desk, "POST", "/users/login", 401, json=form) == "Invalid username or password"
+
+
+@pytest.mark.parametrize(
+    "password",
+    [PASSWORD, "x" * 73, "\N{CJK UNIFIED IDEOGRAPH-9A6C}" * 25, "x" + "\u00fc" * 60],
+    ids=["fewer", "more", "more in fewer signs", "amid a sign"],
+)
+def test_of_a_password_that_the_public_broker_has_stored_the_first_72_bytes_count(password: str) -> None:
+    """Whatever the signs are, and where the last of these bytes is in the middle of one, too."""
+    stored = bcrypt.hashpw(password.encode()[:72], bcrypt.gensalt(4)).decode()
+    typed = (password, f"{password}!", f"!{password}")
+    fits = [asyncio.run(Passwords().verify(stored, one)) for one in typed]
+    assert fits == [True, len(password.encode()) > 72, False]
 
 
 def test_whoever_is_not_logged_in(desk: BrokerDesk, alice: Person) -> None:
