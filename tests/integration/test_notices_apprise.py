@@ -202,6 +202,7 @@ def test_urls_are_given_unseen_and_count_only_as_a_person_trusts_them(tmp_path: 
     [
         ("ntfy://user:pass%20word@host/topic", "cannot reach host: user:pass word at topic"),
         ("slack://TokenA/TokenB/TokenC/#chan", "POST https://hooks.slack.com/tokena/TOKENB/TokenC chan"),
+        ("ntfy://user:userpassword@host/topic", "the host refuses userpassword of user"),
         ("tgram://123456789:abcdefg_hijklmnop/lead2gold/", "bad 123456789:abcdefg_hijklmnop for lead2gold"),
     ],
 )

@@ -199,6 +199,16 @@ def test_what_gives_power_needs_a_persons_word_in_the_workdir(operated: Operated
     assert (answer is None) == (access is RemoteAccess.NONE), now
 
 
+def test_of_what_could_not_be_read_its_mailbox_is_asked(operated: Operated) -> None:
+    (operated.scene.box / "new" / "bad.md").write_text("no mail")
+    operated.scene.do(*operated.scene.look().actions)
+    operated.begin()
+    operated.may(RemoteAccess.OPERATE)
+    [bad] = operated.state.stuck.all()
+    operated.ask(RemoteVerb.RETRY, f"{bad.kind.value} {bad.key}")
+    assert "it is no message: " in operated.did()
+
+
 def test_of_several_that_wait_at_once_each_is_done_in_its_order(operated: Operated) -> None:
     operated.may(RemoteAccess.ALL)
     state, gone = operated.state, operated.scene.mail()

@@ -13,7 +13,7 @@ from tests.watch_room import Scene, scene_at
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.outcomes import Outcome
-from agent_mailer.remote.port import LONGEST_NAME, Answered, Asked, Counted, Report, Standing
+from agent_mailer.remote.port import LONGEST_NAME, MOST_LISTED, Answered, Asked, Counted, Report, Standing
 from agent_mailer.state.held import Guard, HeldEntry
 from agent_mailer.state.records import (
     DeadLetter,
@@ -83,6 +83,19 @@ def test_what_waits_is_counted_by_why_it_waits(scene: Scene) -> None:
     shown = [(one.message_id, one.tool, one.tool_since, one.settles, one.waits) for one in report.working]
     assert shown == [("works", "Bash", now - 3, False, False), ("ended", "", None, True, True)]
     assert report.standing is Standing.WORKS
+
+
+def test_of_very_much_that_needs_somebody_the_newest_is_named_and_all_is_counted(scene: Scene) -> None:
+    state, many = scene.state, MOST_LISTED + 3
+    for number in range(many):
+        one = letter(f"m{number:03}")
+        state.held.add([HeldEntry(f"h{number:03}", float(number), Guard.PAIR, "", "pair", one)])
+        state.stuck.add(StuckKind.NOT_FETCHED, f"f{number:03}", one, "")
+    report = seen(scene)
+    newest = range(3, many)
+    assert [one.key for one in report.held] == [f"h{number:03}" for number in newest]
+    assert sorted(one.key for one in report.stuck) == [f"f{number:03}" for number in newest]
+    assert (report.held_counts, report.stuck_counts) == ((Counted("pair", many),), (Counted("not-fetched", many),))
 
 
 def test_what_needs_somebody_is_named_with_its_key_and_nothing_that_a_mail_says(scene: Scene) -> None:
