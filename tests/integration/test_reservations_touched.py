@@ -20,12 +20,15 @@ from tests.typed import type_in
 
 from agent_mailer.disk import Disk
 from agent_mailer.events import EventName
+from agent_mailer.names import new_turn_id
+from agent_mailer.process.holder import EXIT_FILE
 from agent_mailer.reservations.calls import Line, calls_in, note, open_in, seen_in
 from agent_mailer.reservations.hook import argv_for, run
 from agent_mailer.reservations.leases import Leases
 from agent_mailer.reservations.port import Owner, Reservation
 from agent_mailer.reservations.snapshots import taken
 from agent_mailer.reservations.turn import HELD, put_held
+from agent_mailer.watch.touched import touched_by
 
 NOW = 1_700_000_000.0
 
@@ -128,6 +131,22 @@ def test_a_command_that_was_ended_with_its_turn_stays_open_and_one_that_never_ra
     turn.hook("PreToolUse", "killed")
     (before,) = open_in(turn.folder)
     assert sorted(before.snapshot.files) == ["src/a", "src/deep/b"]
+
+
+@pytest.mark.parametrize(("since", "told"), [(60.0, []), (0.0, ["src/a"])])
+def test_what_was_written_after_a_turns_end_is_not_of_the_turn(turn: Turn, since: float, told: list[str]) -> None:
+    """Its watcher was away: who had it reserved went on meanwhile."""
+    state, turn_id = Desk(turn.project.parent).place().state, new_turn_id(NOW)
+    turn.folder = state.turns.path(turn_id)
+    (turn.folder / "outbox").mkdir(parents=True)
+    turn.hold(Reservation(Owner("planner", "t"), str(turn.project), "src/**", time.time() + 600))
+    turn.hook("PreToolUse", "killed")
+    (turn.project / "src/a").write_text("after")
+    ended = time.time() - since
+    (turn.folder / EXIT_FILE).write_text("0\n")
+    os.utime(turn.folder / EXIT_FILE, (ended, ended))
+    found = asyncio.run(touched_by(state, turn_id, turn.project, time.time() + 120))
+    assert [one.path for one in found] == told
 
 
 def test_a_turns_own_doings_are_read_again_whatever_stands_between(turn: Turn) -> None:
