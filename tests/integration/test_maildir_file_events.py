@@ -13,6 +13,7 @@ from tests import procfs
 from tests.desk import Desk, until
 from tests.refusing import without_descriptors
 
+from agent_mailer import file_events
 from agent_mailer.file_events import FileEvents
 
 SOON = 20.0
@@ -80,6 +81,26 @@ def test_a_burst_is_one_wake(tmp_path: Path) -> None:
             assert not waiting.done()
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
+        finally:
+            events.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_has_changed_is_told_by_name_or_else_the_folder_is_to_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_events, "MOST_TOUCHED", 3)
+
+    async def scenario() -> None:
+        events = FileEvents([tmp_path], names=True)
+        try:
+            assert events.touched(tmp_path) is None, "nobody has listed it yet"
+            for many in (1, 3, 4, 2, 9):
+                names = {f"{many}-{number}" for number in range(many)}
+                for name in names:
+                    (tmp_path / name).touch()
+                assert events.touched(tmp_path) == (names if many <= 3 else None), many
         finally:
             events.close()
 

@@ -16,8 +16,13 @@ from tests.typed import COMMAND, type_in
 
 from agent_mailer.disk import SystemCalls
 from agent_mailer.events import EventName
+from agent_mailer.mailbox.port import Envelope
+from agent_mailer.names import new_turn_id
 from agent_mailer.state.notes import PATIENCE, note_lock
+from agent_mailer.state.records import Phase, TurnRecord
+from agent_mailer.turn_tools.folder import MAX_NOTE_BYTES, NoteScope, NoteWrite
 
+NOW = 1_800_000_000.0
 APPEND = {"EDITOR": "sh -c 'echo mine >> \"$1\"' sh", "VISUAL": ""}
 
 
@@ -106,6 +111,23 @@ def test_a_turn_that_began_meanwhile_is_told_of_and_loses_nobody_s_text(desk: De
     (kept,) = (desk.state / "memory").glob("t.md.before-*")
     assert kept.read_text().endswith("mine\n")
     assert kept.name in told
+
+
+@pytest.mark.parametrize(("more", "kept"), [(0, False), (10, True)])
+def test_a_note_that_its_turn_saw_in_part_is_kept_beside_what_the_turn_wrote(desk: Desk, more: int, kept: bool) -> None:
+    place = desk.place()
+    place.folder.hold()
+    place.prepare()
+    record = TurnRecord(new_turn_id(NOW), Envelope("m", "t", "user", NOW, "o", "l"), Phase.SETTLING, "command", NOW)
+    place.state.turns.create(record)
+    path = place.folder.memory / "t.md"
+    path.write_bytes(b"x" * (MAX_NOTE_BYTES + more))
+    copy = place.state.turns.folder(record.turn_id).note_copy(NoteScope.THREAD)
+    copy.write_bytes(place.state.notes.copies("t")[NoteScope.THREAD])
+    place.state.notes.write(record, [NoteWrite(NoteScope.THREAD, "short\n")])
+    assert path.read_text() == "short\n"
+    beside = [one.stat().st_size for one in place.folder.memory.glob("t.md.before-*")]
+    assert beside == ([MAX_NOTE_BYTES + more] if kept else [])
 
 
 def test_one_writer_at_a_time_but_nobody_waits_for_ever(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tests import procfs
 from tests.crash.faults import FaultySystem, Lasting
+from tests.powers import no_powers
 from tests.refusing import On, Refusing
 
 from agent_mailer.disk import Disk, Sync, SystemCalls, of_the_moment, open_own, read_regular
@@ -213,6 +214,19 @@ def test_a_tree_is_removed_and_nothing_behind_a_link(tmp_path: Path, disk: Disk)
     (tmp_path / "file").touch()
     disk.remove_tree(tmp_path / "file")
     assert not (tmp_path / "file").exists()
+
+
+def test_a_tree_is_removed_with_folders_that_are_only_to_be_read(tmp_path: Path, disk: Disk) -> None:
+    """As a language's cache of modules has them."""
+    tree = tmp_path / "tree"
+    for name, mode in (("read", 0o500), ("shut", 0o000)):
+        (tree / name / "deep").mkdir(parents=True)
+        (tree / name / "deep" / "file").touch()
+        (tree / name / "deep").chmod(0o500)
+        (tree / name).chmod(mode)
+    with no_powers():
+        disk.remove_tree(tree)
+    assert not tree.exists()
 
 
 def test_a_large_tree_is_removed_in_portions(tmp_path: Path, disk: Disk) -> None:

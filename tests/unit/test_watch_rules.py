@@ -101,6 +101,24 @@ def test_what_somebody_sets_is_what_the_watcher_goes_by(key: str, value: object,
     assert attrgetter(rule)(policy) == wanted
 
 
+@pytest.mark.parametrize(
+    ("settings", "known"),
+    [
+        ({}, False),
+        ({"people": ["ann"]}, True),
+        ({"approve": {"by": "sender"}}, True),
+        ({"notify": {"address": "ann"}, "sandbox": {"kind": "off"}}, False),
+        ({"notify": {"address": "ann"}, "sandbox": {"kind": "bwrap"}}, True),
+    ],
+)
+def test_where_a_persons_words_count_for_more_it_is_known_who_is_an_agent(
+    settings: dict[str, object], known: bool
+) -> None:
+    where = Where(W, None, handle="", own="", surroundings={}, out_of_git=(), agents=lambda: ("planner",))
+    who = policy_of(msgspec.convert(settings, Config), where).who
+    assert who.agents == (frozenset({"planner"}) if known else frozenset())
+
+
 def test_no_key_that_is_taken_at_once_was_forgotten() -> None:
     live = {leaf.name for leaf in leaves() if leaf.takes is Takes.LIVE}
     assert live - {key for key, *_ in SET} == ELSEWHERE
