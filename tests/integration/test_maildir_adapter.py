@@ -182,6 +182,21 @@ def test_a_mailbox_that_is_replaced_is_followed_with_its_lock(root: Path) -> Non
     asyncio.run(scenario())
 
 
+def test_a_lock_whose_file_was_removed_is_taken_anew(root: Path) -> None:
+    async def scenario() -> None:
+        first = mailbox(root)
+        await first.open()
+        try:
+            Paths(root, "alice").lock.unlink()
+            await first.pending(10)
+            with pytest.raises(BusyFault):
+                await mailbox(root).open()
+        finally:
+            await first.close()
+
+    asyncio.run(scenario())
+
+
 @LONG
 def test_a_replaced_mailbox_that_another_watcher_holds_is_left_alone(root: Path) -> None:
     home = Paths(root, "alice").home

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from agent_mailer.clock import from_iso
+from agent_mailer.mailbox.maildir.dated import stamp
 from agent_mailer.mailbox.mcp_agent_mail.wire import moment_of
 from agent_mailer.mailbox.relay.reader import row_in
 from agent_mailer.outside.generic import moment_ms
@@ -28,3 +29,10 @@ def test_a_moment_without_a_zone_is_in_utc_and_none_loses_its_milliseconds(
     stand_in(zone)
     for text in ("2026-11-28T09:30:00.250", "2026-11-28T09:30:00.250Z", "2026-11-28T11:30:00.250+02:00"):
         assert read(text) == 1795858200.25, text
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo"])
+def test_a_name_begins_with_its_moment_in_utc(stand_in: Callable[[str], None], zone: str) -> None:
+    """As AMQ's names do, among which it is sorted."""
+    stand_in(zone)
+    assert stamp(1795858200.25) == "2026-11-28T09-30-00.250Z"

@@ -1,0 +1,30 @@
+"""What waits in a folder of mail, from one look to the next."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+from tests.refusing import unreadable
+
+from agent_mailer.mailbox.maildir.listing import Waiting
+from agent_mailer.mailbox.port import MailboxUnavailable
+
+
+def put(folder: Path, name: str) -> None:
+    header = {"schema": 1, "id": name, "from": "bob", "to": ["alice"], "thread": "t", "created": "2026-08-22T10:00:00Z"}
+    (folder / f"{name}.md").write_text(f"---json\n{json.dumps(header)}\n---\nwork\n")
+
+
+def test_after_a_look_that_was_broken_off_the_folder_is_listed_anew(tmp_path: Path) -> None:
+    """What had changed then is told once."""
+    waiting = Waiting(tmp_path, 100)
+    put(tmp_path, "m1")
+    list(waiting.look(None, lambda _: True))
+    put(tmp_path, "m2")
+    with unreadable("m2.md", errno.EMFILE), pytest.raises(MailboxUnavailable):
+        list(waiting.look({"m2.md"}, lambda _: True))
+    list(waiting.look(set(), lambda _: True))
+    assert sorted(one.id for one in waiting.first(10, ()).envelopes) == ["m1", "m2"]
