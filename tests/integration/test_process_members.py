@@ -121,6 +121,19 @@ def test_who_was_found_before_belongs_with_what_descends_from_him_as_long_as_it_
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root starts what is another user's")
+def test_who_has_a_large_environment_is_known_by_all_of_it() -> None:
+    turn_id = f"turn-{uuid.uuid4().hex}"
+    env = {f"FILL_{number}": "x" * 50_000 for number in range(4)}
+    child = subprocess.Popen(
+        ["/bin/sleep", "600"], env={**env, "AGENT_MAILER_TURN_ID": turn_id}, start_new_session=True
+    )
+    try:
+        assert [one.pid for one in members(turn_id, None)] == [child.pid]
+    finally:
+        child.kill()
+        child.wait()
+
+
 def test_what_another_users_process_says_of_itself_counts_for_nothing() -> None:
     turn_id = f"turn-{uuid.uuid4().hex}"
     for user, belongs in ((65534, False), (0, True)):

@@ -121,6 +121,17 @@ def test_an_ordinary_life(root: Path) -> None:
     assert not beneath.is_there(root / "a")
 
 
+def test_of_roots_beside_each_other_each_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beneath, "_roots", beneath.Roots())
+    for name in ("workdir", "mail", "project"):
+        (tmp_path / name).mkdir()
+        beneath.anchor(tmp_path / name)
+    for name in ("workdir", "mail", "project"):
+        (tmp_path / name / "link").symlink_to(tmp_path)
+        with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
+            beneath.open_file(tmp_path / name / "link" / "file", os.O_RDONLY)
+
+
 def test_of_roots_in_each_other_the_outer_counts_whichever_was_named_first(root: Path, tmp_path: Path) -> None:
     beneath.anchor(tmp_path / "wide" / "in")
     beneath.anchor(tmp_path / "wide")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
 
-from agent_mailer.clock import from_iso
+from agent_mailer.clock import SystemClock, from_iso
 from agent_mailer.mailbox.maildir.dated import stamp
 from agent_mailer.mailbox.mcp_agent_mail.wire import moment_of
 from agent_mailer.mailbox.relay.reader import row_in
+from agent_mailer.names import new_turn_id, turn_began
 from agent_mailer.outside.generic import moment_ms
 
 
@@ -36,3 +38,8 @@ def test_a_name_begins_with_its_moment_in_utc(stand_in: Callable[[str], None], z
     """As AMQ's names do, among which it is sorted."""
     stand_in(zone)
     assert stamp(1795858200.25) == "2026-11-28T09-30-00.250Z"
+    assert turn_began(new_turn_id(1795858200.25)) == 1795858200
+
+
+def test_how_long_something_takes_is_by_a_clock_that_nobody_sets() -> None:
+    assert time.monotonic() <= SystemClock().monotonic() <= time.monotonic()
