@@ -28,3 +28,18 @@ def test_after_a_look_that_was_broken_off_the_folder_is_listed_anew(tmp_path: Pa
         list(waiting.look({"m2.md"}, lambda _: True))
     list(waiting.look(set(), lambda _: True))
     assert sorted(one.id for one in waiting.first(10, ()).envelopes) == ["m1", "m2"]
+
+
+def test_what_comes_while_more_waits_than_is_looked_at_has_its_turn(tmp_path: Path) -> None:
+    waiting = Waiting(tmp_path, 1)
+    for name in ("m1", "m2"):
+        put(tmp_path, name)
+    list(waiting.look(None, lambda _: True))
+    put(tmp_path, "m3")
+    list(waiting.look({"m3.md"}, lambda _: True))
+    found = []
+    for name in ("m1", "m2", "m3"):
+        found += [one.id for one in waiting.first(10, ()).envelopes]
+        (tmp_path / f"{name}.md").unlink()
+        list(waiting.look({f"{name}.md"}, lambda _: True))
+    assert found == ["m1", "m2", "m3"]

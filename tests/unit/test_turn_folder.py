@@ -171,6 +171,15 @@ def test_a_note_that_no_tool_would_take_changes_nothing_and_is_counted(turn: Tur
     assert ([note.text for note in sealed.notes], sealed.damaged) == (["known"], 1)
 
 
+@pytest.mark.parametrize("labels", [(), ("night", "urgent")])
+def test_mail_to_one_of_a_group_says_so_beside_its_own_labels(turn: TurnFolder, labels: tuple[str, ...]) -> None:
+    facts = msgspec.structs.replace(FACTS, carries_marks=True)
+    turn.prepare(MESSAGE, [MESSAGE], [Contact("planner", tags=("cap:review",)), Contact("writer")], facts)
+    AgentMail(turn).send(["one-of:cap:review"], "look at it", labels=labels)
+    [draft] = turn.seal().drafts
+    assert (draft.to, draft.labels) == (("planner",), (*labels, "one-of:cap:review"))
+
+
 def test_what_the_facts_of_a_turn_forbid_is_refused_and_nothing_is_staged(turn: TurnFolder) -> None:
     facts = msgspec.structs.replace(FACTS, no_way="its folder is gone", global_note_fixed=True)
     turn.prepare(MESSAGE, [MESSAGE], [Contact("planner")], facts)
