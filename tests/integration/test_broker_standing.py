@@ -226,7 +226,7 @@ def test_whoever_is_asked_and_does_not_say_yes_keeps_the_user(
     desk: BrokerDesk, root: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kim = desk.person("kim")
-    monkeypatch.setattr(os, "umask", lambda mode: mode)  # the command's own, else that of the tests from then on
+    monkeypatch.setattr(os, "umask", lambda mode: mode)  # else that of the tests were the command's from then on
     for typed, standing in (("n", "active"), ("", "active"), ("y", "deleted")):
         monkeypatch.setattr(sys, "stdin", Terminal(f"{typed}\n"))
         with nullcontext() if standing == "deleted" else pytest.raises(typer.Abort):

@@ -120,7 +120,6 @@ def test_who_was_found_before_belongs_with_what_descends_from_him_as_long_as_it_
         assert members(family.turn_id, None, [other]) == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts what is another user's")
 def test_who_has_a_large_environment_is_known_by_all_of_it() -> None:
     turn_id = f"turn-{uuid.uuid4().hex}"
     env = {f"FILL_{number}": "x" * 50_000 for number in range(4)}
@@ -134,6 +133,7 @@ def test_who_has_a_large_environment_is_known_by_all_of_it() -> None:
         child.wait()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts what is another user's")
 def test_what_another_users_process_says_of_itself_counts_for_nothing() -> None:
     turn_id = f"turn-{uuid.uuid4().hex}"
     for user, belongs in ((65534, False), (0, True)):

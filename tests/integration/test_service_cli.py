@@ -188,11 +188,14 @@ def test_nothing_is_written_before_it_verifies_and_what_is_refused_is_taken_back
     assert "service install" in done.err if failed else "systemctl --user enable" in done.err
 
 
-@pytest.mark.parametrize(("ends", "why"), [("sleep 60", "no end within 10 minutes"), ("echo no; exit 1", "no")])
+@pytest.mark.parametrize(
+    ("ends", "seconds", "why"),
+    [("sleep 600", 0.3, "no end within 10 minutes"), ("echo it is busy; exit 1", 600.0, "it is busy")],
+)
 def test_a_service_that_was_not_stopped_is_not_taken_away(
-    desk: Desk, home: Path, monkeypatch: pytest.MonkeyPatch, ends: str, why: str
+    desk: Desk, home: Path, monkeypatch: pytest.MonkeyPatch, ends: str, seconds: float, why: str
 ) -> None:
-    monkeypatch.setattr(manager, "JOB_SECONDS", 0.3)
+    monkeypatch.setattr(manager, "JOB_SECONDS", seconds)
     script = f'case "$2" in disable) {ends} ;; *) echo Version=252 ;; esac'
     instance, units = installed(home, desk.workdir), Units(home / ".config" / "systemd" / "user", Disk())
     reached = manager.UserManager(with_systemctl(desk.base / "bin", script))

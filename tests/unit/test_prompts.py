@@ -103,7 +103,7 @@ def test_the_further_messages_of_a_turn_are_named_and_their_odd_ids_become_hashe
     assert named[0] == "m-2"
     assert [re.sub("[0-9a-f]{16}$", "#", name) for name in named[1:]] == ["message-#"] * len(INJECTIONS)
     told = room.render(several, kind).partition(
-        "this turn is for 11 messages of this thread, the one above and these:\n"
+        f"this turn is for {1 + len(ids)} messages of this thread, the one above and these:\n"
     )
     assert told[2].splitlines()[: len(ids)] == [*named]
 
