@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from tests.broker_desk import BrokerDesk, Person, running_broker
 from tests.broker_process import BrokerProcess, join, register
 from tests.databases import ON_A_FILE
 from tests.desk import until
+from tests.integration.test_broker_database import sql
 from tests.typed import Typed, type_in
 
 from agent_mailer.broker.data import Keep
@@ -173,10 +172,10 @@ def test_the_audit_goes_by_its_own_age_and_no_mail_with_it(aged: Aged) -> None:
 
 @ON_A_FILE
 def test_a_broker_is_started_with_the_days_of_its_audit(tmp_path: Path) -> None:
-    process = BrokerProcess(tmp_path / "data")
+    process, database = BrokerProcess(tmp_path / "data"), tmp_path / "data" / "broker.db"
 
     def audit() -> list[str]:
-        return [act for (act,) in sql(process.data, "SELECT act FROM audit_log ORDER BY at")]
+        return [act for (act,) in sql(database, "SELECT act FROM audit_log ORDER BY at")]
 
     try:
         process.start()
@@ -188,18 +187,13 @@ def test_a_broker_is_started_with_the_days_of_its_audit(tmp_path: Path) -> None:
             client.patch(f"/messages/{sent['id']}/read")
         process.stop()
         assert "registered" in audit()
-        sql(process.data, f"UPDATE audit_log SET at = '{LONG_AGO}' WHERE act = 'registered'")
+        sql(database, f"UPDATE audit_log SET at = '{LONG_AGO}' WHERE act = 'registered'")
         process.start("--keep-audit-days", "30")
         until(lambda: "registered" not in audit(), "the old entry goes")
         process.stop()
-        assert sql(process.data, "SELECT length(body) FROM messages") == [(99,)]
+        assert sql(database, "SELECT length(body) FROM messages") == [(99,)]
     finally:
         process.end()
-
-
-def sql(data: Path, statement: str) -> list[Any]:
-    with closing(sqlite3.connect(data / "broker.db")) as connection, connection:
-        return connection.execute(statement).fetchall()
 
 
 def test_what_shall_go_has_to_be_said(aged: Aged) -> None:

@@ -10,6 +10,7 @@ import pytest
 import tomlkit
 import typer
 from tests.desk import Desk
+from tests.team_folder import team_in
 from tests.typed import Terminal
 
 from agent_mailer.cli.agent import remove
@@ -20,20 +21,6 @@ from agent_mailer.cli.trusting import ask_whether_trusted
 from agent_mailer.disk import Disk
 from agent_mailer.runtimes.port import PermissionMode
 from agent_mailer.teams.kept import keep
-from agent_mailer.teams.plan import FILE
-
-TEAM = """\
-team: shop
-broker_url: ''
-agent_runtime: codex
-permission_mode: plan
-project_dir: {project}
-agents:
-  - name: shop_coder
-    role: coder
-    description: Codes
-    system_prompt: You code.
-"""
 
 Asked = tuple[Callable[[], object], Callable[[], bool]]
 """A command that asks, and whether it is done."""
@@ -64,10 +51,7 @@ def remove_the_agent(base: Path) -> Asked:
 
 
 def delete_the_team(base: Path) -> Asked:
-    folder = base / "team"
-    (folder / "agents" / "shop_coder").mkdir(parents=True)
-    (base / "project").mkdir()
-    (folder / FILE).write_text(TEAM.format(project=base / "project"))
+    folder = team_in(base)
     keep(folder, Disk())
     return lambda: rm(directory=folder), lambda: not folder.exists()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from tests.team_folder import team_in
 
 from agent_mailer.checks.repair import RepairReport
 from agent_mailer.checks.state import Left
@@ -14,17 +15,6 @@ from agent_mailer.cli.doctor import _show_repaired
 from agent_mailer.cli.team.looking import status
 from agent_mailer.disk import Disk
 from agent_mailer.teams.kept import keep
-from agent_mailer.teams.plan import FILE
-
-TEAM = """\
-team: shop
-broker_url: ''
-agent_runtime: codex
-permission_mode: plan
-project_dir: {project}
-agents:
-  - {{name: shop_coder, role: coder, description: Codes, system_prompt: You code.}}
-"""
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -42,13 +32,11 @@ def test_what_was_left_unmended(well: bool, as_json: bool, capsys: pytest.Captur
 def test_a_team_of_which_somebody_does_not_run(
     tmp_path: Path, as_json: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    team, workdir = tmp_path / "team", tmp_path / "team" / "agents" / "shop_coder"
-    state = workdir / ".agent-mailer"
-    state.mkdir(parents=True)
+    team = team_in(tmp_path)
+    state = team / "agents" / "shop_coder" / ".agent-mailer"
+    state.mkdir()
     state.chmod(0o700)
     (state / "config.toml").touch(0o600)
-    (tmp_path / "project").mkdir()
-    (team / FILE).write_text(TEAM.format(project=tmp_path / "project"))
     keep(team, Disk())
     with pytest.raises(typer.Exit) as ended:
         status("", "", team, live=False, as_json=as_json)

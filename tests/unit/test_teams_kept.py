@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.team_folder import say, team_in
 
 from agent_mailer.disk import Disk
 from agent_mailer.errors import BusyFault, ConfigFault
@@ -14,31 +15,10 @@ from agent_mailer.teams.kept import changing, has_team, keep, moved_from, standi
 from agent_mailer.teams.plan import FILE
 from agent_mailer.teams.stopped import forget_stopped, keep_stopped, starts_again
 
-TEAM = """\
-team: shop
-broker_url: ''
-agent_runtime: codex
-permission_mode: plan
-project_dir: {project}
-agents:
-  - name: shop_coder
-    role: coder
-    description: Codes
-    system_prompt: {prompt}
-"""
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    found = tmp_path / "team"
-    (found / "agents" / "shop_coder").mkdir(parents=True)
-    (tmp_path / "project").mkdir()
-    say(found)
-    return found
-
-
-def say(folder: Path, prompt: str = "You code.") -> None:
-    (folder / FILE).write_text(TEAM.format(project=folder.parent / "project", prompt=prompt))
+    return team_in(tmp_path)
 
 
 def prompt(folder: Path) -> str:
