@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,13 +23,13 @@ TRIES = 100
 """Whoever makes a repository makes its folder first, and is done within milliseconds."""
 
 _Git = tuple[int, int, int]
-Pump = Callable[[FileEvents, Callable[[], bool]], Awaitable[None]]
+Pump = Callable[[FileEvents, Callable[[], bool]], Coroutine[None, None, None]]
 
 
-async def keep_out_of_trees(room: Room, pump: Pump) -> None:
-    """Until it is cancelled. `pump` has `heed` look after each event, and closes the events."""
+def keep_out_of_trees(room: Room, pump: Pump) -> Coroutine[None, None, None]:
+    """At once, and until it is cancelled. `pump` has `heed` look after each event, and closes the events."""
     trees = _Trees(room)
-    await pump(trees.events, trees.heed)
+    return pump(trees.events, trees.heed)
 
 
 class _Trees:

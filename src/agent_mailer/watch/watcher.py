@@ -79,8 +79,7 @@ class Watcher:
 
     def stop(self, grace: float | None = None) -> None:
         """End running turns after `grace` seconds (None: as configured), then leave; of two the shorter counts."""
-        grace = self._room.policy.stop_grace if grace is None else grace
-        self._room.request_stop(grace)
+        self._room.request_stop(self._room.policy.stop_grace if grace is None else grace)
         self._wake.set()
 
     def hand_over(self) -> None:
@@ -93,14 +92,15 @@ class Watcher:
         room, state = self._room, self._room.state
         room.troubles.forget()
         room.notices.start(self._fail)
-        room.keep_out_of_git()
         # From the first moment, also while the mailbox cannot be opened.
         beside = [self._pump_folder(FileEvents([state.folder.requests]), self._ear.heed)]
         if self._settings is not None and not self._once:
             beside.append(self._pump_folder(FileEvents(self._settings.folders, changes=True), self._settings.heed))
         if state.pause.account is not None:
             beside.append(self._pump_folder(FileEvents([state.pause.account.folder])))
-        if not self._once:
+        if self._once:
+            room.keep_out_of_git()
+        else:
             beside += [learn_login(room), keep_out_of_trees(room, self._pump_folder), keep_house(room)]
             beside += operated_from_afar(room, self._ear, self._pump)
         tasks = [asyncio.create_task(one) for one in beside]
