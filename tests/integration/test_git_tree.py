@@ -12,8 +12,8 @@ import subprocess
 import threading
 import time
 import tomllib
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -36,7 +36,7 @@ from agent_mailer.git_tree import Part, keep_out
 from agent_mailer.mailbox.maildir.layout import Paths
 from agent_mailer.runtimes.codex.policy import PROFILE, Ground, policy
 from agent_mailer.runtimes.port import PermissionMode, Reach
-from agent_mailer.watch.trees import GONE_SECONDS, _git_of, _Trees
+from agent_mailer.watch.trees import GONE_SECONDS, _git_of, _Trees, keep_out_of_trees
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None and "CI" not in os.environ, reason="git is not installed")
 
@@ -437,13 +437,16 @@ def test_a_tree_that_goes_before_the_first_look_gives_its_folder_to_no_tree_furt
     lock.acquire()
 
     async def look() -> None:
-        trees = _Trees(place.room(lock))
-        with closing(trees.events):
-            shutil.rmtree(desk.workdir / ".git")
-            trees.heed()
-            # One that comes is not waited for.
-            git(desk.workdir, "init", "-q", check=True)
-            trees.heed()
+        keeping = keep_out_of_trees(place.room(lock), two_looks)
+        shutil.rmtree(desk.workdir / ".git")
+        await keeping
+
+    async def two_looks(_: Callable[[], Awaitable[None]], heed: Callable[[], bool] | None) -> None:
+        assert heed is not None
+        heed()
+        # One that comes is not waited for.
+        git(desk.workdir, "init", "-q", check=True)
+        heed()
 
     try:
         asyncio.run(look())
@@ -461,13 +464,16 @@ def test_a_folder_above_that_may_not_be_read_is_not_asked_for_again_and_again(tm
     lock = place.lock()
     lock.acquire()
 
-    async def look() -> bool:
-        with no_powers(), closing(_Trees(place.room(lock)).events) as events:
-            return events.sees
+    async def look() -> None:
+        with no_powers():
+            await (trees := _Trees(place.room(lock))).go_on(lambda *_: sees(trees))
+
+    async def sees(trees: _Trees) -> None:
+        assert trees._events.sees
 
     closed.chmod(0o311)
     try:
-        assert asyncio.run(look())
+        asyncio.run(look())
     finally:
         closed.chmod(0o700)
         lock.release()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from tests import procfs
 from tests.desk import Desk, until
+from tests.inotify import all_are_closed, instances
 from tests.refusing import without_descriptors
 
 from agent_mailer import file_events
@@ -216,17 +215,6 @@ async def wakes(events: FileEvents) -> bool:
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     return done
-
-
-def instances(pid: int) -> list[str]:
-    return [name for name in procfs.opened(pid) if name == procfs.INOTIFY]
-
-
-def all_are_closed() -> None:
-    """Whoever leaves an instance does not wait until it is closed: that of the test before may be there yet."""
-    # What a test has left in a circle with its loop goes with that loop.
-    gc.collect()
-    until(lambda: not instances(os.getpid()), "no instance is open")
 
 
 def test_a_whole_watcher_needs_one_instance(tmp_path: Path) -> None:

@@ -11,11 +11,13 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.desk import Desk, outcomes
+from tests.inotify import all_are_closed
 from tests.integration.test_engine_turn import Ahead
-from tests.refusing import On, Refusing
+from tests.refusing import Died, On, Refusing
 from tests.watch_room import Scene, scene_at
 
 from agent_mailer.disk import SystemCalls
+from agent_mailer.errors import ConfigFault
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Contact, MailboxRefused, MailboxUnavailable, Message, Route
 from agent_mailer.names import new_turn_id
@@ -251,3 +253,23 @@ def test_who_wrote_from_elsewhere_is_known_beside_others_and_is_not_the_only_one
     assert _with_senders((), record) == ()
     known = [one.address for one in _with_senders([Contact("ann"), Contact("bob@there")], record)]
     assert known == ["ann", "bob@there", "eve@there"]
+
+
+def test_what_goes_on_beside_the_loop_leaves_nothing_open_where_the_mailbox_refuses_at_once(scene: Scene) -> None:
+    """It has been begun by then, and has done nothing."""
+    scene.desk.root.rename(scene.desk.root.with_name("elsewhere"))
+    all_are_closed()
+    with pytest.raises(ConfigFault, match="is no mailbox root"):
+        asyncio.run(Watcher(scene.room).run())
+    all_are_closed()
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_a_start_that_fails_half_way_leaves_nothing_behind_that_had_been_begun(scene: Scene, *, once: bool) -> None:
+    (scene.state.folder.path / ".gitignore").unlink(missing_ok=True)
+    scene.state.folder.disk.system = system = Refusing(".gitignore", code=None)
+    all_are_closed()
+    with pytest.raises(Died):
+        asyncio.run(Watcher(scene.room, once=once).run())
+    assert system.refused
+    all_are_closed()

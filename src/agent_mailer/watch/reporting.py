@@ -5,7 +5,7 @@ than once a second. Nothing is written for it, and an idle watcher says nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
@@ -35,7 +35,7 @@ from agent_mailer.state import State
 from agent_mailer.state.records import Pause
 from agent_mailer.state.stuck import StuckKind, split_key
 from agent_mailer.watch.errands import Errands
-from agent_mailer.watch.room import Room, Stage
+from agent_mailer.watch.room import Pump, Room, Stage
 
 if TYPE_CHECKING:
     from agent_mailer.watch.pulse import Ear
@@ -44,7 +44,6 @@ EVERY = 1.0
 """Seconds between two reports."""
 
 N = TypeVar("N", Question, Stuck)
-Pump = Callable[[Callable[[], Awaitable[None]], Callable[[], bool]], Coroutine[None, None, None]]
 
 STOPPED = "stopped"
 

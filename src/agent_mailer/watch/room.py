@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from contextlib import suppress
 from enum import Enum
 from itertools import count
@@ -48,6 +48,7 @@ SETTLED_SOON = 0.5
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+Pump = Callable[[Callable[[], Awaitable[None]], Callable[[], bool] | None], Coroutine[None, None, None]]
 
 
 class Stage(Enum):

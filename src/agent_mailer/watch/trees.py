@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Coroutine
+from contextlib import closing, suppress
 from pathlib import Path
 
 from agent_mailer.file_events import FileEvents
 from agent_mailer.git_tree import tops_of, tree_at
-from agent_mailer.watch.room import Room
+from agent_mailer.watch.room import Pump, Room
 
 GONE_SECONDS = 2.0
 """Whoever removes a tree may be about to remove us with it: what we made meanwhile would be in his way."""
@@ -23,13 +23,11 @@ TRIES = 100
 """Whoever makes a repository makes its folder first, and is done within milliseconds."""
 
 _Git = tuple[int, int, int]
-Pump = Callable[[FileEvents, Callable[[], bool]], Coroutine[None, None, None]]
 
 
 def keep_out_of_trees(room: Room, pump: Pump) -> Coroutine[None, None, None]:
-    """At once, and until it is cancelled. `pump` has `heed` look after each event, and closes the events."""
-    trees = _Trees(room)
-    return pump(trees.events, trees.heed)
+    """At once, and until it is cancelled. `pump` has `heed` look after each wait."""
+    return _Trees(room).go_on(pump)
 
 
 class _Trees:
@@ -42,19 +40,22 @@ class _Trees:
         room.keep_out_of_git()
         self._tries = 0
         self._gone_since: float | None = None
-        self.events = FileEvents(self._tops, removals=True)
 
-    def heed(self) -> bool:
+    async def go_on(self, pump: Pump) -> None:
+        with closing(FileEvents(self._tops, removals=True)) as self._events:
+            await pump(self._events.wait, self._heed)
+
+    def _heed(self) -> bool:
         """The loop is never needed: what there is to do is done here."""
         there = self._there()
         fresh = [top for top, git in there.items() if self._known.get(top) != git]
         if any(not _is_whole(top) for top in fresh) and self._tries < TRIES:
             self._tries += 1
-            self.events.wake_after(AGAIN_SECONDS)
+            self._events.wake_after(AGAIN_SECONDS)
             return False
         self._tries = 0
         if self._known.keys() - there.keys() and (left := self._until_it_is_gone()) > 0:
-            self.events.wake_after(left)
+            self._events.wake_after(left)
             return False
         self._gone_since = None
         if there != self._known:

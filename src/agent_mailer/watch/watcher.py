@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import closing, suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import suppress
 from enum import Enum
 from typing import TypeVar
 
 from agent_mailer.events import EventName
-from agent_mailer.file_events import FileEvents
 from agent_mailer.mailbox.port import Envelope, MailboxUnavailable, Presence
 from agent_mailer.names import new_turn_id
 from agent_mailer.outcomes import Outcome
@@ -17,15 +16,14 @@ from agent_mailer.state.records import Pause
 from agent_mailer.state.turns import ids_of
 from agent_mailer.watch.backlog import Doer, Look, look
 from agent_mailer.watch.batch import batch_of
-from agent_mailer.watch.housekeeping import keep_house, prune
+from agent_mailer.watch.beside import beside_the_loop, going_on, pump_folders
+from agent_mailer.watch.housekeeping import prune
 from agent_mailer.watch.notices import LEAVE_PATIENCE, ONCE_PATIENCE
-from agent_mailer.watch.pulse import Ear, learn_login
+from agent_mailer.watch.pulse import Ear
 from agent_mailer.watch.recovery import OpenWork, recover
-from agent_mailer.watch.reporting import operated_from_afar
 from agent_mailer.watch.room import Room, Stage, Work
 from agent_mailer.watch.rules import Candidate, may_start
 from agent_mailer.watch.settings import Settings
-from agent_mailer.watch.trees import keep_out_of_trees
 from agent_mailer.watch.trouble import OWN
 from agent_mailer.watch.turn import run_turn
 
@@ -89,28 +87,23 @@ class Watcher:
 
     async def run(self) -> End:
         """Raises BusyFault or ConfigFault where the mailbox or the workdir is not ours to watch."""
-        room, state = self._room, self._room.state
-        room.troubles.forget()
-        room.notices.start(self._fail)
-        # From the first moment, also while the mailbox cannot be opened.
-        beside = [self._pump_folder(FileEvents([state.folder.requests]), self._ear.heed)]
-        if self._settings is not None and not self._once:
-            beside.append(self._pump_folder(FileEvents(self._settings.folders, changes=True), self._settings.heed))
-        if state.pause.account is not None:
-            beside.append(self._pump_folder(FileEvents([state.pause.account.folder])))
-        if self._once:
-            room.keep_out_of_git()
-        else:
-            beside += [learn_login(room), keep_out_of_trees(room, self._pump_folder), keep_house(room)]
-            beside += operated_from_afar(room, self._ear, self._pump)
-        tasks = [asyncio.create_task(one) for one in beside]
+        self._room.troubles.forget()
+        self._room.notices.start(self._fail)
         try:
-            return await self._run()
+            async with going_on(self._beside()):
+                return await self._run()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             await self._room.notices.end(LEAVE_PATIENCE)
+
+    def _beside(self) -> Iterator[Coroutine[None, None, None]]:
+        account = self._room.state.pause.account
+        yield pump_folders(self._pump, [self._room.state.folder.requests], self._ear.heed)
+        if account is not None:
+            yield pump_folders(self._pump, [account.folder])
+        if self._once:
+            self._room.keep_out_of_git()
+        else:
+            yield from beside_the_loop(self._room, self._ear, self._pump, self._settings)
 
     async def _run(self) -> End:
         if not self._once:
@@ -371,10 +364,6 @@ class Watcher:
 
     async def _pump(self, wait: Callable[[], Awaitable[None]], heed: Callable[[], bool] | None = None) -> None:
         await self._room.pump(wait, heed, self._wake.set, self._fail)
-
-    async def _pump_folder(self, events: FileEvents, heed: Callable[[], bool] | None = None) -> None:
-        with closing(events):
-            await self._pump(events.wait, heed)
 
     async def _sleep(self, seconds: float | None) -> None:
         if self._ear.pinged:

@@ -152,10 +152,10 @@ class MaildirMailbox:
         if _groups_of(self._paths) != tuple(self._groups):
             amq.show_groups(self._disk, self._paths, self._groups)
         try:
-            self._events = FileEvents([self._paths.new], names=True, rescan_seconds=self._rescan_seconds)
-            self._all_events = FileEvents((), names=True)
             self._index.remembered = Remembered(self._disk, self._paths.known)
             self._index.remembered.load()
+            self._events = FileEvents([self._paths.new], names=True, rescan_seconds=self._rescan_seconds)
+            self._all_events = FileEvents((), names=True)
         except BaseException:
             self._drop_lock()
             raise
