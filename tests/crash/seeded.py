@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import inspect
 import os
 import random
 import threading
@@ -93,9 +94,7 @@ class SeededLoop(asyncio.SelectorEventLoop):
         for task in [task for task, its in self._tasks.items() if its == life]:
             if not task.done():
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
-                # What is within `finally` runs as far as it does not wait: there descriptors are closed.
-                with suppress(BaseException):
-                    task.get_coro().close()
+                _close(task.get_coro())
 
     def cancel_all(self) -> None:
         """Whatever has not come to its end, and was not killed."""
@@ -231,6 +230,15 @@ def _said(path: str) -> str:
         return os.read(fd, 65536).decode()
     finally:
         os.close(fd)
+
+
+def _close(story: object) -> None:
+    """What is within each `finally` runs as far as it does not wait: there descriptors are closed."""
+    assert inspect.iscoroutine(story)
+    while inspect.getcoroutinestate(story) != inspect.CORO_CLOSED:
+        # One that waits there refuses, and is at the next one further out.
+        with suppress(BaseException):
+            story.close()
 
 
 def _callback_of(handle: asyncio.Handle) -> Any:
