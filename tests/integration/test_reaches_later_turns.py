@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from tests.desk import Desk
+from tests.powers import no_powers
+from tests.refusing import Died, On, Refusing
 from tests.typed import Typed, type_in
 
-from agent_mailer.disk import Sync
+from agent_mailer.disk import Sync, SystemCalls
 from agent_mailer.events import EventName
 from agent_mailer.watch.start import documents_of
 
@@ -25,11 +29,17 @@ def memory(desk: Desk, *words: str, **env: str) -> Typed:
     return type_in(desk.base, "memory", *words, "-C", desk.workdir, env=env)
 
 
-def turn(desk: Desk, script: str, meanwhile: Callable[[], None] = lambda: None, **settings: object) -> None:
-    """`meanwhile` is done once it runs."""
+def turn(
+    desk: Desk,
+    script: str,
+    meanwhile: Callable[[], None] = lambda: None,
+    system: SystemCalls | None = None,
+    **settings: object,
+) -> None:
+    """`meanwhile` is done once it runs; `system` is the disk that the watcher has."""
     desk.configure(command=["/bin/sh", "-c", f"cat >/dev/null; {script}; echo done"], **settings)
     desk.send(thread="t1", sender="planner")
-    desk.once(heard=lambda record: meanwhile() if record.event is EventName.TURN_STARTED else None)
+    desk.once(system=system, heard=lambda record: meanwhile() if record.event is EventName.TURN_STARTED else None)
 
 
 def by_the_tool(desk: Desk, text: str) -> str:
@@ -95,6 +105,53 @@ def test_a_global_note_that_is_to_be_read_only_stays(desk: Desk) -> None:
     assert told["how"] == "refused"
     [change] = json.loads(memory(desk, "log", "--json").out)["changes"]
     assert change["after"] == "good\nevil\n"
+
+
+def test_a_text_that_was_undone_or_replaced_before_is_undone_again(desk: Desk) -> None:
+    """That somebody had once written it accounts for nothing that this turn writes."""
+    path = desk.place().folder.path / "memory" / "global.md"
+    desk.once()
+    path.write_text("good\n")
+    desk.place().state.notes.by_hand(path, b"bad\n", b"evil\n")
+    desk.place().state.notes.by_hand(path, b"evil\n", b"good\n")
+    for _ in range(3):
+        turn(desk, "echo evil >.agent-mailer/memory/global.md", memory_global="read")
+        assert path.read_text() == "good\n"
+    assert [told["how"] for told in desk.log(EventName.NOTE_CHANGED)] == ["refused"] * 3
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, None])
+def test_an_undoing_that_is_broken_off_or_refused_is_done_in_the_end(desk: Desk, code: int | None) -> None:
+    desk.once()
+    path = desk.state / "memory" / "global.md"
+    path.write_text("good\n")
+    system = Refusing("memory/global.md", On.REPLACE, code=code, times=1)
+    with suppress(Died):
+        turn(desk, "echo evil >.agent-mailer/memory/global.md", system=system, memory_global="read")
+    assert system.refused
+    desk.once()
+    assert path.read_text() == "good\n"
+    assert [told["how"] for told in desk.log(EventName.NOTE_CHANGED)] == ["refused"]
+
+
+def test_what_lies_in_its_place_is_moved_aside(desk: Desk) -> None:
+    path = desk.place().folder.path / "memory" / "global.md"
+    desk.once()
+    path.write_text("good\n")
+    turn(desk, "cd .agent-mailer/memory; rm global.md; mkdir global.md; echo x >global.md/x", memory_global="read")
+    assert path.read_text() == "good\n"
+
+
+def test_what_cannot_be_undone_for_want_of_permission_is_told_and_keeps_no_turn_from_its_end(desk: Desk) -> None:
+    path = desk.place().folder.path / "memory" / "global.md"
+    desk.once()
+    path.write_text("good\n")
+    with no_powers():
+        turn(desk, "cd .agent-mailer/memory; echo evil >global.md; chmod 555 .", memory_global="read")
+    path.parent.chmod(0o700)
+    [told] = desk.log(EventName.STATE_TROUBLE)
+    assert "could not be undone: agent-mailer memory edit" in told["why"]
+    assert [ended["outcome"] for ended in desk.log(EventName.TURN_ENDED)] == ["done"]
 
 
 def test_what_a_person_wrote_into_it_meanwhile_stays(desk: Desk) -> None:

@@ -84,9 +84,10 @@ class NoteHistory:
                 if change.id == name.removesuffix(".json") and note in ("", change.note):
                     yield change
 
-    def accounts_for(self, note: str, text: str | None) -> bool:
-        """Whether one of the newest changes known of a note made it read so."""
-        return any(change.after == text and change.how != KEPT for change in islice(self.all(note), NEWEST))
+    def accounts_for(self, note: str, text: str | None, since: float) -> bool:
+        """Whether one of the newest changes known of a note made it read so, and stood, at or after `since`."""
+        newest = (change for change in islice(self.all(note), NEWEST) if change.at >= since)
+        return any(change.after == text for change in newest if change.how not in (REFUSED, KEPT))
 
     def kept(self, turn_id: str) -> list[str]:
         """The changes that a turn did not come to make, by id."""
@@ -165,13 +166,23 @@ class Notes:
         for scope in NoteScope:
             path = self._file(scope, record.envelope.thread)
             now, seen = _content(path), _content(folder / NOTE_COPY.format(scope))
-            if now == seen or self.history.accounts_for(path.name, _text(now)):
+            if now == seen or self.history.accounts_for(path.name, _text(now), record.claimed_at):
                 continue
             refused = fixed and scope is NoteScope.GLOBAL and seen is not None and len(seen) <= MAX_NOTE_BYTES
             self._remember(record, path, REFUSED if refused else FILE, seen, now)
             if refused:
-                with suppress(OSError), note_lock(self._folder.memory):
-                    self._folder.disk.replace(path, seen or b"", sync=Sync.FULL)
+                self._undo(record, path, seen or b"")
+
+    def _undo(self, record: TurnRecord, path: Path, text: bytes) -> None:
+        try:
+            with note_lock(self._folder.memory):
+                if is_there(path) and _content(path) is None:
+                    # A folder in its place, as an example, would never let itself be replaced.
+                    self._folder.disk.move(path, _free_name(path, record.turn_id), sync=Sync.NONE)
+                self._folder.disk.replace(path, text, sync=Sync.FULL)
+        except PermissionError as error:
+            why = f"{error}; what the turn wrote into it could not be undone: agent-mailer memory edit"
+            self._log.emit(EventName.STATE_TROUBLE, turn_id=record.turn_id, why=why)
 
     def _remember(self, record: TurnRecord, path: Path, how: str, before: bytes | None, after: bytes | None) -> None:
         envelope = record.envelope
