@@ -251,15 +251,16 @@ def test_what_one_meets_the_others_hear_from_it_and_any_of_them_ends_it(
     one, two = (agent.place().state.pause for agent in agents)
     met = decide_pause(Judgement(outcome), None, now := time.time(), 0.5)
     one.settled(Settlement(outcome, "", now, 1.0, finished=False, pause=met))
-    own, heard = one.current(), two.current()
-    assert own is not None
-    assert worth_telling(msgspec.structs.replace(own, probes=1)), "who has met it tells of it"
-    if outcome is Outcome.UNAVAILABLE:
-        assert heard is None, "another's program may be there"
-        return
-    assert heard is not None
-    assert (heard.reason, heard.until) == (own.reason, own.until)
-    assert not worth_telling(msgspec.structs.replace(heard, probes=1)), "he is told once"
+    for look in ("first", "next"):
+        own, heard = one.current(), two.current()
+        assert own is not None
+        assert worth_telling(msgspec.structs.replace(own, probes=1)), f"who has met it tells of it: {look} look"
+        if outcome is Outcome.UNAVAILABLE:
+            assert heard is None, "another's program may be there"
+            return
+        assert heard is not None
+        assert (heard.reason, heard.until) == (own.reason, own.until)
+        assert not worth_telling(msgspec.structs.replace(heard, probes=1)), f"he is told once: {look} look"
     two.settled(Settlement(Outcome.DONE, "", now + 9, 1.0, finished=True))
     assert (one.current(), two.current()) == (None, None)
 

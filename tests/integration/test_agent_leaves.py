@@ -123,18 +123,25 @@ def test_of_a_session_the_list_of_its_base_counts(tmp_path: Path) -> None:
     assert not (root / "meta" / "config.json").exists()
 
 
-def test_whom_the_list_of_handles_names_still_is_not_called_removed(desk: Desk) -> None:
+@pytest.mark.parametrize("way", ["remove", "rename"])
+def test_whom_the_list_of_handles_names_still_has_not_left_until_it_is_said_again(desk: Desk, way: str) -> None:
     """Mail to it would be taken, into a mailbox that nobody reads."""
     place, config = desk.place(), desk.root / "meta" / "config.json"
     before = config.read_text()
+
+    def leave(place: Workplace) -> None:
+        remove(place, {}) if way == "remove" else rename(place, "poet", {})
+
     place.disk.system = Refusing("meta/config.json", On.REPLACE, code=errno.EROFS)
     with pytest.raises(ConfigFault, match="it names coder still"):
-        remove(place, {})
+        leave(place)
     assert desk.state.exists()
+    assert desk.place().handle == "coder"
     assert config.read_text() == before
-    remove(desk.place(), {})
-    assert not desk.state.exists()
-    assert mailboxes(desk.root) == tuple(json.loads(config.read_text())["agents"]) == ("planner", "user")
+    leave(desk.place())
+    assert desk.state.exists() == (way == "rename")
+    left = ("planner", "user") if way == "remove" else ("planner", "poet", "user")
+    assert mailboxes(desk.root) == tuple(json.loads(config.read_text())["agents"]) == left
 
 
 def test_who_has_another_address_is_written_to_there_and_nowhere_else(desk: Desk) -> None:

@@ -8,6 +8,7 @@ import os
 import stat
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.powers import no_powers
 from tests.refusing import On, Refusing
@@ -83,9 +84,15 @@ def test_what_took_an_items_name_at_the_last_moment_is_not_taken_for_it(root: Pa
     assert (new / f"{what.id}.md").read_text() == "another"
 
 
+@pytest.mark.parametrize("way", ["here", "elsewhere"])
 @pytest.mark.parametrize("place", ["cur", "drained receipt", "dlq receipt", "dlq/new", "dlq/cur", "dlq by file"])
-def test_wherever_its_consumer_moved_it_it_is_delivered(root: Path, place: str) -> None:
+def test_wherever_its_consumer_moved_it_it_is_delivered(root: Path, place: str, way: str) -> None:
     what, alice = item(), Paths(root, "alice")
+    if way == "elsewhere":
+        make_root(Disk(), other := root.with_name("other"), ["alice"])
+        found, alice = other.stat(), Paths(other, "alice")
+        route = Route("alice@other", str(other), found.st_dev, found.st_ino, "alice")
+        what = msgspec.structs.replace(what, recipient=route.address, route=route)
     if place == "cur":
         (alice.cur / f"{what.id}.md").write_text(what.payload)
     elif "receipt" in place:
