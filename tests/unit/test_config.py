@@ -6,9 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from agent_mailer.config import DOCS, ENV_PREFIX, SECRET_KEYS, Config, MailboxKind, Source, expand, keys
+from agent_mailer.config_tables import SandboxKeys
 from agent_mailer.config_values import check_value, load, parse_value
 from agent_mailer.disk import Disk
 from agent_mailer.errors import ConfigFault, UsageFault
@@ -219,6 +221,25 @@ def test_a_wrong_variable_is_named_with_what_mends_it(path: Path, name: str, tex
 def test_variables_that_are_no_keys_change_nothing(path: Path) -> None:
     environ = {f"{ENV_PREFIX}WORKDIR": "/x", f"{ENV_PREFIX}RETRY": "1", f"{ENV_PREFIX}ENV": "x", "ADDRESS": "x"}
     assert load(path, environ, {}).config == Config()
+
+
+@pytest.mark.parametrize("kind", ["off", "landlock"])
+def test_the_kind_of_sandbox_in_a_variable_leaves_the_rest_of_its_table_as_it_is(path: Path, kind: str) -> None:
+    own: dict[str, object] = {
+        "network": "off",
+        "mailbox": "write",
+        **dict.fromkeys(("read", "write", "hide", "domains", "command"), ("one", "two")),
+    }
+    assert {"kind", *own} == set(SandboxKeys.__struct_fields__)
+    table = "".join(f"{name} = {[*said] if isinstance(said, tuple) else said!r}\n" for name, said in own.items())
+    for said in ("", "kind = 'bwrap'\n"):
+        path.write_text(f"[sandbox]\n{said}{table}")
+        loaded = load(path, {f"{ENV_PREFIX}SANDBOX": kind}, {})
+        assert msgspec.to_builtins(loaded.config.sandbox) == {**own, "kind": kind}
+        assert loaded.source("sandbox") is Source.ENVIRONMENT
+    path.write_text("")
+    alone = load(path, {f"{ENV_PREFIX}SANDBOX": kind}, {}).config.sandbox
+    assert msgspec.to_builtins(alone) == {**msgspec.to_builtins(SandboxKeys()), "kind": kind}
 
 
 def test_a_command_in_a_variable_is_words(path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from platformdirs import user_data_path, user_state_path
+from platformdirs import user_cache_path, user_data_path, user_state_path
 from tests.desk import Desk
 
 import agent_mailer
@@ -150,6 +150,22 @@ def test_keys_of_the_account_are_hidden_whatever_home_says(
     around = Around(workdir=places.workdir, state=places.state, project=None, root=lambda: None, disk=Disk())
     wired = places_of(Config(), around)
     assert (wired.home, wired.account) == (tmp_path, Path(pwd.getpwuid(os.geteuid()).pw_dir))
+
+
+def test_no_two_agents_share_a_cache_whatever_their_folders_are_called(tmp_path: Path) -> None:
+    """What lies in one is executed by whoever has it."""
+    folders = [
+        tmp_path / name for name in ("a/api", "b/api", "a/Api", "a-api", "a/api/api", "ü/api", f"{'c' * 60}/api")
+    ]
+
+    def cache(workdir: Path) -> Path:
+        state = workdir / ".agent-mailer"
+        return places_of(Config(), Around(workdir, state, project=None, root=lambda: None, disk=Disk())).cache
+
+    caches = [cache(folder) for folder in folders]
+    assert {one.parent for one in caches} == {user_cache_path("agent-mailer")}
+    assert len(set(caches)) == len(folders)
+    assert caches == [cache(folder) for folder in folders], "each finds its own again"
 
 
 def test_ours_other_agents_and_the_mailbox_are_hidden_as_it_is_configured(tmp_path: Path, home: Path) -> None:

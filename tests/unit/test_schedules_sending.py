@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 from tests.clocks import FakeClock
+from tests.refusing import Died, On, Refusing
 from tests.watch_room import Scene
 
 from agent_mailer.disk import Disk
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
-from agent_mailer.mailbox.port import Delivery, Outgoing, Unknown
+from agent_mailer.mailbox.port import Delivered, Delivery, Outgoing, Unknown
 from agent_mailer.schedules.bodies import digest_of
 from agent_mailer.schedules.due import Known, Schedule
 from agent_mailer.schedules.sending import AGAIN_FIRST, AGAIN_LONGEST, PATIENCE, REFUSED, Sending, run_now
@@ -45,6 +46,26 @@ class Vague(MaildirMailbox):
 
     async def look(self, item: Outgoing) -> bool:
         return False
+
+
+class Keyless(MaildirMailbox):
+    """A mailbox that takes as new whatever it is given: only who looks knows that it is there. `dies`: whoever gives it
+    something is killed before it hears that it was taken.
+    """
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(Disk(), root, "user")
+        self.dies = False
+        self.taken: list[str] = []
+
+    async def deliver(self, item: Outgoing) -> Delivery:
+        self.taken.append(item.id)
+        if self.dies:
+            raise Died
+        return Delivered(item.id)
+
+    async def look(self, item: Outgoing) -> bool:
+        return item.id in self.taken
 
 
 class Clockwork:
@@ -126,6 +147,29 @@ def test_what_nobody_can_say_is_looked_for_and_tried_again_ever_later_for_a_day(
     assert len(vague.asked) == 9
     assert len(set(vague.asked)) == 1, "one instant is one message"
     assert (clockwork.known().due, clockwork.known().why) == (0.0, "500")
+
+
+@pytest.mark.parametrize("dies", ["before it hears", "before it is written down"])
+def test_what_left_before_its_watcher_was_killed_is_found_by_the_next_and_leaves_no_second_time(
+    clockwork: Clockwork, dies: str
+) -> None:
+    keyless = Keyless(clockwork.scene.desk.root)
+    clockwork.due(clockwork.sending(keyless))
+    clockwork.clock.moment = AT_THREE + 60
+    keyless.dies, system = dies == "before it hears", clockwork.scene.place.disk.system
+    if not keyless.dies:
+        # What is begun is written down, and that it is over is not.
+        clockwork.scene.place.disk.system = Refusing("schedules.json", On.REPLACE, code=None, after=1)
+    with pytest.raises(Died):
+        clockwork.due(clockwork.sending(keyless))
+    assert len(keyless.taken) == 1
+    keyless.dies, clockwork.scene.place.disk.system = False, system
+    clockwork.clock.moment += 60
+    for _ in range(2):
+        clockwork.due(clockwork.sending(keyless))
+    assert len(keyless.taken) == len(set(keyless.taken)) == 2, "the other leaves as well, and neither again"
+    assert [clockwork.known(name).sent for name in ("early", "nightly")] == [(one,) for one in keyless.taken]
+    assert clockwork.known("early").due == 0.0
 
 
 def test_all_that_it_has_sent_is_known_as_a_persons_however_long_it_waits(clockwork: Clockwork) -> None:
