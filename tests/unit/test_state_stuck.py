@@ -10,7 +10,7 @@ from tests.clocks import FakeClock
 from agent_mailer.disk import Disk
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.state.folder import StateFolder
-from agent_mailer.state.held import Guard, Held, HeldEntry
+from agent_mailer.state.held import Ended, Guard, Held, HeldEntry
 from agent_mailer.state.stuck import Stuck, StuckKind, split_key
 
 LETTER = Envelope("m-1", "t", "alice", 1.0, "1 m-1", "m-1.md")
@@ -90,6 +90,26 @@ def test_a_full_file_counts_the_oldest_and_loses_none_that_is_still_listed(folde
         assert len(found.all()) <= 10
         assert found.get(StuckKind.NOT_FETCHED, "kept") is not None
         assert found.all()[-1].key == "u39"
+
+
+def test_of_mail_that_is_held_the_oldest_are_counted_still_once_what_ended_is_forgotten(folder: StateFolder) -> None:
+    def strangers(first: int, last: int) -> list[HeldEntry]:
+        return [HeldEntry(f"m{number}", envelope=LETTER) for number in range(first, last + 1)]
+
+    held = Held(folder, most=10, spared=4)
+    held.add(strangers(1, 11))
+    ended = [entry.message_id for entry in strangers(5, 8)]
+    for number, how in enumerate((Ended.RELEASED, Ended.DROPPED)):
+        held.end(ended[2 * number : 2 * number + 2], how)
+    held.tidy(ended.__contains__)
+    assert [entry.message_id for entry in Held(folder).all()] == ["m9", "m10", "m11"]
+    assert not any(name.encode() in (folder.path / "held.jsonl").read_bytes() for name in ended), "it is written anew"
+    for found in (held, Held(folder)):
+        assert found.counts() == {Guard.WHO: 4 + 3}
+    # Those that come to be counted later are counted with them.
+    Held(folder, most=10, spared=4).add(strangers(20, 27))
+    assert Held(folder).counts() == {Guard.WHO: 7 + 8}
+    assert len([*Held(folder).all()]) == 7
 
 
 TURN = "20260101T000000-0123abcd"
