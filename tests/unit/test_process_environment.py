@@ -37,6 +37,46 @@ def test_no_place_of_theirs_is_searched(tmp_path: Path, name: str, given: str, k
 
 
 @pytest.mark.parametrize(
+    ("place", "kept"),
+    [
+        ("{theirs}/out", False),
+        ("{theirs}/out/more", False),
+        ("{link}/out", False),
+        ("{far}", False),
+        ("{far}/more", False),
+        ("{theirs}/bin/../../tools", False),
+        ("{door}/../theirs", False),
+        ("{door}/../theirs/bin", False),
+        ("{door}", True),
+        ("{tools}", True),
+        ("{tools}/more", True),
+        ("{theirs}/../tools", True),
+        ("{link}/../tools", True),
+        ("{round}", True),
+        ("/", True),
+    ],
+)
+@pytest.mark.parametrize("called", ["theirs", "link"])
+def test_no_place_is_searched_that_they_can_lead_elsewhere(tmp_path: Path, called: str, place: str, kept: bool) -> None:
+    """A link in their folder, on the way to what is the system's today."""
+    places = {name: tmp_path / name for name in ("theirs", "link", "tools", "far", "round", "door")}
+    (places["theirs"] / "bin").mkdir(parents=True)
+    (places["tools"] / "more").mkdir(parents=True)
+    (places["theirs"] / "out").symlink_to("../tools")
+    links: dict[str, str | Path] = {
+        "link": "theirs",
+        "far": places["theirs"] / "out",
+        "round": "round",
+        "door": "tools/more",
+    }
+    for name, target in links.items():
+        places[name].symlink_to(target)
+    place = place.format(**places)
+    found = without_theirs({"PATH": f"{place}:/usr/bin", "NODE_OPTIONS": f"-r {place}"}, [places[called]])
+    assert found == ({"PATH": f"{place}:/usr/bin", "NODE_OPTIONS": f"-r {place}"} if kept else {"PATH": "/usr/bin"})
+
+
+@pytest.mark.parametrize(
     ("name", "given", "kept"),
     [
         ("LD_PRELOAD", "/usr/lib/a.so ./b.so", "/usr/lib/a.so"),

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +34,9 @@ _GIT_MUST_NOT: Final = (
     *("diff.external=", "credential.helper=", "core.askPass=", "gc.auto=0", "maintenance.auto=false"),
 )
 """Every setting of a repository by which a command that only reads would start a program."""
+
+_MOST_LINKS: Final = 40
+"""So many in one path the system follows."""
 
 
 def without_theirs(environ: Mapping[str, str], theirs: Sequence[Path]) -> dict[str, str]:
@@ -78,8 +82,27 @@ def _roots(theirs: Sequence[Path]) -> frozenset[str]:
 def _is_elsewhere(place: str, roots: frozenset[str]) -> bool:
     if not place.startswith("/"):
         return False
-    names = (os.path.normpath(place), os.path.realpath(place))
-    return not any(name == root or name.startswith(f"{root.rstrip('/')}/") for name in names for root in roots)
+    # By its letters, too: so node shortens a path, and the system does not.
+    named, real = os.path.normpath(place), os.path.realpath(place)
+    below = tuple(f"{root.rstrip('/')}/" for root in roots)
+    return roots.isdisjoint((named, real)) and not any(name.startswith(below) for name in (named, *_way(place)))
+
+
+def _way(place: str) -> Iterator[str]:
+    """Each name that is passed on the way there, in its real folder: whoever can replace one leads it elsewhere."""
+    left = place.split("/")[::-1]
+    at, links = Path("/"), 0
+    while left and links < _MOST_LINKS:
+        if (name := left.pop()) == "..":
+            at = at.parent
+            continue
+        at /= name
+        yield str(at)
+        with suppress(OSError):
+            target = str(at.readlink())
+            left += target.split("/")[::-1]
+            at = Path("/") if target.startswith("/") else at.parent
+            links += 1
 
 
 def _loads_nothing_of(word: str, roots: frozenset[str]) -> bool:
