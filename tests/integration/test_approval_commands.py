@@ -12,7 +12,7 @@ from tests.integration.test_approvals import PUSH, AskingDesk
 from agent_mailer.approvals.calls import Call, as_input
 from agent_mailer.desk.doing import do
 from agent_mailer.remote.access import RemoteVerb
-from agent_mailer.state.approvals import Approval
+from agent_mailer.state.approvals import Answer, Approval, By, Verdict
 from agent_mailer.state.requests import Answer as Said
 from agent_mailer.watch.asking import approvals_of
 
@@ -72,6 +72,16 @@ def test_who_comes_too_late_to_change_what_was_allowed_is_told_that_it_runs(desk
     assert given.changed == ""
 
 
+def test_who_has_allowed_something_else_has_not_allowed_what_was_asked(desk: AskingDesk) -> None:
+    code = put(desk, Call("Bash", as_input({"command": PUSH})))
+    instead = ("approve", code, "--change", changed(desk, b"git push --dry-run\n"))
+    desk.say(*instead)
+    for more in ((), ("--always",)):
+        assert "nothing was changed" in desk.say("approve", code, *more, code=1).err
+    assert desk.say("approvals", "list", "--json").json["always"] == []
+    assert "nothing was changed" in desk.say(*instead).err
+
+
 def test_whose_answer_on_a_page_comes_too_late_is_told_so(desk: AskingDesk) -> None:
     put(desk, Call("Bash", as_input({"command": PUSH})))
     assert do(desk.place(), RemoteVerb.APPROVE, ["q-1"]).ok
@@ -79,9 +89,23 @@ def test_whose_answer_on_a_page_comes_too_late_is_told_so(desk: AskingDesk) -> N
         assert do(desk.place(), late, ["q-1"]) == Said(ok=False, lines=("it was answered before: allow",))
 
 
-def put(desk: AskingDesk, call: Call) -> str:
-    """The code of a question that waits."""
-    now, book = time.time(), desk.place().state.approvals
+def test_what_was_answered_in_time_is_told_as_answered_ever_after(desk: AskingDesk) -> None:
+    code, book = put(desk, Call("Bash", as_input({"command": PUSH})), ago=120.0), desk.place().state.approvals
+    for words in (("approve", code), ("deny", code)):
+        assert "nobody has answered it in time" in desk.say(*words, code=1).err
+    assert not do(desk.place(), RemoteVerb.APPROVE, ["q-1"]).ok
+    assert book.answered() == frozenset(), "too late"
+    book.answer(book.all()[0], Answer(Verdict.ALLOW, time.time() - 100.0, By.COMMAND))
+    assert "nothing was changed" in desk.say("approve", code).err
+    refused = desk.say("deny", code, code=1).err
+    assert ("it was answered before: allow" in refused, "in time" in refused) == (True, False)
+    for verb in (RemoteVerb.APPROVE, RemoteVerb.DENY):
+        assert do(desk.place(), verb, ["q-1"]) == Said(ok=False, lines=("it was answered before: allow",))
+
+
+def put(desk: AskingDesk, call: Call, *, ago: float = 0.0) -> str:
+    """The code of a question that waits for a minute, asked so many seconds `ago`."""
+    now, book = time.time() - ago, desk.place().state.approvals
     book.ask([Approval("q-1", "", call, call.digest, "t", "m", "thread", "user", str(desk.workdir), now, now + 60)])
     return book.all()[0].code
 

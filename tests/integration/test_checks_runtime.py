@@ -15,6 +15,10 @@ from tests.integration.test_checks_doctor import tree
 from tests.sizes import LONG
 from tests.typed import COMMAND, Typed, type_in
 
+from agent_mailer.assemble import Workplace
+from agent_mailer.checks.trial import trial_settings
+from agent_mailer.config import expand
+
 Break = Callable[[Desk], object]
 
 
@@ -86,6 +90,16 @@ def test_files_of_the_workdir_are_found_from_the_scratch_folder(desk: Desk, scra
     for command in (["./agent.sh", "x"], ["sh", "agent.sh", "x"]):
         desk.configure(command=command)
         assert try_out(desk, "--json").json["answer"] == "pong x in workdir", command
+
+
+def test_what_the_sandbox_opens_and_hides_is_the_same_from_the_scratch_folder(desk: Desk, tmp_path: Path) -> None:
+    named = ["secrets", "../beside", "~/mine", "/srv/all"]
+    desk.configure(sandbox={"kind": "off", "read": named, "write": named, "hide": named})
+    place = desk.place()
+    trial = Workplace(tmp_path / "scratch", trial_settings(place.config, desk.workdir, desk.root, 9))
+    for key in ("read", "write", "hide"):
+        meant = [expand(path, desk.workdir) for path in named] + [desk.workdir] * (key == "read")
+        assert [expand(path, trial.workdir) for path in getattr(trial.config.sandbox, key)] == meant, key
 
 
 def test_keep_leaves_the_scratch_folder(desk: Desk, scratch: Path) -> None:

@@ -158,9 +158,12 @@ def test_a_dedupe_key_completes_what_was_sent_to_some_only(desk: Desk) -> None:
     words = ("send", "--to", "coder,planner", "--body", "x", "--dedupe-key", "k")
     sent = at(desk, *words).out.strip()
     kept = (desk.root / "agents" / "coder" / "inbox" / "new" / f"{sent}.md").read_bytes()
-    (desk.root / "agents" / "planner" / "inbox" / "new" / f"{sent}.md").unlink()
-    assert at(desk, *words).status == 0
-    assert (desk.root / "agents" / "planner" / "inbox" / "new" / f"{sent}.md").read_bytes() == kept
+    for lacks in ("planner", "coder"):
+        lost = desk.root / "agents" / lacks / "inbox" / "new" / f"{sent}.md"
+        lost.unlink()
+        again = at(desk, *words, "--json")
+        assert (again.status, again.json["already"]) == (0, False), "something was delivered"
+        assert lost.read_bytes() == kept
 
 
 def test_a_person_reads_answers_and_passes_on(desk: Desk) -> None:

@@ -190,6 +190,29 @@ def test_what_one_order_leaves_is_told(desk: Desk) -> None:
     assert len(desk.place().state.held.waiting) == 7
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("release --all --from x", {"m1", "m2"}),
+        ("drop --all --from x", {"m1", "m2"}),
+        ("release --all --guard pair", {"m2", "m3"}),
+        ("drop --from x --guard pair", {"m2"}),
+        ("release --all", {"m1", "m2", "m3", "m4"}),
+    ],
+)
+def test_all_that_is_held_so_is_all_that_an_order_lets_go(desk: Desk, words: str, meant: set[str]) -> None:
+    place = desk.place()
+    place.prepare()
+    theirs = [msgspec.structs.replace(one, sender="y") for one in (envelope(3), envelope(4))]
+    guards = [Guard.WHO, Guard.PAIR, Guard.PAIR, Guard.WHO]
+    place.state.held.add(
+        HeldEntry(one.id, 1.0, guard, "why", "q", one)
+        for one, guard in zip([envelope(1), envelope(2), *theirs], guards, strict=True)
+    )
+    assert type_in(desk.workdir, "held", *words.split()).status == 0
+    assert set(held(desk)) == {"m1", "m2", "m3", "m4"} - meant
+
+
 def test_what_is_ordered_for_one_sender_is_done_to_no_other(desk: Desk) -> None:
     desk.configure(deny_from=["planner*"])
     one, other = desk.send("x", sender="planner"), desk.send("y", sender="planner-two")
@@ -330,8 +353,11 @@ def files(tmp_path: Path, most: int = 10, spared: int = 4) -> Held:
 
 
 def entry(number: int, guard: Guard = Guard.WHO) -> HeldEntry:
-    envelope = Envelope(f"m{number}", "t", "x", 1.0, str(number), f"m{number}.md")
-    return HeldEntry(f"m{number}", float(number), guard, "why", "q", envelope)
+    return HeldEntry(f"m{number}", float(number), guard, "why", "q", envelope(number))
+
+
+def envelope(number: int) -> Envelope:
+    return Envelope(f"m{number}", "t", "x", 1.0, str(number), f"m{number}.md")
 
 
 def test_the_file_is_bounded_and_what_a_loop_stopped_is_never_only_counted(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from tests.desk import Desk, until
 from tests.typed import COMMAND, Typed, type_in
 
 from agent_mailer.events import KEEP_ROTATED, EventName
+from agent_mailer.views.log import LogReader
 
 
 @pytest.fixture
@@ -134,6 +135,22 @@ def test_following_misses_nothing_and_shows_nothing_twice_over_rotation(desk: De
         (desk.state / "log.jsonl").unlink()
         append(desk, 9)
         until(lambda: shown()[-1] == 9, "a log that was removed and begun anew")
+
+
+@pytest.mark.parametrize("times", range(1, KEEP_ROTATED + 1))
+def test_what_was_rotated_between_two_looks_comes_in_order_and_once(desk: Desk, times: int) -> None:
+    append(desk, 0)
+    with LogReader(desk.state / "log.jsonl") as reader:
+        append(desk, 1)
+        assert [line.record["n"] for line in reader.new()] == [1]
+        append(desk, 2)
+        for number in range(times):
+            rotate(desk)
+            append(desk, 3 + number)
+        assert [line.record["n"] for line in reader.new()] == [*range(2, 3 + times)]
+        assert [*reader.new()] == []
+        append(desk, 99)
+        assert [line.record["n"] for line in reader.new()] == [99]
 
 
 def test_following_a_thread_that_is_to_come_beside_a_real_watcher(desk: Desk) -> None:

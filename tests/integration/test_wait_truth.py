@@ -19,10 +19,14 @@ from tests.desk import SOON, Desk, until
 from tests.e2e.throwaway import as_throwaway, is_nobody
 from tests.typed import COMMAND, Typed, type_in
 
+from agent_mailer.clock import SystemClock
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.maildir.layout import Paths
+from agent_mailer.mailbox.port import Action, Draft
 from agent_mailer.outcomes import Outcome
-from agent_mailer.people.port import MessageState
+from agent_mailer.people import Person, new_key
+from agent_mailer.people.folder import mail_in
+from agent_mailer.people.port import Ending, MessageState
 from agent_mailer.state.records import ItemState, Pause, PauseReason
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.state.workdirs import remember
@@ -98,6 +102,22 @@ def test_an_answer_that_was_read_before_is_printed_again_and_never_denied(desk: 
             path.unlink()
         again = send(desk, "0", "--dedupe-key", "k")
     assert (again.status, "what it sent has left (agent-mailer turns show " in again.err) == (4, True), again
+
+
+def test_an_answer_that_a_slower_clock_has_dated_ends_the_wait(desk: Desk) -> None:
+    """That of another machine, or one that was set back meanwhile."""
+    user, coder = (Person(mail_in(desk.place(), whose), SystemClock()) for whose in ("user", "coder"))
+    ahead = SystemClock().now() + 120.0
+    draft = Draft(new_key("k"), Action.SEND, ahead, to=("coder",), subject="s", body="b")
+    sent = user.send(draft)
+    answer = coder.reply(sent.id, "Done.")
+    again = user.send(draft)
+    assert (sent.already, again.already) == (False, True)
+    for one in (sent, again):
+        waited = user.wait_for_answer(one, 0.0)
+        assert waited.ending is Ending.ANSWERED, "while it is new, and when it was read"
+        assert waited.answer is not None
+        assert waited.answer.envelope.id == answer
 
 
 @pytest.mark.long

@@ -76,6 +76,13 @@ def test_sections_with_all_below_them_go_and_nothing_else() -> None:
     assert without_protocol("nothing here\n") == "nothing here\n"
 
 
+@pytest.mark.parametrize(("fence", "within"), [("~~~", "```"), ("```", "~~~"), ("~~~md", "```sh")])
+def test_a_fence_ends_with_its_own_kind_alone(fence: str, within: str) -> None:
+    shown = f"{fence}\n{within}\n## Mail Protocol\nan example\n{fence[:3]}\n\n"
+    text = f"# A\n\n{shown}## Mail Protocol\ncurl\n\n## Mine\n{fence}\n{within}\n{fence[:3]}\nkept\n"
+    assert without_protocol(text) == text.replace("## Mail Protocol\ncurl\n\n", f"{BEGIN}\n{MAIL}{END}\n\n")
+
+
 def test_a_section_ends_where_our_block_begins() -> None:
     text = f"# A\n\n## Mail Protocol\nx\n\n{BEGIN}\nours\n{END}\n"
     assert without_protocol(text) == f"# A\n\n{BEGIN}\nours\n{END}\n"
