@@ -98,7 +98,7 @@ def test_a_report_is_shown_to_its_operator_until_another_takes_its_place(watched
         assert watched.report(epoch=listener.epoch) == {"asked": 0}
         seen = watched.seen()
         assert msgspec.convert(seen["report"], Report) == REPORT
-        assert (seen["standing"], seen["lost"], seen["watcher"]["name"]) == ("works", False, "another watcher")
+        assert (seen["standing"], seen["lost"], seen["watcher"]["name"]) == ("asks", False, "another watcher")
         paused = msgspec.structs.replace(REPORT, working=(), pause=Resting("limited", 7.0, 9.0))
         watched.report(paused)
         assert watched.seen()["standing"] == "limited"

@@ -10,7 +10,7 @@ import pytest
 from agent_mailer.broker.remote.rows import well_since
 from agent_mailer.console.operating.needs import SILENT_AFTER, needs_of
 from agent_mailer.console.operating.pages import LIMITS
-from agent_mailer.remote.port import Counted, Question, Report, Resting, Stuck, Trouble, Working
+from agent_mailer.remote.port import Counted, Question, Report, Resting, Standing, Stuck, Trouble, Working
 from agent_mailer.remote.watched import Watched, Watcher, sums_of
 from agent_mailer.views.values.needs import NeedKind
 from agent_mailer.watch.guards.budgets import BudgetPolicy
@@ -63,6 +63,30 @@ def test_each_has_the_one_act_that_ends_it(said: dict[str, Any], kind: NeedKind,
     [need] = needs_of([watched(**said)], NOW)
     assert (need.kind, need.since, need.verb, need.may) == (kind, 5.0, verb, may)
     assert need.command or kind is NeedKind.QUESTION
+
+
+def test_of_all_that_an_agent_does_the_word_for_it_is_what_a_person_has_to_know_first() -> None:
+    """Who asks waits for him, also where it works at something else meanwhile."""
+    report = Report(
+        "1",
+        "operate",
+        working=(Working("t", "m", "th", 1.0, "Bash"),),
+        pause=Resting("by_hand", 1.0),
+        trouble=Trouble("disk", 1.0),
+        signed_out=1.0,
+        waiting=1,
+        questions=(Question("q-1", "th", "m", 1.0),),
+        ended="stopped",
+    )
+    told = [report.standing]
+    for name in ("ended", "signed_out", "trouble", "pause", "questions", "working", "waiting"):
+        report = msgspec.structs.replace(report, **{name: getattr(Report("", ""), name)})
+        told.append(report.standing)
+    others = {"limited": Standing.LIMITED, "unavailable": Standing.OUTAGE, "budget": Standing.BUDGET}
+    assert told == [one for one in Standing if one not in others.values()]
+    for why, word in others.items():
+        paused = msgspec.structs.replace(report, pause=Resting(why, 1.0), questions=(Question("q", "th", "m", 1.0),))
+        assert paused.standing is word
 
 
 def test_what_is_stuck_or_held_for_one_reason_is_one_row_of_its_oldest() -> None:
@@ -134,9 +158,10 @@ def test_who_was_stopped_for_a_moment_needed_nobody() -> None:
     assert well_since(anew, stopped, LATE, EARLY, "2027-01-15T09:05:00.000000+00:00") == EARLY
 
 
-def test_all_is_well_since_the_last_that_needed_somebody_did() -> None:
+def test_all_is_well_since_the_last_that_needed_somebody_did_whoever_still_watches() -> None:
     agents = [msgspec.structs.replace(watched(name), well_since=at) for name, at in (("a", LATE), ("b", EARLY))]
     unreported = msgspec.structs.replace(watched("c"), report=None, standing=None)
     assert sums_of([*agents, unreported], "").well_since == LATE
-    assert sums_of([*agents, watched("d")], "").well_since == ""
+    for there in (True, False):
+        assert sums_of([*agents, watched("d", there=there)], "").well_since == ""
     assert sums_of([unreported], "").well_since == ""

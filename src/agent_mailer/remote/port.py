@@ -194,10 +194,10 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
             return Standing.TROUBLE
         if reason:
             return _OF_PAUSES.get(reason, Standing.PAUSED)
-        if self.working:
-            return Standing.WORKS
         if self.questions:
             return Standing.ASKS
+        if self.working:
+            return Standing.WORKS
         return Standing.QUEUED if self.waiting else Standing.IDLE
 
     @property
