@@ -173,7 +173,7 @@ class FakeServer(FakeDatabase):
         self, project_key: str, program: str, model: str, name: str = "", **more: Any
     ) -> dict[str, Any]:
         project = self._project(project_key)
-        if not re.search(r"[._-]", name) and not re.fullmatch(r"(Blue|Red)(Lake|Stone)", name):
+        if not re.search(r"[._-]", name) and not re.fullmatch(r"(Misty[0-9a-f]{6})|(Blue|Red)(Lake|Stone)", name):
             name = f"Misty{secrets.token_hex(3)}"
         row = self._base.execute(
             "select * from agents where project = ? and lower(name) = lower(?)", (project["id"], name)

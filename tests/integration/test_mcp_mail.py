@@ -130,10 +130,8 @@ def test_a_name_that_the_server_replaces_is_told_and_the_other_can_be_taken(town
         with pytest.raises(ConfigFault) as caught:
             await town.box("BackendHarmony").register()
         given = caught.value.fix.rpartition(" ")[2]
-        with town.fake.held() as base:
-            base.execute("update agents set name = 'BlueLake' where name = ?", (given,))
-        for file in (town.base / "names").glob("*.json"):
-            assert given in file.read_text()
+        assert (await town.box(given).register()).name == given
+        assert [name for (name,) in town.fake.asked("select name from agents")] == [given]
 
     asyncio.run(scenario())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +14,11 @@ from tests.sizes import LONG
 
 from agent_mailer.assemble import Workplace
 from agent_mailer.disk import Disk
+from agent_mailer.errors import BusyFault, ExitCode
 from agent_mailer.mailbox.maildir.layout import make_root
 from agent_mailer.people.broker import mail_of
 from agent_mailer.people.folder import mail_in
-from agent_mailer.people.port import PersonalMail
+from agent_mailer.people.port import EVERYTHING, PersonalMail
 from agent_mailer.testing.person_suite import PersonSuite
 
 _serial = itertools.count()
@@ -59,6 +61,22 @@ class TestOurBroker(PersonSuite):
 
     def mail_of(self, name: str, folder: Path) -> PersonalMail:
         return mail_of(Workplace(folder, self.flags), f"{name}@{self.domain}.{DOMAIN}")
+
+    def test_what_waits_for_an_agent_that_is_watched_elsewhere_is_taken_by_no_person(self, tmp_path: Path) -> None:
+        sent = self.write("ann", "bob", tmp_path)
+        watcher = self.mail_of("bob", tmp_path).mailbox
+        assert [one.id for one in asyncio.run(watcher.pending(9)).envelopes] == [sent.id]
+        bob, told = self.person("bob", tmp_path), list[object]()
+        for take in (
+            lambda: bob.drain(told.append),
+            lambda: bob.watch(EVERYTHING, lambda *one: told.append(one), seconds=0.0),
+        ):
+            with pytest.raises(BusyFault) as caught:
+                take()
+            assert caught.value.exit_code is ExitCode.BUSY
+        assert bob.read(sent.id).body.strip() == "please"
+        assert [one.id for one in asyncio.run(watcher.pending(9)).envelopes] == [sent.id]
+        assert told == []
 
 
 class TestPlainBroker(TestOurBroker):
