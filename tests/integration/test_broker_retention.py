@@ -92,12 +92,17 @@ def test_by_age_what_was_read_goes_and_what_was_not_stays_with_its_thread(aged: 
     assert aged.broker("prune", "--keep-days", "30", "--json").json["messages"] == 0
 
 
-def test_what_becomes_unread_while_it_is_looked_stays(aged: Aged) -> None:
+@pytest.mark.parametrize("how", ["marked", "answered"])
+def test_what_becomes_unread_while_it_is_looked_stays_with_its_thread(aged: Aged, how: str) -> None:
     message = aged.send("old and read")["id"]
 
     def tell(step: Step) -> None:
-        if step.what == "deletes old mail":
+        if step.what != "deletes old mail":
+            return
+        if how == "marked":
             aged.desk.call("PATCH", f"/messages/{message}/unread", headers=aged.ann.header)
+        else:
+            aged.send("and unread", read=False, old=False, action="reply", parent_id=message)
 
     async def play() -> None:
         store = Store(aged.desk.settings.database)
@@ -108,7 +113,7 @@ def test_what_becomes_unread_while_it_is_looked_stays(aged: Aged) -> None:
             await store.close()
 
     asyncio.run(play())
-    assert aged.bodies() == ["old and read"]
+    assert aged.bodies() == ["old and read", "and unread"][: 1 if how == "marked" else 2]
 
 
 def test_by_size_the_oldest_that_was_read_goes_first(aged: Aged) -> None:

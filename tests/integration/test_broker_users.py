@@ -12,7 +12,7 @@ from pathlib import Path
 
 import bcrypt
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
 from tests.broker_desk import PASSWORD, BrokerDesk, Person, running_broker
 from tests.desk import until
 from tests.sizes import LONG
@@ -478,6 +478,35 @@ def test_strangers_lock_nobody_out_where_they_are_known_and_nobody_makes_room_fo
             await store.close()
 
     assert asyncio.run(play()) == [True] * 7
+
+
+def test_the_wait_is_for_the_time_that_began_with_the_first_wrong_password(desk: BrokerDesk) -> None:
+    """Else who mistypes now and then, and everybody behind one address, is locked out after so many, however slowly."""
+    passed = text("UPDATE wrong_passwords SET ends_ms = ends_ms - :ms")
+
+    async def play() -> list[int]:
+        store = Store(desk.settings.database)
+        await store.open()
+        throttle = Throttle(store, "3/5 minutes")
+
+        async def wrong_after(minutes: int) -> int:
+            """The seconds to wait then."""
+            await store.write(lambda connection: connection.execute(passed, {"ms": minutes * 60_000}))
+            await throttle.failed("slow", "10.4.4.4", known=False)
+            try:
+                await throttle.check("slow", "10.4.4.4", known=False)
+            except Fault as fault:
+                return int((fault.headers or {})["Retry-After"])
+            return 0
+
+        try:
+            return [await wrong_after(minutes) for minutes in (0, 4, 4, 4, 4, 2, 1)]
+        finally:
+            await store.close()
+
+    *before, last = asyncio.run(play())
+    assert before == [0] * 6
+    assert 60 < last <= 120
 
 
 def test_of_many_hosts_those_are_known_where_one_logged_in_last(desk: BrokerDesk, alice: Person) -> None:

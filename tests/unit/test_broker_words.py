@@ -17,6 +17,7 @@ from agent_mailer.broker.search.words import LONGEST_WORD, Wanted, snippet, want
         ("user_name snake_case", "snake"),
         ("Straße in Zürich", "STRASSE zürich"),
         ("ﬁle ｆｕｌｌ", "file full"),
+        ("release—today", "today"),
         ("请审查这个补丁，然后合并。", "审查"),
         ("请审查这个补丁，然后合并。", "补丁 合并"),
         ("请审查这个补丁，然后合并。", "这个补丁"),
@@ -29,11 +30,13 @@ from agent_mailer.broker.search.words import LONGEST_WORD, Wanted, snippet, want
         ("it's", "it's"),
     ],
 )
-def test_what_is_in_a_text_finds_it(text: str, query: str) -> None:
-    wanted, words = wanted_by(query), words_of("", text)
+def test_what_is_in_a_text_finds_it_be_it_the_subject_or_the_body(text: str, query: str) -> None:
+    wanted = wanted_by(query)
     assert wanted
-    assert set(wanted.words) <= set(words)
-    assert all(any(word.startswith(one) for word in words) for one in wanted.beginnings)
+    for beside in ("", "plain", "请审查"):
+        for words in (words_of(beside, text), words_of(text, beside)):
+            assert set(wanted.words) <= set(words), beside
+            assert all(any(word.startswith(one) for word in words) for one in wanted.beginnings), beside
 
 
 @pytest.mark.parametrize(("text", "query"), [("abc", "ab"), ("请审查", "查审"), ("unbelievable", "unb*"), ("x", "y")])
