@@ -392,6 +392,23 @@ def test_a_page_stays_true_and_takes_nothing_from_who_types(page: Page, scene: S
     assert re.match(r"\(\d+\) Threads", page.title())
 
 
+def test_what_changes_behind_ones_back_is_there_when_one_comes_back(page: Page, scene: Scene) -> None:
+    # No tab of a browser without windows is ever in the background.
+    page.add_init_script("Object.defineProperty(document, 'hidden', { value: true, configurable: true })")
+    asked: list[str] = []
+    page.on("request", lambda one: asked.append(one.url) if one.headers.get("hx-request") else None)
+    page.goto("/console/threads")
+    page.get_by_text("live", exact=True).wait_for()
+    # It is told once: a second word, in front, would draw it anew.
+    once = "source.addEventListener('changed', () => { source.close(); done(1); })"
+    page.evaluate(f"window.told = new Promise((done) => {once}); 0")
+    scene.send("docs-bot", "me", "Behind one's back", "x")
+    assert page.evaluate("window.told") == 1
+    assert asked == []
+    page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
+    page.get_by_role("link", name=re.compile("Behind one's back")).wait_for(timeout=SECONDS)
+
+
 def asking(scene: Scene, *asked: tuple[str, float]) -> None:
     """Of these agents each asks since then, of the others none; nobody watches them."""
     now = time.time()

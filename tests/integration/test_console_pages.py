@@ -162,6 +162,25 @@ def test_a_form_that_is_sent_twice_sends_once_also_with_a_picture(visitor: Visit
     assert "something else" in other.text
 
 
+def test_what_the_browser_forgets_once_mail_is_sent_is_the_draft_of_its_form(visitor: Visitor, scene: Scene) -> None:
+    """Under another name the text would stand in the form again."""
+    asked = scene.send("planner", "me", "Drafted", "?")
+    new = "/console/compose"
+    written = re.compile(r'<form[^>]* action="/console/send"[^>]* data-draft="([^"]+)".*?</form>', re.DOTALL)
+    for path in (
+        f"/console/thread?id={asked['thread_id']}",
+        f"{new}?reply={asked['id']}",
+        f"{new}?forward={asked['id']}",
+        new,
+    ):
+        form = written.search(visitor.get(path).text)
+        assert form, path
+        fields = {name: unescape(value) for name, value in re.findall(r'name="(\w+)" value="([^"]*)"', form[0])}
+        sent = visitor.post("/console/send", None, **{**fields, "to": asked["from_agent"], "body": path})
+        told = visitor.get(sent.headers["Location"]).text
+        assert re.findall(r'data-sent="([^"]+)"', told) == [form[1]], path
+
+
 def test_what_cannot_leave_stays_on_the_page_with_the_reason(visitor: Visitor) -> None:
     answer = visitor.post("/console/send", None, to="nobody@nowhere", subject="s", body="kept words", key="k2" * 10)
     assert answer.status_code in (400, 404)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
+import pytest
 from fastapi import Response
 from starlette.types import Message
 
@@ -37,6 +39,24 @@ def test_a_change_in_the_instant_of_a_heartbeat_is_told() -> None:
     asyncio.run(play())
     assert said[1] == hello(0)
     assert CHANGED in said[:5]
+
+
+@pytest.mark.parametrize(
+    ("change", "stale"),
+    [
+        (lambda pages: pages.changed("alice"), True),
+        (lambda pages: pages.arrived([("an agent", 1)]), True),
+        (lambda pages: None, False),
+    ],
+    ids=["an act", "mail", "nothing"],
+)
+def test_what_changes_while_no_page_is_open_is_told_to_the_one_that_was_made_before(
+    change: Callable[[Live], None], *, stale: bool
+) -> None:
+    pages = Live()
+    made_at = str(pages.number)
+    change(pages)
+    assert pages.begin("alice", made_at).stale is stale
 
 
 def test_whoever_is_told_of_a_change_is_given_nothing_that_was_drawn_before_it() -> None:

@@ -106,6 +106,16 @@ def test_what_is_stuck_or_held_for_one_reason_is_one_row_of_its_oldest() -> None
     assert len(found) == 4
 
 
+@pytest.mark.parametrize("kind", ["stuck", "held"])
+def test_of_what_is_only_counted_nothing_is_asked(kind: str) -> None:
+    """An act without targets is for all there is, whatever its reason."""
+    named = Stuck("given-up", "m1", 6.0, "th1", "m1")
+    said: dict[str, Any] = {kind: (named,), f"{kind}_counts": (Counted("given-up", 1), Counted("who", 70))}
+    agent = watched(remote="all", **said)
+    found = {need.why: (need.many, bool(need.verb), len(need.targets), need.may) for need in needs_of([agent], NOW)}
+    assert found == {"given-up": (1, True, 1, True), "who": (70, False, 0, False)}
+
+
 def test_who_is_lost_comes_first_and_can_be_asked_nothing() -> None:
     paused = watched("b", pause=Resting("by_hand", 1.0))
     gone = watched("a", there=False, pause=Resting("by_hand", 1.0), stuck_counts=(Counted("given-up", 1),))
