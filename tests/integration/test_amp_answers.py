@@ -11,6 +11,7 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.desk import SOON
 from tests.raw_broker import (
@@ -59,19 +60,22 @@ KEY = "amk_" + "5ec7e7" * 10
 INBOX = f"GET /messages/inbox/{ADDRESS}"
 SEND = "POST /messages/send"
 THREAD = "GET /messages/thread/t1"
-QUICK = Limits(connect=5.0, read=1.0, whole=5.0, answer_bytes=1024 * 1024)
+QUICK = Limits(connect=10.0, read=10.0, whole=20.0, answer_bytes=1024 * 1024)
+IMPATIENT = msgspec.structs.replace(QUICK, read=2.0)
+"""Where an answer never comes: what does come has this long, too."""
 
 
 class Place:
     """An opened mailbox before a broker that answers as told."""
 
-    def __init__(self, broker: RawBroker) -> None:
+    def __init__(self, broker: RawBroker, limits: Limits = QUICK) -> None:
         self.broker = broker
+        self._limits = limits
         self.credentials = Credentials(broker.url, AGENT_ID, KEY)
         self.mailbox = self.make()
 
     def make(self, **options: Any) -> AmpMailbox:
-        options.setdefault("limits", QUICK)
+        options.setdefault("limits", self._limits)
         return AmpMailbox(lambda: self.credentials, ADDRESS, watcher="w1", under_way=0.0, **options)
 
     def item(self, key: str = "k", action: Action = Action.SEND) -> Outgoing:
@@ -81,14 +85,16 @@ class Place:
         return composed[0]
 
 
-def play(scene: Callable[[Place], Awaitable[None]], *, ours: bool = False, opened: bool = True) -> None:
+def play(
+    scene: Callable[[Place], Awaitable[None]], *, ours: bool = False, opened: bool = True, limits: Limits = QUICK
+) -> None:
     async def whole() -> None:
         async with raw_broker() as broker:
             if ours:
                 broker.on("GET /.well-known/agent-mailer", says(200, OURS))
                 broker.on(INBOX, says(200, {"messages": [], "cursor": 0, "more": False}))
                 broker.on(f"{INBOX}/stream", says(503, {"detail": "no"}))
-            place = Place(broker)
+            place = Place(broker, limits)
             if opened:
                 await place.mailbox.open()
             try:
@@ -97,6 +103,10 @@ def play(scene: Callable[[Place], Awaitable[None]], *, ours: bool = False, opene
                 await place.mailbox.close()
 
     asyncio.run(whole())
+
+
+def limits_of(rule: Rule) -> Limits:
+    return IMPATIENT if rule is hangs else QUICK
 
 
 def heads(mail: dict[str, Any], cursors: list[int]) -> Rule:
@@ -161,7 +171,7 @@ def test_at_start_anything_else_is_waited_for(rule: Rule) -> None:
         at.broker.on(f"GET /agents/{AGENT_ID}", says(200, AGENT))
         await at.mailbox.open()
 
-    play(scene, opened=False)
+    play(scene, opened=False, limits=limits_of(rule))
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 503])
@@ -242,7 +252,7 @@ def test_one_bad_listing_is_trouble_and_the_next_is_not(rule: Rule) -> None:
         at.broker.on(INBOX, page(message(1)))
         assert [one.id for one in (await at.mailbox.pending(10)).envelopes] == ["m1"]
 
-    play(scene)
+    play(scene, limits=limits_of(rule))
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
@@ -555,7 +565,7 @@ def test_a_send_whose_answer_is_lost_is_in_doubt_and_sent_once(rule: Rule) -> No
         assert isinstance(await at.mailbox.deliver(at.item()), Unknown)
         assert len(at.broker.requests(SEND)) == 1
 
-    play(scene)
+    play(scene, limits=limits_of(rule))
 
 
 def test_where_a_second_delivery_is_recognised_it_is_tried_again_at_once() -> None:
