@@ -64,6 +64,22 @@ def test_what_is_appended_stands_below_a_line(desk: BrokerDesk, alice: Person) -
     assert desk.call("POST", f"{path}/upsert", 413, json=big, headers=alice.login)["detail"]
 
 
+def test_teams_share_titles_and_no_text(desk: BrokerDesk, alice: Person) -> None:
+    paths = [team_of(desk, alice, f"sharers {number}") for number in range(3)]
+
+    def told() -> list[list[str]]:
+        return [[one["content"] for one in desk.call("GET", path, headers=alice.login)] for path in paths]
+
+    desk.call("POST", paths[0], 201, json={"title": "log", "content": "first"}, headers=alice.login)
+    desk.call("POST", f"{paths[1]}/upsert", json={"title": "log", "content": "second"}, headers=alice.login)
+    made = desk.call("POST", paths[2], 201, json={"title": "other", "content": "third"}, headers=alice.login)
+    desk.call("PUT", f"{paths[2]}/{made['id']}", json={"title": "log"}, headers=alice.login)
+    assert told() == [["first"], ["second"], ["third"]]
+    for number, path in enumerate(paths):
+        desk.call("POST", f"{path}/upsert", json={"title": "log", "content": f"{number}"}, headers=alice.login)
+    assert told() == [[f"{text}\n\n---\n\n{number}"] for number, text in enumerate(("first", "second", "third"))]
+
+
 def test_of_those_who_append_at_once_nobody_is_lost(desk: BrokerDesk, alice: Person) -> None:
     path = team_of(desk, alice, "crowd")
 

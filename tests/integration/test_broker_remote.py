@@ -177,6 +177,20 @@ def test_whoever_repeats_an_answer_under_its_key_is_told_that_it_was_taken(watch
     assert watched.ask(200, verb=verb, targets=["q-1"], key="form-1")["state"] == "done"
 
 
+@pytest.mark.parametrize("verb", ["approve", "deny"])
+def test_an_answer_that_came_to_nothing_is_nobodys_and_another_may_be_given(watched: Watched, verb: str) -> None:
+    watched.ask(verb=verb, targets=["q-1"])
+    watched.desk.sql("UPDATE remote_requests SET ends_ms = 1 WHERE agent_id = :agent", agent=watched.id)
+    second = watched.ask(verb=verb, targets=["q-1"])
+    assert [one["number"] for one in watched.asked()] == [second["number"]]
+    watched.tell(second["number"], "refused", "the turn goes on")
+    third = watched.ask(verb="deny", targets=["q-1"])
+    watched.ask(409, verb=verb, targets=["q-1"])
+    watched.tell(third["number"], "done")
+    watched.ask(409, verb=verb, targets=["q-1"])
+    assert [one["state"] for one in watched.requests()] == ["done", "refused", "expired"]
+
+
 def test_numbers_go_on_from_what_the_watcher_has_had(watched: Watched) -> None:
     """A database that was put back has forgotten some: given again they would be taken for done."""
     watched.report(msgspec.structs.replace(REPORT, seen=41))
