@@ -228,16 +228,21 @@ def test_a_reply_below_a_thread_answers_nothing_that_is_in_the_trash(visitor: Vi
     assert answered() == [(keeper["address"], kept["id"])]
 
 
-def test_lists_go_on_where_they_ended(visitor: Visitor, scene: Scene, desk: BrokerDesk) -> None:
-    agent = scene.agent("many")
+def test_lists_go_on_where_they_ended_and_stay_cut_to_what_was_asked(visitor: Visitor, scene: Scene) -> None:
+    agent, team = scene.agent("many"), scene.call("POST", "/admin/teams", {"name": "Many"})["id"]
+    scene.call("POST", f"/admin/teams/{team}/agents", {"agent_id": agent["id"]})
+    scene.send("docs-bot", "billing-bot", "Of others", "x")
     for number in range(51):
-        scene.send("me", "many", f"Many {number:02}", "x")
-    page = visitor.get("/console/threads", agent=agent["id"]).text
-    first = re.findall(r"Many (\d\d)</bdi>", page)
-    assert first == [f"{number:02}" for number in range(50, 0, -1)]
-    older = re.search(r'rel="next" href="([^"]+)"', page)
-    assert older
-    assert re.findall(r"Many (\d\d)</bdi>", visitor.get(unescape(older[1])).text) == ["00"]
+        scene.send("many", "me", f"Many {number:02}", "x")
+    for asked in ({"agent": agent["id"]}, {"team": team}, {"only": "mine"}, {"only": "unread"}):
+        page = visitor.get("/console/threads", **asked).text
+        first = re.findall(r"Many (\d\d)</bdi>", page)
+        assert first == [f"{number:02}" for number in range(50, 0, -1)]
+        older = re.search(r'rel="next" href="([^"]+)"', page)
+        assert older
+        second = visitor.get(unescape(older[1])).text
+        assert (re.findall(r"Many (\d\d)</bdi>", second), "Of others" in second) == (["00"], False), asked
+    scene.call("DELETE", f"/admin/teams/{team}")
 
 
 def test_two_people_see_nothing_of_each_other(desk: BrokerDesk, visitor: Visitor, scene: Scene) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from agent_mailer.broker.remote.rows import well_since
 from agent_mailer.console.operating.needs import SILENT_AFTER, needs_of
-from agent_mailer.console.operating.pages import LIMITS
+from agent_mailer.console.operating.pages import A_PAGE, LIMITS, first_of
 from agent_mailer.remote.port import Counted, Question, Report, Resting, Standing, Stuck, Trouble, Working
 from agent_mailer.remote.watched import Watched, Watcher, sums_of
 from agent_mailer.views.values.needs import NeedKind
@@ -175,3 +175,13 @@ def test_all_is_well_since_the_last_that_needed_somebody_did_whoever_still_watch
     for there in (True, False):
         assert sums_of([*agents, watched("d", there=there)], "").well_since == ""
     assert sums_of([unreported], "").well_since == ""
+
+
+@pytest.mark.parametrize("many", [0, 1, A_PAGE - 1, A_PAGE, A_PAGE + 1, 2 * A_PAGE])
+def test_each_is_on_one_page_and_whoever_asks_for_more_is_shown_the_last(many: int) -> None:
+    rows = list(range(many))
+    pages = [rows[first : first + A_PAGE] for first in (first_of(number, many) for number in range(1, 5))]
+    last = max(1, -(-many // A_PAGE))
+    assert [row for page in pages[:last] for row in page] == rows
+    assert pages[last:] == [pages[last - 1]] * (4 - last)
+    assert {first_of(number, many) for number in (0, -1)} == {0}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 
+from agent_mailer.console.live import CHANGED, PING
 from agent_mailer.console.own.gate import Door
 from agent_mailer.console.own.live import Pages
 
@@ -70,3 +71,24 @@ def test_a_page_that_is_closed_takes_from_no_other_what_it_is_told() -> None:
             await close(another)
 
     asyncio.run(all_of_it())
+
+
+def test_what_changes_while_a_page_is_told_of_an_earlier_change_is_told_next() -> None:
+    async def changes() -> AsyncIterator[None]:
+        await asyncio.Event().wait()
+        yield
+
+    async def all_of_it() -> list[bytes]:
+        door = Door(9)
+        pages = Pages(door, changes, heartbeat=0.01)
+        stream = pages.stream(str(door.number))
+        told = [await anext(stream)]
+        for _ in range(3):
+            # Until it is asked for more the stream stands where it has told the one before.
+            pages.changed()
+            told.append(await anext(stream))
+        told.append(await anext(stream))
+        pages.close()
+        return told[1:]
+
+    assert asyncio.run(all_of_it()) == [CHANGED] * 3 + [PING]
