@@ -298,6 +298,26 @@ def test_a_thread_shows_what_of_it_is_in_the_trash_however_much_is_there(visitor
     assert scene.call("GET", "/admin/trash/messages") == []
 
 
+def test_the_page_of_a_long_thread_marks_what_it_says_and_nothing_that_it_does_not_show(
+    visitor: Visitor, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent_mailer.console.mail.threads.MOST_SHOWN", 2)
+    first = scene.send("planner", "me", "Long", "x")
+    thread = {"thread_id": first["thread_id"]}
+    sent = [first["id"], *(scene.send("planner", "me", "Long", "x", **thread)["id"] for _ in range(4))]
+
+    def look(**query: str) -> list[str]:
+        """The messages that its button marks."""
+        page = visitor.get("/console/thread", id=first["thread_id"], **query).text
+        form: list[str] = re.findall(r'name="unread" value="([^"]+)"', page)
+        assert f"Mark {len(form)} message" in page
+        assert visitor.post("/console/thread/read", None, unread=form, back="/console/threads").status_code == 303
+        return form
+
+    assert [look(), look(all="yes"), look(all="yes")] == [sent[3:], sent[:2], sent[2:3]]
+    assert 'name="unread"' not in visitor.get("/console/thread", id=first["thread_id"], all="yes").text
+
+
 def test_another_users_agents_are_nobody_elses_to_change(desk: BrokerDesk, scene: Scene) -> None:
     desk.person("mallory")
     other = Visitor(desk)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,12 +10,19 @@ from datetime import UTC, datetime
 from html import unescape
 from pathlib import Path
 
+import httpx
 import pytest
+from fastapi import FastAPI
 from tests.desk import Desk
 from tests.own_console import OwnConsole, own_console
 from tests.sizes import LONG
 from tests.strict_html import check
 from tests.typed import type_in
+
+from agent_mailer.console.own import mail
+from agent_mailer.console.own.gate import ENTER, Door, Gate
+from agent_mailer.desk.here import AgentsHere
+from agent_mailer.desk.mail import MailHere
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +141,43 @@ def test_what_came_to_the_person_counts_as_read_when_he_says_so(console: OwnCons
     assert "Nothing here" in console.get("/console/threads", only="unread").text
 
 
+def test_the_page_of_a_long_thread_marks_what_it_says_and_nothing_that_it_does_not_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mail, "MOST_SHOWN", 2)
+    desk, door = Desk(tmp_path), Door(9)
+    sent = [desk.send("x", sender="coder", to="user", thread="th-long") for _ in range(5)]
+    app, here = FastAPI(), AgentsHere([desk.workdir])
+    app.state.mail = MailHere(here.looking)
+    app.include_router(mail.router)
+    app.add_middleware(Gate, door=door)
+
+    async def look(**query: str) -> tuple[list[str], list[str]]:
+        """The messages that its button marks, and what is unread then."""
+        page = (await http.get("/console/thread", params={"id": "th-long", **query})).text
+        form = re.findall(r'name="unread" value="([^"]+)"', page)
+        assert f"Mark {len(form)} message" in page
+        taken = await http.post(
+            "/console/thread/read", data={"unread": form}, headers={"Sec-Fetch-Site": "same-origin"}
+        )
+        assert taken.status_code == 303
+        return form, [one.envelope.id for one in await asyncio.to_thread(desk.inbox)]
+
+    async def play() -> None:
+        async with http:
+            await http.get(ENTER, params={"key": door.key})
+            assert await look() == (sent[3:], sent[:3])
+            assert await look(all="yes") == (sent[:2], sent[2:3])
+            assert await look(all="yes") == (sent[2:3], [])
+
+    http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:9")
+    asyncio.run(play())
+
+
 def test_what_did_not_leave_is_still_on_the_page(console: OwnConsole) -> None:
     form = {"to": "nobody-here", "subject": "x", "body": "my long text", "action": "send", "key": "00112233445566"}
+    too_much = console.post("/console/send", **form, unread=["x"] * 500)
+    assert (too_much.status_code, "Too many fields" in too_much.text) == (400, True)
     refused = console.post("/console/send", **form)
     assert refused.status_code == 422
     assert "nobody is called nobody-here" in refused.text

@@ -35,7 +35,7 @@ router = APIRouter(prefix="/console", route_class=Page, include_in_schema=False)
 
 A_PAGE = 50
 MOST_SHOWN = 200
-"""Messages of a thread on one page: the newest."""
+"""Messages of a thread on one page: the newest. And so many are marked as read at once, the oldest first."""
 FOLDED_FROM = 4_000
 """Characters from which a body is folded."""
 
@@ -132,6 +132,7 @@ async def thread(request: Request, person: AsPerson, id: str, all: str = "", sen
     shelf, turns, known = await store.read(work)
     own = next((one.address for one in known if one.id == operator), "")
     shown = [_shown(message, turns.get(message.id, []), own, set(gone)) for message in found]
+    unread = [one.message.id for one in shown if one.to_operator and not one.message.is_read and not one.trashed]
     return await page(
         request,
         person,
@@ -142,7 +143,7 @@ async def thread(request: Request, person: AsPerson, id: str, all: str = "", sen
         subject=next((one.subject for one in found if one.subject.strip()), ""),
         shown=shown,
         hidden=hidden,
-        unread=[one.message.id for one in shown if one.to_operator and not one.message.is_read and not one.trashed],
+        unread=unread[:MOST_SHOWN],
         own=own,
         reply_to=_answers_to([one.message for one in shown if not one.trashed], own),
         folded_from=FOLDED_FROM,

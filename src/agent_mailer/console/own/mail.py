@@ -59,6 +59,7 @@ async def thread(request: Request, id: str, all: str = "", sent: str = "") -> Re
     if not found:
         raise Fault(404, "Thread not found")
     shown = found if all else found[-MOST_SHOWN:]
+    unread = [one.message.id for one in shown if one.to_operator and not one.message.is_read]
     return await own_page(
         request,
         "thread.html",
@@ -68,7 +69,7 @@ async def thread(request: Request, id: str, all: str = "", sent: str = "") -> Re
         subject=next((one.message.subject for one in found if one.message.subject.strip()), ""),
         shown=shown,
         hidden=len(found) - len(shown),
-        unread=[one.message.id for one in shown if one.to_operator and not one.message.is_read],
+        unread=unread[:MOST_SHOWN],
         own=PERSON,
         reply_to=_answers_to([one for one in found if PERSON in _ends(one)]),
         folded_from=FOLDED_FROM,

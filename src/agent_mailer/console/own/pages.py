@@ -55,6 +55,8 @@ class OwnPage(APIRoute):
             except MailerError as fault:
                 words = f"{fault.message}; {fault.fix}" if fault.fix else fault.message
                 return await _refused(request, Fault(409, words))
+            except HTTPException as error:
+                return await _refused(request, Fault(error.status_code, str(error.detail)))
             except OSError as error:
                 return await _refused(request, Fault(503, f"{error.filename or 'A file'}: {error.strerror or error}"))
             except Exception as error:
@@ -107,7 +109,8 @@ async def _refused(request: Request, fault: Fault) -> Response:
     """What was written is on it."""
     written: Mapping[str, str] = {}
     if request.method == "POST":
-        with suppress(HTTPException):
+        # A form that could not be read cannot be read again.
+        with suppress(HTTPException, RuntimeError):
             written = written_of(kept_of(await form_of(request)))
     waiting = 0
     with suppress(MailerError, OSError):
