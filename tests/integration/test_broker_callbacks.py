@@ -67,18 +67,20 @@ class Came(NamedTuple):
 
 
 class Caller:
-    """Who is called back. `answers`: the next statuses; 200 where there are none."""
+    """Who is called back. `answers`: the next statuses; 200 where there are none, 500 to the result `refuses`."""
 
     def __init__(self) -> None:
         self.came: list[Came] = []
         self.answers: list[int] = []
+        self.refuses = ""
         caller = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 caller.came.append(Came(self.path, dict(self.headers), body))
-                self.send_response(caller.answers.pop(0) if caller.answers else 200)
+                refused = json.loads(body)["result"] == caller.refuses
+                self.send_response(caller.answers.pop(0) if caller.answers else 500 if refused else 200)
                 self.send_header("Location", "/elsewhere")
                 self.send_header("Content-Length", "0")
                 self.end_headers()
@@ -222,7 +224,7 @@ def test_the_broker_looks_by_itself(caller: Caller, tmp_path: Path, monkeypatch:
 def test_what_was_told_back_is_forgotten_after_its_days(hook: Hook, desk: BrokerDesk, caller: Caller) -> None:
     [message] = hook.tell("d", title="x")["messageIds"]
     old, young, waits = (answered(hook, message, body)["id"] for body in ("old", "young", "waits"))
-    caller.answers = [200, 200, 500]
+    caller.refuses = "waits"
     look(desk)
     for one, days in ((old, KEPT_DAYS + 1), (young, KEPT_DAYS - 1), (waits, KEPT_DAYS + 1)):
         desk.sql("UPDATE hook_callbacks SET at = :at WHERE message_id = :id", at=days_ago(days), id=one)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Iterator
@@ -12,6 +13,10 @@ import pytest
 from tests.broker_desk import BrokerDesk, Person, running_broker
 from tests.sizes import LONG
 from tests.typed import Typed, type_in
+
+from agent_mailer.assemble import Workplace
+from agent_mailer.mailbox.amp import shelves
+from agent_mailer.people.shelves import at_broker
 
 
 class Scene(NamedTuple):
@@ -88,6 +93,32 @@ def test_at_a_broker_mail_is_found_put_away_and_brought_back(scene: Scene) -> No
     answered = send(scene.ann, coder, tester["address"], action="reply", parent_id=other["id"], body="yes")
     assert "has replies" in scene("trash", other["id"], status=1).err
     assert scene("search", "yes", "--as", tester["address"]).out.count(answered["id"]) == 1
+
+
+def test_a_search_at_a_broker_has_as_many_as_are_wanted_whatever_a_page_holds(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shelves, "PAGE", 2)
+    monkeypatch.setenv("HOME", str(scene.home))
+    monkeypatch.setenv("AGENT_MAILER_BROKER_URL", scene.broker.url)
+    monkeypatch.setenv("AGENT_MAILER_API_KEY", scene.ann.key)
+    runner = scene.broker.agent(scene.ann, "runner")
+    ways = [(scene.coder, runner), (scene.coder, scene.tester), (scene.tester, scene.coder), (runner, scene.coder)] * 2
+    sent = [
+        (sender["name"], to["name"], scene.broker.send(scene.ann, sender, to["address"], body="parsnips")["id"])
+        for sender, to in ways
+    ]
+    sent.reverse()
+
+    def found(limit: int, whose: str | None = None) -> tuple[list[str], bool]:
+        hits, more = asyncio.run(at_broker(Workplace(scene.home), whose).search("parsnips", limit))
+        return [hit.id for hit in hits], more
+
+    everything = [name for *_, name in sent]
+    assert [found(limit) for limit in (1, 2, 5)] == [(everything[:limit], True) for limit in (1, 2, 5)]
+    assert found(8) == found(500) == (everything, False)
+    of_runner = [name for *ends, name in sent if "runner" in ends]
+    assert [found(limit, runner["address"]) for limit in (3, 4)] == [(of_runner[:3], True), (of_runner, False)]
 
 
 def test_without_a_login_it_says_how_to_log_in(scene: Scene, tmp_path: Path) -> None:

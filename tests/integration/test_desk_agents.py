@@ -17,7 +17,9 @@ from agent_mailer.desk.mail import MailHere
 from agent_mailer.desk.reported import Looked
 from agent_mailer.mailbox.maildir.amq import announce
 from agent_mailer.mailbox.maildir.layout import Paths
-from agent_mailer.mailbox.port import Presence
+from agent_mailer.mailbox.port import Envelope, Presence
+from agent_mailer.names import new_turn_id
+from agent_mailer.state.records import Phase, TurnRecord
 from agent_mailer.views.values.needs import NeedKind
 
 
@@ -36,6 +38,29 @@ def test_of_those_in_one_mailbox_whose_watcher_has_died_is_lost(tmp_path: Path) 
     assert {one.agent_id: one.lost for one in here.agents(1).agents}[str(planner.workdir)] is False
     mail = MailHere(here.looking)
     assert mail.unread() == 0
+
+
+@pytest.mark.parametrize("mail", ["in a folder", "in a folder that is gone", "at a broker"])
+def test_whose_watcher_died_in_the_middle_of_a_turn_is_lost_wherever_its_mail_is(tmp_path: Path, mail: str) -> None:
+    desk = Desk(tmp_path)
+    if mail == "at a broker":
+        del desk.settings["maildir_root"]
+        url = "http://127.0.0.1:9"  # nobody asks there
+        desk.configure(mailbox="amp", broker_url=url, api_key="amk_x", agent_id="a", address="a@x.example")
+    elif mail == "in a folder that is gone":
+        desk.root.rename(tmp_path / "elsewhere")
+    here = AgentsHere([desk.workdir])
+
+    def lost() -> tuple[list[bool], bool]:
+        return [one.lost for one in here.agents(1).agents], NeedKind.LOST in {need.kind for need in here.needs().needs}
+
+    place = desk.place()
+    place.prepare()
+    assert lost() == ([False], False), "nobody says that it was not stopped"
+    now = time.time()
+    envelope = Envelope("m", "t", "user", now, "", "")
+    place.state.turns.create(TurnRecord(new_turn_id(now), envelope, Phase.RUNNING, "command", now))
+    assert lost() == ([True], True)
 
 
 def test_a_page_names_a_workdir_by_its_path_and_no_other_of_that_name(tmp_path: Path) -> None:

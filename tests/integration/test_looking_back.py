@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shlex
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import tomlkit
+from tests.clocks import FakeClock
 from tests.desk import Desk
 from tests.typed import Typed, type_in
 
 from agent_mailer.setup.roles import ROLES
 from agent_mailer.state.workdirs import remember
+from agent_mailer.views.spending import By, spending
 
 
 @pytest.fixture
@@ -86,6 +89,20 @@ def test_what_turns_took_sums_up_to_the_same_by_whatever(desk: Desk) -> None:
     assert [(row["name"], row["spent"]["turns"]) for row in models] == [("large", 2), ("command (it does not say)", 1)]
     assert at(desk, "cost", "--by", "colour").status == 2
     assert at(desk, "cost", "--days", "0").status == 2
+
+
+def test_a_turn_that_ran_over_midnight_counts_for_one_day_by_whatever(desk: Desk) -> None:
+    desk.send("x", thread="one")
+    decided = datetime(2026, 5, 4, 0, 30, tzinfo=UTC).timestamp()
+    desk.once(FakeClock(decided))
+    place = desk.place()
+    [turn] = place.state.turns.ids()
+    record = place.state.turns.load(turn)
+    assert record is not None
+    record.claimed_at = decided - 3600
+    place.state.turns.save(record)
+    for days, now, counted in ((1, decided, 1), (2, decided + 86400, 1), (1, decided + 86400, 0)):
+        assert [spending([place], by, days, now).total.turns for by in By] == [counted] * len(By)
 
 
 @pytest.mark.parametrize("name", ROLES)

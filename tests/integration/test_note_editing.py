@@ -244,3 +244,32 @@ def test_a_rerun_that_writes_the_note_anew_is_not_mistaken_for_what_was_kept(des
     assert (desk.state / "memory" / "t.md").read_text() == "what was learned\n"
     changes = type_in(desk.workdir, "memory", "log", "--thread", "t", "--json").json["changes"]
     assert [one["how"] for one in changes] == ["tool", "kept"]
+
+
+@pytest.mark.parametrize(("verb", "end"), [("revert", "echo done"), ("apply", "exit 1")])
+def test_while_any_turn_runs_no_change_of_the_note_of_all_threads_is_made_or_undone(
+    desk: Desk, verb: str, end: str
+) -> None:
+    """That turn may write the note when it ends; of the note of another thread it knows nothing."""
+    memory = desk.state / "memory"
+    memory.mkdir(mode=0o700)
+    for name in ("global.md", "t.md"):
+        (memory / name).write_text("before\n")
+    desk.configure(max_retries=0)
+    desk.shell(NOTES + end)
+    desk.send(thread="t")
+    desk.once()
+    found = {one["note"]: one for one in type_in(desk.workdir, "memory", "log", "--json").json["changes"]}
+    place = desk.place()
+    lock = place.lock()
+    lock.acquire()
+    try:
+        place.prepare()
+        runs = TurnRecord(new_turn_id(NOW), Envelope("m", "other", "user", NOW, "", ""), Phase.RUNNING, "command", NOW)
+        place.state.turns.create(runs)
+        refused = type_in(desk.workdir, "memory", verb, found["global.md"]["id"])
+        assert (refused.status, f"turn {runs.turn_id} runs, and may write this note" in refused.err) == (75, True)
+        assert type_in(desk.workdir, "memory", verb, found["t.md"]["id"]).status == 0
+    finally:
+        lock.release()
+    assert type_in(desk.workdir, "memory", verb, found["global.md"]["id"]).status == 0, "where nobody is at work"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,11 @@ from tests.typed import Typed, type_in
 
 from agent_mailer.disk import Sync, SystemCalls
 from agent_mailer.events import EventName
+from agent_mailer.mailbox.port import Envelope
+from agent_mailer.names import new_turn_id
+from agent_mailer.process.handle import ProcessIdentity
+from agent_mailer.state.records import Phase, TurnRecord
+from agent_mailer.turn_tools.folder import MAIL, MAX_NOTE_BYTES, NoteScope
 from agent_mailer.watch.start import documents_of
 
 
@@ -105,6 +111,28 @@ def test_a_global_note_that_is_to_be_read_only_stays(desk: Desk) -> None:
     assert told["how"] == "refused"
     [change] = json.loads(memory(desk, "log", "--json").out)["changes"]
     assert change["after"] == "good\nevil\n"
+
+
+@pytest.mark.parametrize(("more", "undone"), [(0, True), (9, False)])
+def test_a_note_of_which_its_turn_saw_but_a_part_is_never_undone_to_that_part(
+    desk: Desk, more: int, undone: bool
+) -> None:
+    place = desk.place()
+    place.folder.hold()
+    place.prepare()
+    now, process = time.time(), ProcessIdentity(1, 1, "another boot")
+    envelope = Envelope("m", "t1", "planner", now, "o", "l")
+    record = TurnRecord(new_turn_id(now), envelope, Phase.SETTLING, "command", now, process=process)
+    place.state.turns.create(record)
+    folder, path = place.state.turns.folder(record.turn_id), place.folder.memory / "global.md"
+    known = b"x" * (MAX_NOTE_BYTES + more)
+    path.write_bytes(known)
+    folder.note_copy(NoteScope.GLOBAL).write_bytes(place.state.notes.copies("t1")[NoteScope.GLOBAL])
+    (folder.path / MAIL).touch()
+    path.write_bytes(b"evil\n" + known)
+    place.state.notes.write(record, [], fixed=True)
+    assert path.read_bytes() == (known if undone else b"evil\n" + known)
+    assert [told["how"] for told in desk.log(EventName.NOTE_CHANGED)] == ["refused" if undone else "file"]
 
 
 def test_a_text_that_was_undone_or_replaced_before_is_undone_again(desk: Desk) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,24 @@ def test_what_is_installed_anew_is_as_it_is_said_and_else_as_it_was(
     found = plan(desk.place(), units, name=None, more=None if said is None else given, allow_sudo=said)
     assert found.name == "mine"
     assert (found.allow_sudo, found.more) == ((before, kept) if said is None else (said, given))
+
+
+@pytest.mark.parametrize("by_path", [True, False])
+@pytest.mark.parametrize("runtime", ["claude", "codex", "command"])
+def test_no_other_program_is_looked_for_beside_an_agent_program_that_is_named_by_its_path(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, runtime: str, by_path: bool
+) -> None:
+    """The agent may write there: what it lays beside itself as `git` would run outside of its sandbox."""
+    program = desk.base / "project" / "bin" / "agent"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    word = str(program) if by_path else program.name
+    desk.configure(runtime=runtime, **{"command": [word]} if runtime == "command" else {f"{runtime}_command": word})
+    found = plan(desk.place(), Units(desk.base / "units", Disk()), name=None, more=None, allow_sudo=None)
+    assert program in found.needs
+    assert (str(program.parent) in found.path) is not by_path
 
 
 @pytest.mark.parametrize("as_json", [False, True])

@@ -22,7 +22,7 @@ from tests.typed import COMMAND, Typed, type_in
 from agent_mailer.clock import SystemClock
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.maildir.layout import Paths
-from agent_mailer.mailbox.port import Action, Draft
+from agent_mailer.mailbox.port import Action, Draft, Priority
 from agent_mailer.outcomes import Outcome
 from agent_mailer.people import Person, new_key
 from agent_mailer.people.folder import mail_in
@@ -151,6 +151,37 @@ def test_an_answer_that_was_refused_is_told(desk: Desk) -> None:
         True,
         "is done with it, but its answer was refused: no mailbox for user",
     )
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_of_mail_that_shared_a_turn_each_is_told_only_what_it_got_itself(desk: Desk, which: int) -> None:
+    """Else who waits for an answer waits to the end of the time, or hears of a refusal that is another's."""
+    desk.configure(auto_reply="never", batch_low=True)
+    answered = f'"${which + 1}"'
+    desk.shell(f"cat >/dev/null; set -- $AGENT_MAILER_MESSAGE_IDS; agent-mailer mail reply {answered} --body yes >&2")
+    sent = [desk.send(thread="t", priority=Priority.LOW) for _ in range(3)]
+    desk.once()
+    turns = desk.place().state.turns
+    [turn] = turns.ids()
+    record = turns.load(turn)
+    assert record is not None
+    assert record.settlement is not None
+
+    def told() -> list[tuple[bool, str]]:
+        reports = [standing_in(desk.workdir, one, "t") for one in sent]
+        return [(one.final, one.text) for one in reports if one is not None and one.state is MessageState.DONE]
+
+    ends = [(True, "is done with it and has sent no answer")] * 3
+    ends[which] = (
+        False,
+        f"is done with it, and what it sent has left (agent-mailer turns show {turn} -C {desk.workdir})",
+    )
+    assert told() == ends
+    refused = [msgspec.structs.replace(one, state=ItemState.REFUSED, why="full") for one in record.settlement.items]
+    record.settlement = msgspec.structs.replace(record.settlement, items=tuple(refused))
+    turns.save(record)
+    ends[which] = (True, "is done with it, but its answer was refused: full")
+    assert told() == ends
 
 
 def test_an_earlier_try_says_nothing_of_what_the_last_one_sent(desk: Desk) -> None:

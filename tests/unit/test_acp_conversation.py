@@ -438,6 +438,20 @@ def test_words_before_a_tool_that_was_not_announced_are_no_answer() -> None:
     assert (talk.ended.text, talk.ended.before) == ("", "I send it.")
 
 
+@pytest.mark.parametrize("said", ["", "\n"])
+@pytest.mark.parametrize("how", ["tool_call", "tool_call_update"])
+def test_an_answer_before_several_tools_in_a_row_is_the_answer_still(said: str, how: str) -> None:
+    """As of an agent that ticks off its list of tasks before it ends its turn."""
+    talk = Talk()
+    talk.prompted()
+    for name, text in (("t1", "I look."), ("t2", "It is 42."), ("t3", said), ("t4", said)):
+        talk.update("agent_message_chunk", content={"type": "text", "text": text})
+        talk.update(how, toolCallId=name, status="completed")
+    talk.answer(stopReason="end_turn")
+    assert (talk.ended.text, talk.ended.before) == ("", "It is 42.")
+    assert judge(talk.ended, Staged(finished=True), resumed=False).text == "It is 42."
+
+
 def test_a_shell_command_is_no_mail_tool_whatever_it_is_called() -> None:
     call = {"toolCallId": "t1", "kind": "execute", "title": "agent_mailer_reply"}
     params = {"toolCall": call, "announced": call, "options": [{"optionId": "y", "kind": "allow_once"}]}

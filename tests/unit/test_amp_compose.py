@@ -90,10 +90,10 @@ def test_a_reply() -> None:
     assert items(Draft("k", Action.REPLY, 2.0), ORIGIN)[0].thread == "t1"
 
 
-def test_it_says_who_wrote_what_it_comes_of_the_last_of_very_many() -> None:
+def test_whatever_a_turn_sends_says_who_wrote_what_it_comes_of_the_last_of_very_many() -> None:
     chain = tuple(f"n{number}" for number in range(MOST_VISITED))
     came = msgspec.structs.replace(ORIGIN, envelope=msgspec.structs.replace(ORIGIN.envelope, visited=chain))
-    for action in (Action.REPLY, Action.FORWARD):
+    for action in Action:
         assert request(changed(action=action), came).visited == (*chain[1:], "bob@u.d")
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tests.desk import Desk, until
+from tests.desk import PATIENCE, Desk, until
+from tests.refusing import On, Refusing
 
 from agent_mailer.assemble import Workplace
 from agent_mailer.desk.asking import ask, order, watched
@@ -114,6 +116,36 @@ def test_a_watcher_that_waits_for_its_mailbox_finds_nothing_left_to_do_later(
     state = desk.place().state
     assert not state.requests.waiting()
     assert not [*state.lifts.folder.glob("*.order")]
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("asks", [lambda place: ask(place, PAUSE), lambda place: order(place, ALLOW)])
+def test_what_a_watcher_has_done_when_the_time_is_up_is_told_as_done(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, asks: Callable[[Workplace], Answer], half: bool
+) -> None:
+    """Else a person asks for it once more. `half`: the answer is there, and so is what was asked for still."""
+    done, looks = threading.Event(), count()
+
+    def monotonic() -> float:
+        # A minute passes from look to look, and the watcher is no quicker than the first of them.
+        number = next(looks)
+        assert not number or done.wait(PATIENCE)
+        return 60.0 * number
+
+    def does(place: Workplace) -> None:
+        if half:
+            place.disk.system = Refusing("requests/*.json", On.UNLINK)
+        with suppress(OSError):
+            apply_waiting(place.state)
+        done.set()
+
+    monkeypatch.setattr("agent_mailer.desk.asking.time", SimpleNamespace(monotonic=monotonic, sleep=time.sleep))
+    with holding(desk, does):
+        answer = asks(desk.place())
+    assert answer.ok
+    state = desk.place().state
+    assert (paused(desk), state.lifts.standing.allowed) in (("lunch", ()), ("", ("ann",)))
+    assert not state.requests.waiting(), "else it would be done once more"
 
 
 def test_what_only_a_person_orders_is_refused_in_a_turn(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

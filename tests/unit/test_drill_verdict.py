@@ -38,6 +38,13 @@ def test_a_thread_has_an_order_and_nothing_may_stay() -> None:
     assert (verdict.order, verdict.left) == (("drill 2 ran before drill 1",), ("process 4711 of turn x",))
 
 
+def test_in_its_thread_a_message_stands_where_it_ran_first() -> None:
+    settled_then_killed = judge(seen(["id1", "id2", "id1"], ANSWERS, id1=1))
+    assert settled_then_killed.held
+    ran_too_early = judge(seen(["id2", "id1", "id2"], ANSWERS, id2=1))
+    assert (ran_too_early.order, ran_too_early.twice) == (("drill 2 ran before drill 1",), ())
+
+
 def test_one_is_told_as_one() -> None:
     evidence = Evidence([ONE], ["id1"], ANSWERS[:1], kills=Counter({"the watcher": 1}))
     assert judge(evidence).sentence.startswith("1 kill, 1 message: ")

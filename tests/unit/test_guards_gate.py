@@ -307,6 +307,22 @@ def test_those_who_share_a_day_hear_of_what_is_taken_and_who_only_looks_says_not
     assert found.pause.reason is PauseReason.BUDGET
 
 
+def test_a_pause_for_what_others_of_a_share_took_stands_as_long_as_it_is_taken(scene: Scene, tmp_path: Path) -> None:
+    (tmp_path / "beside").mkdir()
+    other = Scene(tmp_path / "beside")
+    for one in (scene, other):
+        one.budget(turns_per_day=1, share="ours")
+    assert ids(scene.admit(wants(mail("a")))) == (["a"], [])
+    pause = other.admit(wants(mail("b"))).pause
+    assert pause is not None
+    other.gate.pause(None, NOON, pause)
+    assert other.gate.pause(pause, NOON + 60) == other.state.pause.read() == pause
+    again = Gate(other.state, lambda: other.policy, other.clock, "coder")
+    assert again.pause(pause, NOON + 60) == other.state.pause.read() == pause, "another watcher of it looks as well"
+    other.budget(turns_per_day=2, share="ours")
+    assert other.gate.pause(pause, NOON + 60) is None
+
+
 def test_a_guards_pause_goes_on_while_its_reason_stands_and_ends_with_it(scene: Scene) -> None:
     scene.guards(turns_per_hour=1)
     scene.ran("one", NOON - 60)

@@ -134,10 +134,10 @@ def test_a_reply_names_what_it_answers() -> None:
     assert reply.labels == ("mine",)
 
 
-def test_it_says_who_wrote_what_it_comes_of_the_last_of_very_many() -> None:
+def test_whatever_a_turn_sends_says_who_wrote_what_it_comes_of_the_last_of_very_many() -> None:
     chain = tuple(f"n{number}" for number in range(MOST_VISITED))
     came = msgspec.structs.replace(origin(), envelope=msgspec.structs.replace(origin().envelope, visited=chain))
-    for action in (Action.REPLY, Action.FORWARD):
+    for action in Action:
         assert sent(draft(action, to=("dora",)), came).envelope.visited == (*chain[1:], "bob")
 
 

@@ -461,6 +461,14 @@ class TestResetTime:
         else:
             assert found == (None if moment is None else moment.timestamp())
 
+    @pytest.mark.parametrize(("late", "days"), [(0, 0), (20, 0), (59, 0), (120, 1)])
+    def test_a_moment_of_this_very_minute_is_todays_and_one_that_is_over_tomorrows(
+        self, tmp_path: Path, late: int, days: int
+    ) -> None:
+        """The words tell the minute alone, of which some has passed when they are read."""
+        found = reset_time(tmp_path, None, "try again at 9:07 AM.", seen=self.SEEN + late, zone="UTC")
+        assert found == self.SEEN + 60 + days * 86_400
+
     def rollout(self, home: Path, *limits: object, thread: str = THREAD) -> None:
         folder = home / "sessions" / "2026" / "11" / "21"
         folder.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,8 @@ from agent_mailer.state.notices import Notice, NoticeKind
 from agent_mailer.state.schedules import MOST_SENT
 
 EVENING = datetime(2026, 6, 10, 20, tzinfo=UTC).timestamp()
-AT_THREE = EVENING + 7 * 3600
+HOUR, DAY = 3600.0, 86400.0
+AT_THREE = EVENING + 7 * HOUR
 
 
 class Watch(FakeClock):
@@ -170,6 +171,25 @@ def test_what_left_before_its_watcher_was_killed_is_found_by_the_next_and_leaves
     assert len(keyless.taken) == len(set(keyless.taken)) == 2, "the other leaves as well, and neither again"
     assert [clockwork.known(name).sent for name in ("early", "nightly")] == [(one,) for one in keyless.taken]
     assert clockwork.known("early").due == 0.0
+
+
+@pytest.mark.parametrize(("back", "again"), [(61.0, 0), (HOUR, 0), (DAY + 60.0, 0), (3 * DAY, 1)])
+def test_a_clock_that_is_set_back_sends_nothing_twice_and_one_that_was_far_ahead_silences_nothing(
+    clockwork: Clockwork, back: float, again: int
+) -> None:
+    del clockwork.schedules[0]
+    keyless = Keyless(clockwork.scene.desk.root)
+    sending = clockwork.sending(keyless)
+    clockwork.due(sending)
+    clockwork.clock.moment = AT_THREE + 60
+    clockwork.due(sending)
+    assert len(keyless.taken) == 1
+    clockwork.clock.moment = AT_THREE + 60 - back
+    clockwork.due(sending)
+    # Over the next instant that the clock comes to, its first time or its second.
+    clockwork.clock.moment += min(back, DAY + 60.0)
+    clockwork.due(sending)
+    assert len(keyless.taken) == 1 + again
 
 
 def test_all_that_it_has_sent_is_known_as_a_persons_however_long_it_waits(clockwork: Clockwork) -> None:

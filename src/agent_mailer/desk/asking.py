@@ -126,10 +126,11 @@ def _ask_watcher(place: Workplace, request: Request) -> Answer:
                     lock.release()
             time.sleep(LOOK_EVERY)
     finally:
-        withdrawn = requests.withdraw(name)
+        requests.withdraw(name)
         if pinged is not None:
             pinged.end()
-    if not withdrawn and (answer := requests.take_answer(name)) is not None:
+    # An answer is there before what it answers goes: what was withdrawn may have been done.
+    if (answer := requests.take_answer(name)) is not None:
         return answer
     if heard is not None and heard.waits:
         raise UnavailableFault(
