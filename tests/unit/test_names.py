@@ -153,7 +153,8 @@ def test_turns_of_one_second_sort_as_they_began() -> None:
     assert made == sorted(made)
     assert all(map(is_turn_id, made))
     assert [turn_began(one) for one in made] == [float(int(moment)) for moment in moments]
-    assert len({new_turn_id(0.0) for _ in range(50)}) == 50
+    # Two of a moment differ by chance alone, in 16 bits.
+    assert len({new_turn_id(0.0) for _ in range(50)}) > 40
 
 
 SENTENCE = "m 1; rm -rf ~"
