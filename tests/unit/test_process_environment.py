@@ -76,6 +76,18 @@ def test_no_place_is_searched_that_they_can_lead_elsewhere(tmp_path: Path, calle
     assert found == ({"PATH": f"{place}:/usr/bin", "NODE_OPTIONS": f"-r {place}"} if kept else {"PATH": "/usr/bin"})
 
 
+def test_a_place_is_followed_as_far_as_the_system_follows_it(tmp_path: Path) -> None:
+    there = tmp_path / "theirs" / "bin"
+    there.mkdir(parents=True)
+    ways = [there]
+    while ways[-1].exists():
+        ways.append(tmp_path / f"link-{len(ways)}")
+        ways[-1].symlink_to(ways[-2])
+    assert len(ways) > 30
+    for way in ways[:-1]:
+        assert without_theirs({"PATH": f"{way}:/usr/bin"}, [tmp_path / "theirs"]) == {"PATH": "/usr/bin"}, way
+
+
 @pytest.mark.parametrize(
     ("name", "given", "kept"),
     [

@@ -92,7 +92,7 @@ def _way(place: str) -> Iterator[str]:
     """Each name that is passed on the way there, in its real folder: whoever can replace one leads it elsewhere."""
     left = place.split("/")[::-1]
     at, links = Path("/"), 0
-    while left and links < _MOST_LINKS:
+    while left and links <= _MOST_LINKS:
         if (name := left.pop()) == "..":
             at = at.parent
             continue
