@@ -168,6 +168,18 @@ def test_what_lies_in_its_place_is_moved_aside(desk: Desk) -> None:
     path.write_text("good\n")
     turn(desk, "cd .agent-mailer/memory; rm global.md; mkdir global.md; echo x >global.md/x", memory_global="read")
     assert path.read_text() == "good\n"
+    [aside] = path.parent.glob("global.md.before-*")
+    assert (aside / "x").read_text() == "x\n"
+
+
+@pytest.mark.parametrize("instead", ["rm -r memory", "mv memory x; touch memory", "mv memory x; ln -s x memory"])
+def test_a_folder_of_notes_that_is_gone_or_another_thing_keeps_no_turn_from_its_end(desk: Desk, instead: str) -> None:
+    desk.once()
+    path = desk.state / "memory" / "global.md"
+    path.write_text("good\n")
+    turn(desk, f"cd .agent-mailer; {instead}", memory_global="read")
+    assert (path.read_text(), path.parent.is_symlink()) == ("good\n", False)
+    assert [told["thread"] for told in desk.log(EventName.MESSAGE_DONE)] == ["t1"]
 
 
 def test_what_cannot_be_undone_for_want_of_permission_is_told_and_keeps_no_turn_from_its_end(desk: Desk) -> None:

@@ -175,6 +175,7 @@ class Notes:
 
     def _undo(self, record: TurnRecord, path: Path, text: bytes) -> None:
         try:
+            self._folder.make_folder(self._folder.memory)
             with note_lock(self._folder.memory):
                 if is_there(path) and _content(path) is None:
                     # A folder in its place, as an example, would never let itself be replaced.
