@@ -153,7 +153,7 @@ def test_turns_of_one_second_sort_as_they_began() -> None:
     assert made == sorted(made)
     assert all(map(is_turn_id, made))
     assert [turn_began(one) for one in made] == [float(int(moment)) for moment in moments]
-    # Two of a moment differ by chance alone, in 16 bits.
+    # Two of a moment differ by chance alone, in 20 bits: once in a thousand runs two of fifty are one.
     assert len({new_turn_id(0.0) for _ in range(50)}) > 40
 
 
