@@ -93,7 +93,7 @@ def play(base: Path, made: Made, seed: int) -> BrokerScene:
     return scene
 
 
-@pytest.mark.parametrize("schedules", sizes(quick=1, long=30, soak=1000))
+@pytest.mark.parametrize("schedules", sizes(quick=1, long=16, soak=1000))
 def test_in_whatever_order_things_break_each_message_is_answered_once(memory: Path, made: Made, schedules: int) -> None:
     messages = 0
     for seed in range(SEED, SEED + (MANY or schedules)):
