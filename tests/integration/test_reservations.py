@@ -126,6 +126,40 @@ def test_all_or_none_is_had_and_what_has_run_out_is_free(tmp_path: Path) -> None
     asyncio.run(scenario())
 
 
+def test_what_a_turn_has_stays_its_own_when_it_takes_more_of_the_project_or_of_another(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        one, other = leases(tmp_path, "one"), leases(tmp_path, "other")
+        elsewhere = Leases(tmp_path, Disk(), FakeClock(), project="/srv/site", address="one")
+        for taker, pattern in ((one, "src/**"), (elsewhere, "src/**"), (one, "docs"), (one, "docs")):
+            assert await taker.take("t1", [pattern], 60.0) == []
+        assert await one.take("t3", ["tests"], 60.0) == []
+        assert sorted(held.pattern for held in await one.held()) == ["docs", "src/**", "tests"]
+        assert [held.pattern for held in await elsewhere.held()] == ["src/**"]
+        for pattern in ("src/app.py", "docs/a.md"):
+            (way,) = await other.take("t2", [pattern], 60.0)
+            assert way.owner == Owner("one", "t1")
+        assert await one.release("t1", ["src/**"]) == 1
+        assert await other.take("t2", ["src/app.py"], 60.0) == []
+        assert await other.take("t2", ["docs/a.md"], 60.0) != []
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("more", ["docs", "src/**"])
+def test_what_one_has_ends_no_earlier_because_one_takes_more_for_a_shorter_time(tmp_path: Path, more: str) -> None:
+    async def scenario() -> None:
+        clock = FakeClock()
+        one, other = leases(tmp_path, "one", clock), leases(tmp_path, "other", clock)
+        assert await one.take("", ["src/**"], 7200.0) == []
+        assert await one.take("", [more], 60.0) == []
+        clock.moment += 7199
+        assert await other.take("t2", ["src/app.py"], 60.0) != []
+        clock.moment += 1
+        assert await other.take("t2", ["src/app.py"], 60.0) == []
+
+    asyncio.run(scenario())
+
+
 def test_all_of_a_project_is_kept_from_others_and_no_shorter_by_a_clock_that_is_ahead(tmp_path: Path) -> None:
     async def scenario() -> None:
         here, ahead = FakeClock(), FakeClock()

@@ -20,6 +20,7 @@ from agent_mailer.approvals.hook import (
     answer,
     as_json,
     before_a_tool,
+    in_codex,
     instead_of_a_refusal,
 )
 from agent_mailer.approvals.turn import (
@@ -201,6 +202,25 @@ def test_an_answer_to_the_pending_call_is_for_that_call_alone() -> None:
     assert before_a_tool(told(Word.UNKNOWN, "call-1"), PUSH, sub_agent=False) == Decision(Step.DENY, UNKNOWN)
     by_prompt = allowed.without_pending()
     assert before_a_tool(by_prompt, again, sub_agent=False).use == "q-1"
+
+
+FORCE = bash("git push --force")
+
+
+@pytest.mark.parametrize("newer", [Word.ALLOW, Word.DENY])
+@pytest.mark.parametrize("asked", [PUSH, FORCE], ids=["asked twice", "chosen instead of another"])
+def test_of_two_answers_about_a_call_the_newer_counts(asked: Call, newer: Word) -> None:
+    other = Word.DENY if newer is Word.ALLOW else Word.ALLOW
+    again = Told("q-2", asked.tool, asked.input, asked.digest, newer, changed="" if asked is PUSH else PUSH.input)
+    older = told(other).told
+    approvals = TurnApprovals(RULES.rules, refused=True, told=(*older, again))
+    step = Step.ALLOW if newer is Word.ALLOW else Step.DENY
+    for decision in (
+        before_a_tool(approvals, PUSH, sub_agent=False),
+        instead_of_a_refusal(approvals, PUSH, sub_agent=False),
+        in_codex("PermissionRequest", approvals, PUSH, sub_agent=False),
+    ):
+        assert (decision.step, decision.use) == (step, "q-2" if newer is Word.ALLOW else "")
 
 
 def test_what_the_mode_refuses_is_asked_by_mail_and_let_through_once() -> None:

@@ -43,7 +43,9 @@ class Leases:
             if way:
                 return known, way
             mine = {one.pattern: one for one in known if one.owner == me and one.project == self._project}
-            ours = {pattern: Reservation(me, self._project, pattern, until) for pattern in (*mine, *patterns)}
+            ours = {pattern: Reservation(me, self._project, pattern, until) for pattern in patterns}
+            # What is asked for now for a short time takes nothing from what was to last longer.
+            ours |= {name: msgspec.structs.replace(one, until=max(one.until, until)) for name, one in mine.items()}
             return [*(one for one in known if one not in mine.values()), *ours.values()], []
 
         return await self._change(change)

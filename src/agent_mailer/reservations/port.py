@@ -78,7 +78,7 @@ class Reservations(Protocol):
     async def take(self, turn: str, patterns: Sequence[str], seconds: float) -> Sequence[Reservation]:
         """All of the patterns or none: what stands in the way, empty where they are ours for `seconds` from now.
 
-        What the same owner has already is not in the way, and lasts as long as the new ones at least.
+        What the same owner has already is not in the way, lasts as long as the new ones at least, and ends no earlier.
         """
 
     async def renew(self, turn: str, seconds: float) -> bool:
