@@ -68,10 +68,13 @@ or all.
 """
 MODULES = tuple(SOURCE / name for name in REPAIRS)
 _UNIT = """
-    state_entries state_folder state_lists state_reading state_stuck state_turns state_workdirs watch_backlog
-    watch_deciding watch_judging watch_notices watch_pausing watch_retry watch_rules watch_schedule watch_screen
-    watch_session_choice watch_settlement turn_folder approval_calls maildir_layout guards_decisions needs
-    live_telling user_state
+    approval_answers approval_calls approval_hook guards_decisions live_telling maildir_durable maildir_format
+    maildir_layout maildir_listing maildir_passing maildir_remembered needs state_approvals state_durable
+    state_entries state_folder state_lists state_reading state_refused state_retention state_stuck state_turns
+    state_workdirs turn_folder user_state watch_answered watch_backlog watch_claim watch_deciding
+    watch_following watch_judging watch_loop watch_notices watch_pausing watch_putting_away watch_requests
+    watch_retry watch_rules watch_schedule watch_screen watch_sending watch_session_choice watch_settlement
+    watch_settling watch_start watch_turn watch_unsent watch_watcher
 """
 _INTEGRATION = """
     engine_recovery forged_records half_written bad_state stop_in_time doctor_repair degraded batch_low

@@ -160,6 +160,16 @@ def test_several_damages_in_one_moment_are_all_kept(folder: StateFolder) -> None
     assert {p.read_bytes() for p in folder.path.glob("x.json.corrupt-*")} == {b"damage 0", b"damage 1", b"damage 2"}
 
 
+def test_what_cannot_be_set_aside_stays_where_it_is_and_both_are_told(folder: StateFolder, told: Told) -> None:
+    path = folder.path / "x.json"
+    path.write_bytes(GARBAGE["empty"])
+    folder.disk.system = Refusing("x.json", On.GO, code=errno.EROFS)
+    assert folder.read(path, dict[str, int], {"none": 0}) == {"none": 0}
+    assert path.read_bytes() == GARBAGE["empty"]
+    [(name, why)] = told
+    assert (name, why.partition("; ")[2]) == ("x.json", f"could not be set aside: {path}: Read-only file system")
+
+
 def test_what_is_no_file_is_set_aside_and_never_waited_for(folder: StateFolder, told: Told) -> None:
     for name in ("fifo", "folder", "loop"):
         path = folder.path / name
