@@ -50,7 +50,7 @@ REPAIRS: dict[str, tuple[str, ...]] = {
     "state/remote.py": ("RemoteBook._read",),
     "state/approvals.py": ("Approvals._read", "Approvals._look"),
     "state/pauses.py": ("AccountPause.read",),
-    "state/notes.py": ("Notes._replace", "Notes._seen"),
+    "state/notes.py": ("Notes._replace", "Notes._seen", "Notes._undo"),
     "state/stuck.py": ("Stuck._load", "Unsent._load", "split_key"),
     "state/dead_letters.py": ("_parse", "_decoded", "DeadLetters.add", "DeadLetters.remove"),
     "state/presence.py": ("Presence.there", "Presence.offers"),
@@ -80,7 +80,7 @@ _INTEGRATION = """
     engine_recovery forged_records half_written bad_state stop_in_time doctor_repair degraded batch_low
     maildir_consume maildir_adapter maildir_delivery process_holder process_tree process_spawn thread_index stuck
     doorbell live_first approvals_by_force kept_state takeover answer_waits turn_stopped note_editing remote
-    approvals guards_held cli_state account_pause engine_turn amq_tree everyday routes broadcast
+    approvals guards_held cli_state account_pause engine_turn amq_tree everyday routes broadcast reaches_later_turns
 """
 TESTS = (
     *(f"tests/unit/test_{name}.py" for name in _UNIT.split()),

@@ -6,9 +6,11 @@ import fcntl
 import json
 import os
 import subprocess
+import threading
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.clocks import FakeClock
 from tests.desk import Desk, until
@@ -18,9 +20,11 @@ from agent_mailer.disk import SystemCalls
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.names import new_turn_id
+from agent_mailer.process.handle import identify
+from agent_mailer.state import notes
 from agent_mailer.state.notes import PATIENCE, note_lock
 from agent_mailer.state.records import Phase, TurnRecord
-from agent_mailer.turn_tools.folder import MAX_NOTE_BYTES, NoteScope, NoteWrite
+from agent_mailer.turn_tools.folder import MAIL, MAX_NOTE_BYTES, NoteScope, NoteWrite
 
 NOW = 1_800_000_000.0
 APPEND = {"EDITOR": "sh -c 'echo mine >> \"$1\"' sh", "VISUAL": ""}
@@ -113,12 +117,16 @@ def test_a_turn_that_began_meanwhile_is_told_of_and_loses_nobody_s_text(desk: De
     assert kept.name in told
 
 
+def settling() -> TurnRecord:
+    return TurnRecord(new_turn_id(NOW), Envelope("m", "t", "user", NOW, "o", "l"), Phase.SETTLING, "command", NOW)
+
+
 @pytest.mark.parametrize(("more", "kept"), [(0, False), (10, True)])
 def test_a_note_that_its_turn_saw_in_part_is_kept_beside_what_the_turn_wrote(desk: Desk, more: int, kept: bool) -> None:
     place = desk.place()
     place.folder.hold()
     place.prepare()
-    record = TurnRecord(new_turn_id(NOW), Envelope("m", "t", "user", NOW, "o", "l"), Phase.SETTLING, "command", NOW)
+    record = settling()
     place.state.turns.create(record)
     path = place.folder.memory / "t.md"
     path.write_bytes(b"x" * (MAX_NOTE_BYTES + more))
@@ -128,6 +136,31 @@ def test_a_note_that_its_turn_saw_in_part_is_kept_beside_what_the_turn_wrote(des
     assert path.read_text() == "short\n"
     beside = [one.stat().st_size for one in place.folder.memory.glob("t.md.before-*")]
     assert beside == ([MAX_NOTE_BYTES + more] if kept else [])
+
+
+def test_what_a_person_just_writes_is_written_down_before_a_turn_looks(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notes, "PATIENCE", 60.0)
+    place = desk.place(FakeClock(NOW))
+    place.folder.hold()
+    place.prepare()
+    record = msgspec.structs.replace(settling(), process=identify(os.getpid()))
+    place.state.turns.create(record)
+    path, folder = place.folder.memory / "global.md", place.state.turns.folder(record.turn_id)
+    copy = folder.note_copy(NoteScope.GLOBAL)
+    copy.write_bytes(b"good\n")
+    copy.with_name(MAIL).write_bytes(b"")
+    settled = threading.Thread(target=place.state.notes.write, args=(record, []), kwargs={"fixed": True})
+    with note_lock(path.parent):
+        path.write_text("mine\n")
+        settled.start()
+        # As long as a settlement that asks nobody takes; one that waits is not hurried by it.
+        settled.join(0.5)
+        place.state.notes.by_hand(path, copy.read_bytes(), b"mine\n")
+    settled.join()
+    assert path.read_text() == "mine\n"
+    assert desk.log(EventName.NOTE_CHANGED) == []
 
 
 def test_one_writer_at_a_time_but_nobody_waits_for_ever(tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ def edit_note(place: Workplace, thread: str | None, path: Path, fresh: str, *, w
             why = f"{path} was changed while you edited it, and left so; your text is {copy}"
             raise MailerError("changed", why, f"diff {path} {copy}")
         place.disk.replace(path, after, sync=Sync.FULL)
-    place.state.notes.by_hand(path, before, after)
+        place.state.notes.by_hand(path, before, after)
     place.disk.remove(copy)
     say(f"{path} was changed")
     if len(after) > MAX_NOTE_BYTES:

@@ -159,28 +159,31 @@ class Notes:
 
     def _note_direct(self, record: TurnRecord, *, fixed: bool) -> None:
         """What the turn, or somebody else while it ran, wrote into the files themselves."""
-        folder = self._turns.path(record.turn_id)
-        if record.process is None or not (folder / MAIL).exists():
+        if record.process is None or not (self._turns.path(record.turn_id) / MAIL).exists():
             # Nothing ran, or what the notes were is no longer known: this settlement is applied again.
             return
         for scope in NoteScope:
-            path = self._file(scope, record.envelope.thread)
-            now, seen = _content(path), _content(folder / NOTE_COPY.format(scope))
-            if now == seen or self.history.accounts_for(path.name, _text(now), record.claimed_at):
-                continue
-            refused = fixed and scope is NoteScope.GLOBAL and seen is not None and len(seen) <= MAX_NOTE_BYTES
-            self._remember(record, path, REFUSED if refused else FILE, seen, now)
-            if refused:
-                self._undo(record, path, seen or b"")
+            # What a person just writes he writes down before he lets it go.
+            with note_lock(self._folder.memory):
+                self._look_at(record, scope, fixed=fixed)
+
+    def _look_at(self, record: TurnRecord, scope: NoteScope, *, fixed: bool) -> None:
+        path, copy = self._file(scope, record.envelope.thread), NOTE_COPY.format(scope)
+        now, seen = _content(path), _content(self._turns.path(record.turn_id) / copy)
+        if now == seen or self.history.accounts_for(path.name, _text(now), record.claimed_at):
+            return
+        refused = fixed and scope is NoteScope.GLOBAL and seen is not None and len(seen) <= MAX_NOTE_BYTES
+        self._remember(record, path, REFUSED if refused else FILE, seen, now)
+        if refused:
+            self._undo(record, path, seen or b"")
 
     def _undo(self, record: TurnRecord, path: Path, text: bytes) -> None:
         try:
             self._folder.make_folder(self._folder.memory)
-            with note_lock(self._folder.memory):
-                if is_there(path) and _content(path) is None:
-                    # A folder in its place, as an example, would never let itself be replaced.
-                    self._folder.disk.move(path, _free_name(path, record.turn_id), sync=Sync.NONE)
-                self._folder.disk.replace(path, text, sync=Sync.FULL)
+            if is_there(path) and _content(path) is None:
+                # A folder in its place, as an example, would never let itself be replaced.
+                self._folder.disk.move(path, _free_name(path, record.turn_id), sync=Sync.NONE)
+            self._folder.disk.replace(path, text, sync=Sync.FULL)
         except PermissionError as error:
             why = f"{error}; what the turn wrote into it could not be undone: agent-mailer memory edit"
             self._log.emit(EventName.STATE_TROUBLE, turn_id=record.turn_id, why=why)
