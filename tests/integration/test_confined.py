@@ -106,7 +106,7 @@ class Scene(Desk):
         self.configure(sandbox={**self.settings["sandbox"], "read": [str(self.base / "doors.json"), str(HOSTILE)]})
         self.send()
         ended = self.once()
-        assert outcomes(ended) == ["done"], [e.fields for e in ended]
+        assert outcomes(ended) == ["done"], "\n".join(str(e.fields) for e in ended)
         told: dict[str, str] = json.loads((self.project / "told.json").read_text())
         return told
 

@@ -263,13 +263,13 @@ def test_what_another_client_watches_is_not_started_over(tmp_path: Path, monkeyp
         ours.release()
 
 
-LEAVES = """import signal, sys, time
+LEAVES = """import os, signal, sys
 from pathlib import Path
 from agent_mailer.state.lock import WorkdirLock
 lock = WorkdirLock(Path(sys.argv[1]))
 lock.acquire()
 lock.leaving()
-signal.signal(signal.SIGTERM, lambda *_: print("told again", flush=True))
+signal.signal(signal.SIGTERM, lambda *_: os.write(1, b"told again\\n"))
 print("leaves", flush=True)
 sys.stdin.read()
 """

@@ -222,6 +222,20 @@ def test_what_the_project_forbids_stays_forbidden_and_what_it_allows_does_not_co
     assert "WebSearch" not in settings_of(tmp_path)["permissions"]["deny"]
 
 
+@pytest.mark.parametrize("other", ["none", "cut", "endless"])
+@pytest.mark.parametrize("name", ["settings.json", "settings.local.json"])
+def test_what_one_file_forbids_stays_so_whatever_the_other_is(tmp_path: Path, name: str, other: str) -> None:
+    folder = tmp_path / ".claude"
+    folder.mkdir()
+    (folder / name).write_text(json.dumps({"permissions": {"deny": ["WebSearch"]}}))
+    [beside] = {"settings.json", "settings.local.json"} - {name}
+    if other == "cut":
+        (folder / beside).write_text('{"permissions": {"deny": [')
+    elif other == "endless":
+        (folder / beside).symlink_to("/dev/zero")
+    assert "WebSearch" in settings_of(tmp_path)["permissions"]["deny"]
+
+
 @pytest.mark.parametrize(
     ("output", "ok", "says"),
     [
