@@ -12,7 +12,12 @@ import os
 import socket
 import stat
 import sys
+import time
 from urllib.parse import unquote, urlsplit
+
+BEGINS = 5.0
+AGAIN = 0.02
+"""Seconds."""
 
 
 def read(path: str) -> bool:
@@ -61,9 +66,21 @@ def proxy(port: str) -> bool:
     """Whether a proxy that the environment names leads there."""
     where = urlsplit(os.environ.get("HTTP_PROXY", ""))
     who = base64.b64encode(f"{unquote(where.username or '')}:{unquote(where.password or '')}".encode()).decode()
-    with socket.create_connection((where.hostname or "", where.port or 0), 10) as ours:
+    with _connected((where.hostname or "", where.port or 0)) as ours:
         ours.sendall(f"CONNECT 127.0.0.1:{port} HTTP/1.1\r\nProxy-Authorization: Basic {who}\r\n\r\n".encode())
         return b" 200 " in ours.recv(100)
+
+
+def _connected(address: tuple[str, int]) -> socket.socket:
+    """What leads to the proxy begins beside us: srt starts it in the background, and waits for nothing."""
+    until = time.monotonic() + BEGINS
+    while True:
+        try:
+            return socket.create_connection(address, 10)
+        except ConnectionRefusedError:
+            if time.monotonic() > until:
+                raise
+        time.sleep(AGAIN)
 
 
 def signal(pid: str) -> bool:
