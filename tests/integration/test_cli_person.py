@@ -244,6 +244,7 @@ def test_what_waits_and_is_no_message_is_named(desk: Desk) -> None:
         (("reply", "20", "--body", "x"), 2, "could be"),
         (("reply", "nope"), 2, "no text"),
         (("forward", "20", "--to", "coder"), 2, "could be"),
+        (("thread", "20"), 2, "could be"),
         (("thread", "../../x"), 1, "no message"),
         (("inbox", "--as", "ghost"), 2, "no mailbox for 'ghost'"),
         (("inbox", "--as", "../user"), 78, "no handle"),

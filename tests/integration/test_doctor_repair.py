@@ -20,6 +20,7 @@ from agent_mailer.checks.repair import RepairReport, Taken, lost_messages, repai
 from agent_mailer.errors import ConfigFault
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Automatic, Envelope
+from agent_mailer.state.requests import Request, Verb
 
 GARBAGE = b"\x00\xff{torn"
 
@@ -175,11 +176,13 @@ def test_what_others_could_read_is_closed(desk: Desk) -> None:
     desk.send()
     desk.once()
     [turn] = (desk.state / "turns").iterdir()
-    for path in (turn, desk.state / "processed.txt", desk.state / "config.toml", desk.state):
+    asked = desk.state / "requests" / f"{desk.place().state.requests.submit(Request(Verb.PING))}.json"
+    for path in (turn, asked, desk.state / "processed.txt", desk.state / "config.toml", desk.state):
         path.chmod(0o755)
     report = mend(desk)
     assert {Path(done.path).name for done in report.repaired} == {
         turn.name,
+        asked.name,
         "processed.txt",
         "config.toml",
         ".agent-mailer",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from agent_mailer.disk import Disk
 from agent_mailer.errors import ConfigFault, MailerError, UsageFault
 from agent_mailer.service.folder import KEPT, Units
 from agent_mailer.service.install import SYSTEM_PATH, interpreter_of, needed_programs, search_path
-from agent_mailer.service.manager import vanished
+from agent_mailer.service.manager import UnitState, problems_of, vanished
 from agent_mailer.service.unit import (
     DROP_IN,
     Instance,
@@ -190,3 +191,14 @@ def test_the_path_has_each_folder_once_and_the_systems_last() -> None:
     assert found == ("/home/u/bin", "/usr/bin", "/opt/x", *(f for f in SYSTEM_PATH if f != "/usr/bin"))
     with pytest.raises(MailerError, match="colon"):
         search_path([Path("/a:b/c")])
+
+
+@pytest.mark.parametrize("sub", ["auto-restart", "auto-restart-queued"])
+def test_what_is_started_again_and_again_does_not_run_whatever_systemd_calls_it(tmp_path: Path, sub: str) -> None:
+    """Newer ones have two words for it."""
+    coder = Instance("coder", tmp_path, Path("/bin/sh"), ("/bin",))
+    begins = UnitState(active="activating", sub="start", restarts=7, exit_status=1)
+    assert problems_of(coder, begins) == ()
+    [told] = problems_of(coder, msgspec.structs.replace(begins, sub=sub))
+    assert "exit status 1, 7 times" in told.text
+    assert told.fix == "agent-mailer service logs coder"

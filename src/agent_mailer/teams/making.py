@@ -180,8 +180,10 @@ def _carried(
     first, wanted = team.members[0], PermissionMode.BYPASS_PERMISSIONS
     _set_up(team, first, directory, made[first.name], PermissionMode.ACCEPT_EDITS)
     place = Workplace(workdir_of(directory, first))
-    for kind in {member.runtime or team.runtime for member in team.members}:
-        fault = refusal(place, {"runtime": kind.value, "permission_mode": wanted.value})
+    for member in team.members:
+        # Its own values, too: they say which agent is described, and in which variables it runs.
+        values = _values(team, member, directory, made[member.name], wanted)
+        fault = refusal(_place(workdir_of(directory, member), values), {})
         if fault is not None:
             return PermissionMode.ACCEPT_EDITS, f"{fault.message} ({fault.fix})"
     kind_of_sandbox = place.config.sandbox.kind
