@@ -285,8 +285,9 @@ def test_config_edit_takes_only_a_valid_file(agent: Path, tmp_path: Path) -> Non
     assert broken.status == 78, broken
     assert "max_retries" in broken.err
     assert path.read_bytes() == before
-    failing = type_in(agent, "config", "edit", env=_editor(tmp_path, "exit 3"))
+    failing = type_in(agent, "config", "edit", env=_editor(tmp_path, "echo '# mine' >> \"$1\"; exit 3"))
     assert (failing.status, path.read_bytes()) == (1, before)
+    assert path.with_name("config.edit.toml").read_bytes() == before + b"# mine\n", "what was typed is kept"
     same = type_in(agent, "config", "edit", env=_editor(tmp_path, "true"))
     assert (same.status, same.out) == (0, "nothing was changed\n")
     good = type_in(agent, "config", "edit", env=_editor(tmp_path, "echo 'max_retries = 7' >> \"$1\""))

@@ -30,6 +30,13 @@ def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return program.with_name("agent-mailer.said")
 
 
+def taken(said: Path) -> list[str]:
+    """The words of the last call; the next is waited for anew."""
+    words = said.read_text().splitlines()
+    said.unlink()
+    return words
+
+
 def asks(desk: Desk, thread: str, text: str) -> None:
     question = Question(thread, f"of-{thread}", "turn-1", "user", ASKED_FIRST, text)
     (desk.state / "questions.json").write_bytes(msgspec.json.encode([question]))
@@ -70,3 +77,29 @@ def test_an_answer_goes_to_the_question_that_was_shown_though_another_comes_firs
     asyncio.run(scenario())
     words = ["send", "-C", str(second.workdir), "--to", "coder", "--thread", "paint", "--body", "yes"]
     assert said.read_text().splitlines() == words
+
+
+def test_a_key_is_for_the_agent_that_was_chosen_though_others_come_and_go_before_it(tmp_path: Path, said: Path) -> None:
+    first, second, third = (Desk(tmp_path / name) for name in ("first", "second", "third"))
+    shown = [second.workdir, third.workdir]
+    screen = _Screen(Board(shown))
+
+    def agents() -> list[str]:
+        return [view.workdir for view in screen._shown.workdirs] if screen._shown is not None else []
+
+    async def comes(pilot: Pilot[None], *desks: Desk) -> None:
+        screen._look()
+        await becomes(pilot, lambda: agents() == [str(desk.workdir) for desk in desks])
+
+    async def scenario() -> None:
+        async with screen.run_test() as pilot:
+            await comes(pilot, second, third)
+            await pilot.press("down")
+            for desks in ((first, second, third), (third, first, second), (third, second), (second, third)):
+                shown[:] = [desk.workdir for desk in desks]
+                await comes(pilot, *desks)
+                await pilot.press("p")
+                await becomes(pilot, said.exists)
+                assert taken(said) == ["pause", "-C", str(third.workdir)]
+
+    asyncio.run(scenario())

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from agent_mailer.config import RuntimeKind
-from agent_mailer.views.health import next_wake, problems_of, urgency
+from agent_mailer.views.health import Learned, next_wake, problems_of, urgency
 from agent_mailer.views.values.history import SpentView
 from agent_mailer.views.values.status import (
     BlockedView,
@@ -99,6 +99,26 @@ def codes(view: StatusView, damaged: list[tuple[Path, str]] | None = None) -> li
 )
 def test_what_needs_somebody_and_what_does_not(view: StatusView, wanted: list[str]) -> None:
     assert codes(view) == wanted
+
+
+@pytest.mark.parametrize(
+    ("reason", "guessed", "lasted", "stopped", "told"),
+    [
+        ("unavailable", False, 299.0, "", False),
+        ("unavailable", False, 300.0, "", True),
+        ("limited", True, 300.0, "", True),
+        ("limited", False, 9e4, "", False),
+        ("unavailable", False, 9e4, "amp up", False),
+        ("limited", True, 9e4, "amp up", False),
+    ],
+)
+def test_an_outage_that_lasts_is_told_and_not_of_who_is_stopped_or_knows_its_end(
+    reason: str, guessed: bool, lasted: float, stopped: str, told: bool
+) -> None:
+    pause = PauseView(reason, NOW - lasted, NOW + 60, "", guessed)
+    view = having(pause=pause, stopped=stopped, watcher=WatcherView(not stopped, 7))
+    found = problems_of(view, [], RuntimeKind.CLAUDE, Learned(outage_after=300.0), NOW)
+    assert [one.code for one in found] == ([Problem.OUTAGE] if told else [])
 
 
 def test_every_problem_has_words_and_a_command_for_that_very_folder() -> None:

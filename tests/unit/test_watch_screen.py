@@ -88,6 +88,14 @@ def test_a_pause_says_what_ends_it() -> None:
     assert re.fullmatch(r"until (\w+ )?\d\d:\d\d, or: agent-mailer resume", paused.mend)
 
 
+@pytest.mark.parametrize("outcome", ["limited", "signed_out", "unavailable"])
+def test_a_mail_that_a_pause_has_met_is_a_line_where_it_is_given_up(outcome: str) -> None:
+    dead = of(EventName.DEAD_LETTER, turn_id="t", message_id="m-12345678", why="begun too often")
+    last = told(*turn(outcome, of(EventName.PAUSED, reason=outcome, in_seconds=60.0), dead))[-1]
+    assert (last.head, last.tone, last.mend) == ("GIVEN UP", Tone.BAD, "agent-mailer dead-letter retry 12345678")
+    assert last.text.startswith("begun too often")
+
+
 def test_a_stop_says_what_it_waits_for_and_what_ends_that() -> None:
     [first] = told(of(EventName.WATCH_STOPPING, running=2, grace=30.0))
     assert first.mend == "waits up to 30 s for 2 turns; Ctrl-C again ends them now"

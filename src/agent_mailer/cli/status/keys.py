@@ -106,25 +106,29 @@ class _Screen(App[None]):
             self.call_from_thread(self._draw, found)
 
     def _draw(self, board: BoardView) -> None:
+        chosen = self._chosen()
         before, self._shown = self._shown, board
         if before is not None and before.needs != board.needs:
             self._say("")
         self._put("head", [head(board, self.size.width)])
         table = self.query_one(DataTable)
         last = last_column(self.size.width)
-        at = table.cursor_row
+        # Who was chosen stays so wherever he stands now: a key is for an agent, not for a row.
+        own = [number for number, view in enumerate(board.workdirs) if chosen and view.workdir == chosen.workdir]
+        at = own[0] if own else table.cursor_row
         rows = [cells_of(view)[:last] for view in board.workdirs]
         if before is None or len(table.columns) != len(HEAD[:last]) or len(rows) != table.row_count:
             table.clear(columns=True)
             table.add_columns(*HEAD[:last])
             for row in rows:
                 table.add_row(*map(_of, row))
-            table.move_cursor(row=at)
         else:
             for number, row in enumerate(rows):
                 for column, cell in enumerate(row):
                     if str(table.get_cell_at((number, column))) != str(_of(cell)):  # type: ignore[arg-type]
                         table.update_cell_at((number, column), _of(cell), update_width=True)  # type: ignore[arg-type]
+        if at != table.cursor_row:
+            table.move_cursor(row=at)
         self._share(board)
 
     def _share(self, board: BoardView) -> None:
