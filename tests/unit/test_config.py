@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -360,3 +361,16 @@ def test_what_was_changed_since_a_file_was_read_is_not_written_over(path: Path) 
     with pytest.raises(ConfigFault, match="changed by somebody else meanwhile"):
         file.save()
     assert path.read_text() == "max_starts = 4\n"
+
+
+@pytest.mark.parametrize(
+    "before", ['greeting = """\n[Hello]\n"""\n', "theirs = [\n  [1],\n  [2],\n]\n", "a = '''\n  [[b]]'''\n"]
+)
+@pytest.mark.parametrize("table", ["", "\n[env]\npass = ['X']\n"])
+def test_a_new_key_stands_in_no_other_value_that_goes_over_several_lines(path: Path, before: str, table: str) -> None:
+    path.write_text(before + table)
+    kept = tomllib.loads(path.read_text())
+    file = ConfigFile(path, Disk())
+    file.set("max_starts", 9)
+    file.save()
+    assert tomllib.loads(path.read_text()) == {**kept, "max_starts": 9}

@@ -171,7 +171,16 @@ def _item(value: object) -> Item:
 def _first_table(text: str) -> int:
     position = 0
     for line in text.splitlines(keepends=True):
-        if line.lstrip().startswith("["):
+        if line.lstrip().startswith("[") and _is_whole(text[:position]):
             return position
         position += len(line)
     return position
+
+
+def _is_whole(text: str) -> bool:
+    """Whether no value is left open: within one, a line that begins so is no table's head."""
+    try:
+        tomlkit.parse(text)
+    except TOMLKitError:
+        return False
+    return True
