@@ -24,12 +24,13 @@ from tests.typed import type_in
 from agent_mailer.clock import SystemClock
 from agent_mailer.disk import Disk
 from agent_mailer.errors import ConfigFault, UnavailableFault
-from agent_mailer.hooks.book import Book
+from agent_mailer.hooks.book import Book, Row
 from agent_mailer.hooks.listening import MOST, QUIET, Answer, Hook, Listener
 from agent_mailer.hooks.taking import Taking
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.outside.calls import read_call
 from agent_mailer.outside.event import Source
+from agent_mailer.outside.items import Outcome
 from agent_mailer.outside.rules import Rules
 from agent_mailer.outside.signature import HEADER, LARGEST, WINDOW
 
@@ -193,6 +194,28 @@ def test_who_reads_along_and_is_gone_has_no_delivery_fail(hook: HookDesk, tmp_pa
         )
     finally:
         book.close()
+
+
+def test_a_retry_is_of_what_was_named_alone_else_of_all_that_failed(tmp_path: Path) -> None:
+    hook = HookDesk(tmp_path)
+    assert "Nothing failed" in hook.type("retry").out
+    [path] = (tmp_path / "state").rglob("*.db")
+    book = Book(path)
+    failed = [
+        Row(f"digest {name}", name, 1.0, "e", "o", name, Outcome.FAILED, tries=3, due_ms=9, held="{}")
+        for name in ("one", "other")
+    ]
+    with book.change():
+        for row in failed:
+            book.put(row)
+    assert hook.type("retry", "--delivery", "nothing").status == 1
+    assert book.due(0, 10) == []
+    assert "1 will be tried again" in hook.type("retry", "--delivery", "oth").out
+    assert [row.delivery for row in book.due(0, 10)] == ["other"]
+    assert book.by_id("one") == failed[0], "it waits for its own moment"
+    assert "2 will be tried again" in hook.type("retry").out
+    assert {row.delivery for row in book.due(0, 10)} == {"one", "other"}
+    book.close()
 
 
 def test_a_book_that_is_busy_is_not_called_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
