@@ -285,16 +285,21 @@ def test_config_edit_takes_only_a_valid_file(agent: Path, tmp_path: Path) -> Non
     assert broken.status == 78, broken
     assert "max_retries" in broken.err
     assert path.read_bytes() == before
+    [kept] = path.parent.glob("config-*.edit.toml")
+    assert kept.read_bytes() == b'max_retries = "x"\n'
+    assert f"your text is {kept}" in broken.err
     failing = type_in(agent, "config", "edit", env=_editor(tmp_path, "echo '# mine' >> \"$1\"; exit 3"))
     assert (failing.status, path.read_bytes()) == (1, before)
-    assert path.with_name("config.edit.toml").read_bytes() == before + b"# mine\n", "what was typed is kept"
+    [later] = {*path.parent.glob("config-*.edit.toml")} - {kept}
+    assert later.read_bytes() == before + b"# mine\n", "what was typed is kept"
+    assert f"your text is {later}" in failing.err
     same = type_in(agent, "config", "edit", env=_editor(tmp_path, "true"))
     assert (same.status, same.out) == (0, "nothing was changed\n")
     good = type_in(agent, "config", "edit", env=_editor(tmp_path, "echo 'max_retries = 7' >> \"$1\""))
     assert good.status == 0, good
     assert values_of(agent)["max_retries"] == 7
     assert mode(path) == 0o600
-    assert not path.with_name("config.edit.toml").exists()
+    assert {*path.parent.glob("config-*.edit.toml")} == {kept, later}
     assert type_in(agent, "config", "edit", env={"EDITOR": "/nowhere/ed", "VISUAL": ""}).status == 2
 
 
@@ -311,7 +316,8 @@ def test_what_was_changed_while_the_editor_was_open_is_not_written_over(
     with pytest.raises(ConfigFault, match="changed by somebody else meanwhile"):
         edit(desk.workdir)
     assert path.read_bytes() == elsewhere
-    assert b"max_retries = 7" in path.with_name("config.edit.toml").read_bytes(), "what was typed is kept"
+    [kept] = path.parent.glob("config-*.edit.toml")
+    assert b"max_retries = 7" in kept.read_bytes(), "what was typed is kept"
 
 
 def test_config_edit_mends_what_is_no_toml(agent: Path, tmp_path: Path) -> None:

@@ -104,4 +104,4 @@ def test_an_editor_that_needs_a_terminal_is_not_started_without_one(desk: Desk) 
     for editor in ("vim", "/usr/bin/nano", ""):
         done = type_in(desk.workdir, "config", "edit", env={"EDITOR": editor, "VISUAL": ""})
         assert (done.status, "agent-mailer config set KEY VALUE" in done.err or "no editor" in done.err) == (2, True)
-        assert not (desk.state / "config.edit.toml").exists()
+        assert not [*desk.state.glob("config-*.edit.toml")]

@@ -176,7 +176,8 @@ def edit(workdir: Workdir = None) -> None:
     place = configured(workdir)
     trusted, raw = place.trust.verdict, _raw(place)
     path = place.folder.config
-    copy = path.with_name("config.edit.toml")
+    copy = path.with_name(f"config-{os.getpid()}.edit.toml")
+    differs = f"diff {quoted(path)} {quoted(copy)}"
     try:
         before = path.read_bytes()
     except FileNotFoundError:
@@ -185,10 +186,11 @@ def edit(workdir: Workdir = None) -> None:
     while True:
         try:
             open_editor(copy, "agent-mailer config set KEY VALUE")
-        except MailerError:
+        except MailerError as fault:
             if copy.read_bytes() == before:
                 place.disk.remove(copy)
-            raise
+                raise
+            raise MailerError(fault.code, f"{fault.message}; your text is {copy}", differs) from None
         after = copy.read_bytes()
         if after == before:
             place.disk.remove(copy)
@@ -199,11 +201,11 @@ def edit(workdir: Workdir = None) -> None:
             break
         except ConfigFault as fault:
             if not (sys.stdin.isatty() and sys.stdout.isatty()):
-                raise ConfigFault(
-                    fault.code, f"{fault.message}; {path} was left as it is", f"rm {quoted(copy)}"
-                ) from None
+                why = f"{fault.message}; {path} was left as it is, your text is {copy}"
+                raise ConfigFault(fault.code, why, differs) from None
             note(f"error: {fault.message}")
             if not typer.confirm("Edit again? (no: the old file stays)", default=True):
+                note(f"your text is {copy}")
                 raise typer.Exit(ExitCode.CONFIG) from None
     with place.trust.changing():
         publish(path, after, before, place.disk)

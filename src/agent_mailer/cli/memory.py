@@ -207,10 +207,12 @@ def edit_note(place: Workplace, thread: str | None, path: Path, fresh: str, *, w
     try:
         open_editor(copy)
         after = read_regular(copy)
-    except MailerError:
+    except MailerError as fault:
         if _content(copy) == start:
             place.disk.remove(copy)
-        raise
+            raise
+        why = f"{fault.message}; your text is {copy}"
+        raise MailerError(fault.code, why, f"diff {quoted(path)} {quoted(copy)}") from None
     if after == start:
         place.disk.remove(copy)
         say("nothing was changed")
