@@ -23,6 +23,7 @@ from agent_mailer.errors import MailerError
 from agent_mailer.meanwhile import meanwhile
 from agent_mailer.names import printable
 from agent_mailer.process.commands import run_briefly_async
+from agent_mailer.process.environment import way_to
 from agent_mailer.runtimes.port import Launch, RuntimeTraits
 
 SECONDS = 30.0
@@ -30,8 +31,6 @@ _PREFIX = "agent-mailer-proof-"
 _CUT_SHORT = 3600.0
 """Seconds: a folder of a proof that is older is in nobody's hands."""
 _MOST_SAMPLED = 500
-_MOST_LINKS = 40
-"""The kernel follows no more."""
 _SHOWN = 3
 _RUN_BY_THE_KERNEL = Path("/proc/sys/kernel/core_pattern")
 _SCOPED = (Kind.BWRAP, Kind.LANDLOCK)
@@ -140,18 +139,10 @@ async def _try(sandbox: Sandbox, places: Places, traits: RuntimeTraits, launch: 
     return Proof(sandbox.kind, len(questions), tuple(wrong_ones), _DOCTOR if wrong_ones else "", beyond)
 
 
-def _steps(path: Path) -> Iterator[Path]:
+def _steps(path: Path) -> list[Path]:
     """Each link that leads to it, and what it is in the end: whoever may change one of them says what is run."""
-    at, left, links = Path("/"), [*reversed(path.parts)], 0
-    while left:
-        here = at.parent if (name := left.pop()) == ".." else at / name
-        if not here.is_symlink() or links == _MOST_LINKS:
-            at = here
-            continue
-        yield here
-        links += 1
-        left += reversed(here.readlink().parts)
-    yield at
+    passed = [*way_to(str(path))]
+    return [*(step for step, is_link in passed if is_link), passed[-1][0]]
 
 
 def _program(path: Path) -> Iterator[Question]:

@@ -85,21 +85,27 @@ def _is_elsewhere(place: str, roots: frozenset[str]) -> bool:
     # By its letters, too: so node shortens a path, and the system does not.
     named, real = os.path.normpath(place), os.path.realpath(place)
     below = tuple(f"{root.rstrip('/')}/" for root in roots)
-    return roots.isdisjoint((named, real)) and not any(name.startswith(below) for name in (named, *_way(place)))
+    return roots.isdisjoint((named, real)) and not any(
+        name.startswith(below) for name in (named, *(str(passed) for passed, _ in way_to(place)))
+    )
 
 
-def _way(place: str) -> Iterator[str]:
-    """Each name that is passed on the way there, in its real folder: whoever can replace one leads it elsewhere."""
+def way_to(place: str) -> Iterator[tuple[Path, bool]]:
+    """Each name that is passed on the way to an absolute path, in its real folder, and whether it is a link.
+
+    Whoever can replace one leads it elsewhere. The last is what it is in the end. Beyond the links that the system
+    follows a name counts as no link.
+    """
     left = place.split("/")[::-1]
     at, links = Path("/"), 0
-    while left and links <= _MOST_LINKS:
-        if (name := left.pop()) == "..":
-            at = at.parent
-            continue
-        at /= name
-        yield str(at)
-        with suppress(OSError):
-            target = str(at.readlink())
+    while left:
+        at = at.parent if (name := left.pop()) == ".." else at / name
+        target = None
+        if links < _MOST_LINKS:
+            with suppress(OSError):
+                target = str(at.readlink())
+        yield at, target is not None
+        if target is not None:
             left += target.split("/")[::-1]
             at = Path("/") if target.startswith("/") else at.parent
             links += 1
