@@ -165,7 +165,7 @@ def unset(
 @app.command("edit", cls=FastCommand)
 def edit(workdir: Workdir = None) -> None:
     """Open the configuration in $EDITOR; only a valid file replaces the old one."""
-    from agent_mailer.cli.terminal.questions import open_editor
+    from agent_mailer.cli.terminal.questions import compared, edited
     from agent_mailer.config import leaves
     from agent_mailer.config_values import read_file
     from agent_mailer.disk import Sync
@@ -177,24 +177,14 @@ def edit(workdir: Workdir = None) -> None:
     trusted, raw = place.trust.verdict, _raw(place)
     path = place.folder.config
     copy = path.with_name(f"config-{os.getpid()}.edit.toml")
-    differs = f"diff {quoted(path)} {quoted(copy)}"
     try:
         before = path.read_bytes()
     except FileNotFoundError:
         before = b""
     place.disk.replace(copy, before, sync=Sync.NONE)
     while True:
-        try:
-            open_editor(copy, "agent-mailer config set KEY VALUE")
-        except MailerError as fault:
-            if copy.read_bytes() == before:
-                place.disk.remove(copy)
-                raise
-            raise MailerError(fault.code, f"{fault.message}; your text is {copy}", differs) from None
-        after = copy.read_bytes()
-        if after == before:
-            place.disk.remove(copy)
-            say("nothing was changed")
+        after = edited(copy, path, before, place.disk, "agent-mailer config set KEY VALUE")
+        if after is None:
             return
         try:
             check_file(copy)
@@ -202,7 +192,7 @@ def edit(workdir: Workdir = None) -> None:
         except ConfigFault as fault:
             if not (sys.stdin.isatty() and sys.stdout.isatty()):
                 why = f"{fault.message}; {path} was left as it is, your text is {copy}"
-                raise ConfigFault(fault.code, why, differs) from None
+                raise ConfigFault(fault.code, why, compared(path, copy)) from None
             note(f"error: {fault.message}")
             if not typer.confirm("Edit again? (no: the old file stays)", default=True):
                 note(f"your text is {copy}")

@@ -16,7 +16,7 @@ from agent_mailer.cli.completion import some_thread
 from agent_mailer.cli.options import Json, Workdir, configured
 from agent_mailer.cli.terminal.commands import FastCommand, group
 from agent_mailer.cli.terminal.printing import json_out, local_time, note, say, screen_text
-from agent_mailer.cli.terminal.questions import open_editor
+from agent_mailer.cli.terminal.questions import compared, edited
 from agent_mailer.cli.terminal.tables import columns
 from agent_mailer.disk import Sync, read_regular
 from agent_mailer.errors import BusyFault, MailerError, quoted
@@ -204,24 +204,13 @@ def edit_note(place: Workplace, thread: str | None, path: Path, fresh: str, *, w
     start = fresh.encode() if before is None else before
     copy = place.folder.path / f"note-{os.getpid()}.edit.md"
     place.disk.replace(copy, start, sync=Sync.NONE)
-    try:
-        open_editor(copy)
-        after = read_regular(copy)
-    except MailerError as fault:
-        if _content(copy) == start:
-            place.disk.remove(copy)
-            raise
-        why = f"{fault.message}; your text is {copy}"
-        raise MailerError(fault.code, why, f"diff {quoted(path)} {quoted(copy)}") from None
-    if after == start:
-        place.disk.remove(copy)
-        say("nothing was changed")
+    if (after := edited(copy, path, start, place.disk)) is None:
         return
     place.disk.make_directory(path.parent, sync=Sync.FULL)
     with note_lock(path.parent):
         if _content(path) != before:
             why = f"{path} was changed while you edited it, and left so; your text is {copy}"
-            raise MailerError("changed", why, f"diff {path} {copy}")
+            raise MailerError("changed", why, compared(path, copy))
         place.disk.replace(path, after, sync=Sync.FULL)
         place.state.notes.by_hand(path, before, after)
     place.disk.remove(copy)

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import typer
 
+from agent_mailer.beneath import is_there
 from agent_mailer.cli.terminal.printing import say
 from agent_mailer.cli.terminal.tables import paragraph
-from agent_mailer.errors import MailerError, UsageFault
+from agent_mailer.disk import Disk, read_regular
+from agent_mailer.errors import MailerError, UsageFault, quoted
 from agent_mailer.names import split_words
 
 
@@ -99,6 +101,31 @@ def open_editor(path: Path, instead: str = "do it in a terminal") -> None:
         raise UsageFault("no_editor", f"{words[0]} cannot be started: {error.strerror}", "export EDITOR=…") from None
     if status:
         raise MailerError("editor_failed", f"{words[0]} ended with status {status}; nothing was taken over", "")
+
+
+def edited(copy: Path, of: Path, before: bytes, disk: Disk, instead: str = "do it in a terminal") -> bytes | None:
+    """What `copy` reads once a person has edited it; None where that is `before` still, and then it is gone.
+
+    Raises as `open_editor` does: what was typed is kept, and named.
+    """
+    try:
+        open_editor(copy, instead)
+        after = read_regular(copy)
+    except MailerError as fault:
+        if is_there(copy) and read_regular(copy) == before:
+            disk.remove(copy)
+            raise
+        raise type(fault)(fault.code, f"{fault.message}; your text is {copy}", compared(of, copy)) from None
+    if after != before:
+        return after
+    disk.remove(copy)
+    say("nothing was changed")
+    return None
+
+
+def compared(path: Path, copy: Path) -> str:
+    """The command that shows what a copy has in place of it."""
+    return f"diff {quoted(path)} {quoted(copy)}"
 
 
 def _editor(theirs: Sequence[Path]) -> list[str]:
