@@ -266,10 +266,12 @@ class Disk:
                 self.sync_directory(target.parent)
         _require_standing(held, target, sync)
 
-    def remove(self, path: Path) -> None:
-        """Unlink; what is already gone is removed."""
+    def remove(self, path: Path) -> bool:
+        """Unlink; what is already gone is removed. Whether it was there."""
         with suppress(FileNotFoundError):
             self.system.unlink(path)
+            return True
+        return False
 
     def remove_tree(self, path: Path) -> None:
         """Remove a folder and all in it, never following a link; what is already gone is removed.

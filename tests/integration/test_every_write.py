@@ -196,6 +196,7 @@ def _ask_command(state: State) -> None:
 
 def _answer_command(state: State) -> None:
     [(name, _)] = state.requests.waiting()
+    assert state.requests.take(name)
     state.requests.answer(name, Answer(ok=True, lines=()))
 
 
@@ -335,7 +336,12 @@ WRITES: dict[str, tuple[Act, Act, list[str]]] = {
     "a request answered": (
         _ask_command,
         _answer_command,
-        ["replace requests/N.answer", "unlink requests/N.json", "fsync .agent-mailer/requests"],
+        [
+            "rename requests/N.taken",
+            "replace requests/N.answer",
+            "unlink requests/N.taken",
+            "fsync .agent-mailer/requests",
+        ],
     ),
     "a request withdrawn": (
         _ask_command,

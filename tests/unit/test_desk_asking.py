@@ -16,6 +16,7 @@ from tests.refusing import On, Refusing
 
 from agent_mailer.assemble import Workplace
 from agent_mailer.desk.asking import ask, order, watched
+from agent_mailer.disk import SystemCalls
 from agent_mailer.errors import UnavailableFault, UsageFault
 from agent_mailer.state.lifts import Order, OrderVerb
 from agent_mailer.state.requests import ANSWER_SUFFIX, MAILBOX_WAITS, Answer, Request, Verb
@@ -134,7 +135,7 @@ def test_what_a_watcher_has_done_when_the_time_is_up_is_told_as_done(
 
     def does(place: Workplace) -> None:
         if half:
-            place.disk.system = Refusing("requests/*.json", On.UNLINK)
+            place.disk.system = Refusing("requests/*.taken", On.UNLINK)
         with suppress(OSError):
             apply_waiting(place.state)
         done.set()
@@ -146,6 +147,73 @@ def test_what_a_watcher_has_done_when_the_time_is_up_is_told_as_done(
     state = desk.place().state
     assert (paused(desk), state.lifts.standing.allowed) in (("lunch", ()), ("", ("ann",)))
     assert not state.requests.waiting(), "else it would be done once more"
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_what_a_watcher_has_begun_with_when_the_time_is_up_is_not_told_as_left(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    """It is waited for, and who gives that up, too, hears that it will be done."""
+    begun, goes_on, looks = threading.Event(), threading.Event(), count()
+
+    class Slow(SystemCalls):
+        def replace(self, source: Path, target: Path) -> None:
+            if target.name == "pause.json":
+                begun.set()
+                assert goes_on.wait(PATIENCE)
+            super().replace(source, target)
+
+    def monotonic() -> float:
+        # The time is up while the watcher is at it; whether it ends soon or not is heard by the fourth look.
+        number = next(looks)
+        assert not number or begun.wait(PATIENCE)
+        if ends and number > 3:
+            goes_on.set()
+        return (60.0 if number else 0.0) if ends else 60.0 * number
+
+    def does(place: Workplace) -> None:
+        place.disk.system = Slow()
+        apply_waiting(place.state)
+
+    monkeypatch.setattr("agent_mailer.desk.asking.time", SimpleNamespace(monotonic=monotonic, sleep=time.sleep))
+    with holding(desk, does):
+        try:
+            if ends:
+                assert ask(desk.place(), PAUSE).ok
+            else:
+                with pytest.raises(UnavailableFault, match="still at what was asked: it will be done"):
+                    ask(desk.place(), PAUSE)
+        finally:
+            goes_on.set()
+    assert paused(desk) == "lunch"
+    assert not desk.place().state.requests.waiting()
+
+
+def test_what_was_taken_back_is_not_done_by_who_has_read_it_already(desk: Desk) -> None:
+    place = desk.place()
+    place.prepare()
+    names = [place.state.requests.submit(PAUSE) for _ in range(2)]
+
+    class Withdrawing(SystemCalls):
+        def replace(self, source: Path, target: Path) -> None:
+            if target.name == "pause.json":
+                assert desk.place().state.requests.withdraw(names[1])
+            super().replace(source, target)
+
+    place.disk.system = Withdrawing()
+    apply_waiting(place.state)
+    assert desk.place().state.requests.take_answer(names[0])
+    assert desk.place().state.requests.take_answer(names[1]) is None
+
+
+def test_what_a_watcher_died_over_is_done_once_by_the_next(desk: Desk) -> None:
+    place = desk.place()
+    place.prepare()
+    name = place.state.requests.submit(PAUSE)
+    assert place.state.requests.take(name)
+    assert not place.state.requests.withdraw(name), "who asked cannot take it back"
+    apply_waiting(desk.place().state)
+    assert (paused(desk), desk.place().state.requests.waiting()) == ("lunch", [])
 
 
 def test_what_only_a_person_orders_is_refused_in_a_turn(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from agent_mailer.views.pulse import Heard
 
 ANSWER_SECONDS = 10.0
+TAKEN_SECONDS = 60.0
+"""So much longer is waited for what the watcher has begun with."""
 PING_AFTER = 3.0
 """Who is not answered by then asks what the loop does instead."""
 
@@ -126,12 +128,11 @@ def _ask_watcher(place: Workplace, request: Request) -> Answer:
                     lock.release()
             time.sleep(LOOK_EVERY)
     finally:
-        requests.withdraw(name)
+        left = requests.withdraw(name)
         if pinged is not None:
             pinged.end()
-    # An answer is there before what it answers goes: what was withdrawn may have been done.
-    if (answer := requests.take_answer(name)) is not None:
-        return answer
+    if not left:
+        return _begun(place, name)
     if heard is not None and heard.waits:
         raise UnavailableFault(
             "mailbox_waits",
@@ -145,6 +146,21 @@ def _ask_watcher(place: Workplace, request: Request) -> Answer:
     )
 
 
+def _begun(place: Workplace, name: str) -> Answer:
+    """The answer to what the watcher has begun with: it can no longer be taken back."""
+    give_up = time.monotonic() + TAKEN_SECONDS
+    while (answer := place.state.requests.take_answer(name)) is None and time.monotonic() < give_up:
+        time.sleep(LOOK_EVERY)
+    if answer is not None:
+        return answer
+    raise UnavailableFault(
+        "watcher_silent",
+        f"the watcher of {place.workdir} is still at what was asked: it will be done",
+        "agent-mailer status",
+    )
+
+
 def _instead(place: Workplace, request: Request, name: str) -> Answer:
-    place.state.requests.withdraw(name)
+    """The caller holds the lock: whoever had taken it up died over it."""
+    place.state.requests.withdraw(name, taken=True)
     return _apply(place, request)

@@ -36,6 +36,8 @@ def apply_waiting(state: State, mailbox: Mailbox | None = None, *, takes: bool =
     for name, request in state.requests.waiting():
         if request is not None and request.verb in left:
             continue
+        if not state.requests.take(name):
+            continue
         if request is None:
             state.log.emit(EventName.REQUEST_REFUSED, request=name, why="not a request")
             state.requests.answer(name, Answer(ok=False, lines=("the request could not be read",)))
