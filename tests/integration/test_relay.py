@@ -40,10 +40,12 @@ from agent_mailer.mailbox.port import (
 )
 from agent_mailer.mailbox.relay import inbox
 from agent_mailer.mailbox.relay.adapter import RelayMailbox, Rhythm
+from agent_mailer.mailbox.relay.claims import Claims
 from agent_mailer.mailbox.relay.inbox import TRIES
 from agent_mailer.mailbox.relay.seen import Seen
 from agent_mailer.mailbox.relay.server import Server
 from agent_mailer.mailbox.relay.session import Account, Session, Standing
+from agent_mailer.mailbox.relay.tending import Tending
 from agent_mailer.people.server import mail_at
 from agent_mailer.testing.mailbox_scene import only, waiting
 
@@ -335,15 +337,35 @@ def test_others_see_whether_it_works_and_when_it_is_gone(town: Town) -> None:
             await box.claim(envelope)
             box.report(envelope, Progress("t", Stage.STARTED))
             await seen_by(lambda: status() == "busy", "it is not shown as busy")
+            box.report(envelope, Progress("t", Stage.SETTLED, "failed", final=False))
+            await seen_by(lambda: status() == "idle", "it waits for its next attempt, and is shown as busy")
+            box.report(envelope, Progress("t", Stage.STARTED))
+            await seen_by(lambda: status() == "busy", "it is not shown as busy")
             await box.done(envelope, Progress("t", Stage.SETTLED, "done", final=True))
             await seen_by(lambda: status() == "idle", "it is not shown as idle")
             box.announce(Presence.PAUSED, "limited")
             await seen_by(lambda: status() == "busy", "a pause is not shown")
+            box.announce(Presence.ACTIVE)
+            await seen_by(lambda: status() == "idle", "its end is not shown")
         finally:
             await box.close()
         assert status() == "offline"
 
     asyncio.run(scenario())
+
+
+def test_who_is_paused_is_not_shown_as_idle_when_its_last_turn_ends() -> None:
+    clock, server = StoppedClock(1.0), Server("http://127.0.0.1:1", "")
+    session = Session(server, Account("http://127.0.0.1:1", "coder", ""))
+    tending = Tending(session, Claims(server, session, clock), clock, lambda: None, lambda: None)
+    tending.work("1", on=True)
+    tending.work("2", on=True)
+    tending.take_mail(on=False)
+    for message in ("1", "2"):
+        tending.work(message, on=False)
+        assert tending.standing is Standing.BUSY
+    tending.take_mail(on=True)
+    assert tending.standing is Standing.IDLE
 
 
 def test_mail_for_a_name_that_the_server_does_not_know_is_refused_but_an_answer_is_not(town: Town) -> None:

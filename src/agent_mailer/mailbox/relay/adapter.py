@@ -49,7 +49,7 @@ from agent_mailer.mailbox.relay.inbox import Inbox
 from agent_mailer.mailbox.relay.reader import Card, Row, number_of, task_of
 from agent_mailer.mailbox.relay.seen import Seen
 from agent_mailer.mailbox.relay.server import CallRefused, Server
-from agent_mailer.mailbox.relay.session import Account, Session, Standing
+from agent_mailer.mailbox.relay.session import Account, Session
 from agent_mailer.mailbox.relay.tending import Tending
 from agent_mailer.mailbox.server_drafts import MAX_BODY_BYTES
 from agent_mailer.mailbox.under_way import UNDER_WAY_SECONDS, UnderWay
@@ -94,7 +94,6 @@ class RelayMailbox:
         self._events: Events | None = None
         self._tending: Tending | None = None
         self._awake = asyncio.Event()
-        self._in_work = set[str]()
         self._had_mail = False
         self._looked_at = float("-inf")
         """When the last look was, or when one was due."""
@@ -263,25 +262,23 @@ class RelayMailbox:
         return row is None or (row.subject, row.body) == (said.subject, said.body)
 
     def report(self, envelope: Envelope, progress: Progress) -> None:
-        """Others see that we work; a task that it has begun."""
-        if self._tending is None or progress.stage is not Stage.STARTED:
+        """Others see whether we work; a task that it has begun."""
+        if self._tending is None:
             return
-        self._in_work.add(envelope.id)
-        self._tending.show(Standing.BUSY)
-        if task := task_of(envelope.locator):
+        begins = progress.stage is Stage.STARTED
+        self._tending.work(envelope.id, on=begins)
+        if begins and (task := task_of(envelope.locator)):
             self._tending.do(lambda: self._inbox.tell_task(task, reader.STATUS_STARTED))
 
     def announce(self, presence: Presence, note: str = "") -> None:
         del note
         if self._tending is not None:
-            takes = presence is Presence.ACTIVE and not self._in_work
-            self._tending.show(Standing.IDLE if takes else Standing.BUSY)
+            self._tending.take_mail(on=presence is Presence.ACTIVE)
 
     async def done(self, envelope: Envelope, progress: Progress | None = None) -> None:
         await self._inbox.finish(envelope, progress)
-        self._in_work.discard(envelope.id)
-        if self._tending is not None and not self._in_work:
-            self._tending.show(Standing.IDLE)
+        if self._tending is not None:
+            self._tending.work(envelope.id, on=False)
 
     async def reject(self, item: Unreadable) -> None:
         self._inbox.put_away(item.locator)

@@ -34,7 +34,8 @@ class Tending:
         self._clock = clock
         self._anew = anew
         self._woken = woken
-        self._wanted = Standing.IDLE
+        self._in_work = set[str]()
+        self._takes_mail = True
         self._told: Standing | None = None
         self._errands: list[Errand] = []
         self._changed = asyncio.Event()
@@ -54,8 +55,18 @@ class Tending:
             async with asyncio.timeout(AGAIN):
                 await self._session.tell(Standing.OFFLINE)
 
-    def show(self, standing: Standing) -> None:
-        self._wanted = standing
+    @property
+    def standing(self) -> Standing:
+        """What others are to see: idle is who would begin with what comes now."""
+        return Standing.IDLE if self._takes_mail and not self._in_work else Standing.BUSY
+
+    def work(self, message: str, *, on: bool) -> None:
+        """A turn has begun with the message, or ended, whether the message is finished with it or not."""
+        (self._in_work.add if on else self._in_work.discard)(message)
+        self._changed.set()
+
+    def take_mail(self, *, on: bool) -> None:
+        self._takes_mail = on
         self._changed.set()
 
     def do(self, errand: Errand) -> None:
@@ -80,8 +91,7 @@ class Tending:
                 await self._claims.renew()
                 while self._errands:
                     await self._errands.pop(0)()
-                if self._told is not self._wanted:
-                    wanted = self._wanted
+                if self._told is not (wanted := self.standing):
                     await self._session.tell(wanted)
                     self._told = wanted
                 rest = min(HEARTBEAT_SECONDS - (self._clock.monotonic() - beaten), self._claims.next_due)
