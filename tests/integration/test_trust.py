@@ -133,6 +133,8 @@ def test_without_a_record_nothing_starts_where_turns_have_run(desk: Desk, home: 
     desk.send()
     assert once(desk).status == 0
     shutil.rmtree(trust_folder(home))
+    checked = type_in(desk.base, "verify", "-C", desk.workdir).out
+    assert "complete: mailbox" in checked, "what nobody trusts is told as a value that counts"
     desk.send()
     result = once(desk)
     assert result.status == 78
