@@ -28,5 +28,5 @@ def team_in(base: Path) -> Path:
     return folder
 
 
-def say(folder: Path, prompt: str = "You code.") -> None:
-    (folder / FILE).write_text(_TEAM.format(project=folder.parent / "project", prompt=prompt))
+def say(folder: Path, prompt: str = "You code.", project: Path | None = None) -> None:
+    (folder / FILE).write_text(_TEAM.format(project=project or folder.parent / "project", prompt=prompt))

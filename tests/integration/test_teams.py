@@ -28,8 +28,6 @@ from agent_mailer.mailbox.maildir.layout import make_root
 from agent_mailer.process.handle import send
 from agent_mailer.teams import embedded
 from agent_mailer.teams.running import Where, require_no_stranger, start, stop, watchers
-from agent_mailer.teams.session import Session
-from agent_mailer.teams.stopped import FOLDER
 from agent_mailer.views.board import Board
 
 AMP = str(Path(sys.executable).parent / "amp")
@@ -253,7 +251,7 @@ def test_what_another_client_watches_is_not_started_over(tmp_path: Path, monkeyp
         fcntl.flock(theirs, fcntl.LOCK_EX)
         with pytest.raises(BusyFault, match="another program watches") as fault:
             next(start("shop", directory, agents, Where.DETACHED))
-    assert "tmux kill-session -t amp-shop" in fault.value.fix
+    assert "tmux kill-session -t '=amp-shop'" in fault.value.fix
     assert not directory.exists(), "nothing was started"
     ours = desk.place().lock()
     ours.acquire()
@@ -316,7 +314,7 @@ def test_what_keeps_a_watcher_from_its_work_is_told(amp: Amp, teams: Path) -> No
         assert other.stdout is not None
         other.stdout.readline()
         busy = amp("start", "--detach")
-        assert (busy.status, "tmux kill-session -t amp-shop" in busy.err) == (75, True), busy
+        assert (busy.status, "tmux kill-session -t '=amp-shop'" in busy.err) == (75, True), busy
         other.kill()
 
 
@@ -496,18 +494,6 @@ def test_the_program_amp_is_the_same_command(teams: Path, project: Path) -> None
     assert (helped.returncode, "claude-code" in helped.stdout) == (0, True), helped
 
 
-@pytest.mark.skipif(not which_tmux(), reason="tmux is not installed")
-def test_a_session_is_its_folders_and_not_that_of_a_team_of_the_same_name(teams: Path) -> None:
-    one, other = (teams / place / "shop" for place in ("work", "home"))
-    for folder in (one / FOLDER, other / FOLDER):
-        folder.mkdir(parents=True)
-    Session("shop", one).open(["sleep", "600"])
-    assert (Session("shop", one).is_ours(), Session("shop", other).is_ours()) == (True, False)
-    with pytest.raises(BusyFault):
-        Session("shop", other).require_ours()
-    Session("shop", one).require_ours()
-
-
 @LONG
 def test_in_tmux(amp: Amp, teams: Path, project: Path) -> None:
     made = ("--local", "--runtime", "command", "--command", ANSWERS, "--template", "solo-with-reviewer")
@@ -520,7 +506,7 @@ def test_in_tmux(amp: Amp, teams: Path, project: Path) -> None:
     # A session of somebody else's is left alone.
     tmux("new-session", "-d", "-s", "amp-shop", "sleep 600")
     with terminal(["env", "-u", "TMUX", AMP, "start", "--no-attach"], project) as screen:
-        screen.until("not of this team's folder", "tmux kill-session -t amp-shop")
+        screen.until("not of this team's folder", "tmux kill-session -t '=amp-shop'")
         assert screen.until_ended() == 75
     assert tmux("list-sessions", "-F", "#{session_name}").split() == ["amp-shop"]
     tmux("kill-session", "-t", "amp-shop")

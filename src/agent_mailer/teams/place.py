@@ -108,6 +108,11 @@ def team_here(environ: Mapping[str, str], home: Path) -> Path | None:
     return None
 
 
+def lies_in(path: Path, folder: Path) -> bool:
+    """Or is it; by whatever names one has come to the two."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
 def project_of(directory: Path) -> Path | None:
     """Where the team works, as its agents' folders have it; what its file says may be another by now."""
     with suppress(OSError):

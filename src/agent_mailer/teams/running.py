@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -106,7 +105,7 @@ def require_no_stranger(places: Mapping[str, Workplace], session: str) -> None:
         except BusyFault:
             if name in watchers({name: place}):
                 continue
-            fix = f"tmux kill-session -t {shlex.quote(session)}, or end it where it runs; then start again"
+            fix = f"tmux kill-session -t '={session}', or end it where it runs; then start again"
             raise BusyFault("workdir_busy", f"another program watches {place.workdir}", fix) from None
         lock.release()
 

@@ -68,7 +68,7 @@ class Session:
             raise BusyFault(
                 "session_taken",
                 f"the tmux session {self.name} is there, and not of this team's folder ({self._directory})",
-                f"tmux attach -t {self.name} to look at it; tmux kill-session -t {self.name} to end it",
+                f"tmux attach -t '={self.name}' to look at it; tmux kill-session -t '={self.name}' to end it",
             )
 
     def out_of_reach(self) -> str:
@@ -113,15 +113,20 @@ class Session:
     def show(self, name: str, workdir: Path, words: Sequence[str]) -> None:
         """A window of that name in which `words` run; what they said stays to be read when they end."""
         self.close(name)
-        target = f"{self.name}:{name}"
+        # The last one is named by its place: a name may be a number, which is another window's.
+        last = f"={self.name}:{{end}}"
         self._must(
-            *("new-window", "-d", "-t", f"{self.name}:", "-n", name, "-c", str(workdir), shlex.join(words)),
-            *(";", "set-option", "-w", "-t", target, "remain-on-exit", "on"),
-            *(";", "set-option", "-w", "-t", target, "automatic-rename", "off"),
+            *("new-window", "-d", "-a", "-t", last, "-n", name, "-c", str(workdir), shlex.join(words)),
+            *(";", "set-option", "-w", "-t", last, "remain-on-exit", "on"),
+            *(";", "set-option", "-w", "-t", last, "automatic-rename", "off"),
         )
 
     def close(self, name: str) -> None:
-        self._do("kill-window", "-t", f"{self.name}:{name}")
+        """By its id: by a name tmux finds one that only begins so, or stands at that number."""
+        said = self._do("list-windows", "-t", f"={self.name}:", "-F", "#{window_id} #{window_name}")[1]
+        for one, _, called in (line.partition(" ") for line in said.splitlines()):
+            if called == name:
+                self._do("kill-window", "-t", one)
 
     def kill(self) -> None:
         self._do("kill-session", "-t", f"={self.name}")
@@ -131,9 +136,10 @@ class Session:
 
     def ended(self) -> dict[str, str]:
         """What each window whose program has ended still shows."""
-        status, said = self._do("list-panes", "-s", "-t", f"={self.name}:", "-F", "#{pane_dead} #{window_name}")
-        dead = [line[2:] for line in said.splitlines() if line.startswith("1 ")] if status == 0 else []
-        return {name: self._do("capture-pane", "-p", "-J", "-S", "-", "-t", f"{self.name}:{name}")[1] for name in dead}
+        form = "#{pane_dead} #{pane_id} #{window_name}"
+        status, said = self._do("list-panes", "-s", "-t", f"={self.name}:", "-F", form)
+        dead = [line.split(" ", 2)[1:] for line in said.splitlines() if line.startswith("1 ")] if status == 0 else []
+        return {name: self._do("capture-pane", "-p", "-J", "-S", "-", "-t", pane)[1] for pane, name in dead}
 
     def attach_words(self) -> list[str]:
         """What a person's terminal runs to see it. Raises UsageFault in a terminal of another server."""

@@ -242,7 +242,7 @@ def _new(
     embedded: bool,
 ) -> Team:
     from agent_mailer.names import split_words
-    from agent_mailer.teams.place import is_path
+    from agent_mailer.teams.place import is_path, lies_in
     from agent_mailer.teams.plan import LOCAL, Team, team_name
     from agent_mailer.teams.reading import template as members_of
 
@@ -250,7 +250,7 @@ def _new(
         raise UsageFault("no_command", "--runtime command and --command LINE belong together", "give both, or neither")
     called = name_of_path(where) if is_path(name) else team_name(name)
     here = Path.cwd()
-    project = None if here == where or where in here.parents else here
+    project = None if lies_in(here, where) else here
     extra: dict[str, object] = {"command": split_words(command, "--command")} if command is not None else {}
     members = tuple(
         msgspec.structs.replace(one, name=f"{called}_{one.role}", values={**one.values, **extra})
@@ -281,8 +281,10 @@ def _refuse_other(
 
 def _refuse_namesake(plan: Team, where: Path) -> None:
     """The team that the current folder's name leads to works on another folder of that name. Raises UsageFault."""
+    from agent_mailer.teams.place import lies_in
+
     here = Path.cwd()
-    if plan.project is None or here.is_relative_to(where):
+    if plan.project is None or lies_in(here, where):
         return
     if Path(os.path.realpath(plan.project)) != Path(os.path.realpath(here)):
         fix = f"amp up NAME with another name for a new one; or: amp up {plan.name}"
@@ -305,10 +307,11 @@ def _require_sound(where: Path) -> None:
 def _refuse_place(where: Path, *, named: bool) -> None:
     """Raises UsageFault, BusyFault for a folder that no new team can be made in; `named`: a name has led there."""
     from agent_mailer.assemble import Workplace
+    from agent_mailer.teams.place import lies_in
     from agent_mailer.teams.running import watchers
     from agent_mailer.teams.stopped import AGENTS
 
-    if named and where in (Path.cwd(), *Path.cwd().parents):
+    if named and lies_in(Path.cwd(), where):
         what = f"{where} is the project, or above it; a team has a folder of its own"
         raise UsageFault("in_the_way", what, "amp init, or amp init NAME: below ~/amp-teams; or: amp init --dir DIR")
     found = {

@@ -129,6 +129,7 @@ def rm(
     from agent_mailer.disk import Disk
     from agent_mailer.setup.logins import find_login, forget_login
     from agent_mailer.teams.kept import changing
+    from agent_mailer.teams.place import lies_in
     from agent_mailer.teams.running import remove_services, watchers
 
     one = found(name, team, directory)
@@ -138,7 +139,7 @@ def rm(
     if running := watchers(one.places):
         raise BusyFault("team_runs", f"still watched: {', '.join(running)}", f"amp stop {at(one.directory)}")
     project = one.team.project
-    if project is not None and project.is_relative_to(one.directory):
+    if project is not None and lies_in(project, one.directory):
         fix = "move the project out, or delete what you want by hand"
         raise UsageFault("project_inside", f"the project {project} lies in {one.directory}", fix)
     mail = " and its mail" if one.team.keeps_mail else ""

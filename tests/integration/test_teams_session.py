@@ -1,0 +1,91 @@
+"""A team's session of tmux is found by its whole name, and so is each of its windows."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.desk import until
+
+from agent_mailer.errors import BusyFault
+from agent_mailer.teams.session import Session
+from agent_mailer.teams.stopped import FOLDER
+
+pytestmark = pytest.mark.skipif(
+    not any((Path(folder) / "tmux").exists() for folder in os.environ["PATH"].split(os.pathsep)),
+    reason="tmux is not installed",
+)
+
+BOARD = ["sleep", "600"]
+WORDS = ["sh", "-c", "echo of $0; exec sleep 600"]
+Team = Callable[[str], Session]
+
+
+@pytest.fixture
+def team(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Team]:
+    """The session of a team of that name, or of one at that path, in a server of this test's own."""
+    monkeypatch.setenv("TMUX_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("TMUX", raising=False)
+
+    def of(where: str) -> Session:
+        directory = tmp_path / "teams" / where
+        (directory / FOLDER).mkdir(parents=True, exist_ok=True)
+        return Session(directory.name, directory)
+
+    yield of
+    subprocess.run(["tmux", "kill-server"], check=False, capture_output=True)
+
+
+def tmux(*words: str) -> str:
+    return subprocess.run(["tmux", *words], check=True, capture_output=True, text=True).stdout
+
+
+def windows(session: Session) -> list[str]:
+    return tmux("list-windows", "-t", f"={session.name}:", "-F", "#{window_name}").split()
+
+
+def test_a_session_is_its_folders_and_not_that_of_a_team_of_the_same_name(team: Team) -> None:
+    team("work/shop").open(BOARD)
+    assert (team("work/shop").is_ours(), team("home/shop").is_ours()) == (True, False)
+    with pytest.raises(BusyFault):
+        team("home/shop").require_ours()
+    team("work/shop").require_ours()
+
+
+def test_a_team_whose_name_begins_the_name_of_another_has_a_session_of_its_own(team: Team, tmp_path: Path) -> None:
+    other, ours = team("shop-codex"), team("shop")
+    other.open(BOARD)
+    other.show("coder", tmp_path, WORDS)
+    assert (ours.exists(), ours.is_ours(), ours.ended()) == (False, False, {})
+    ours.require_ours()
+    ours.close("coder")
+    ours.kill()
+    assert windows(other) == ["team", "coder"], "nothing of another team's is ended"
+    ours.open(BOARD)
+    ours.show("coder", tmp_path, WORDS)
+    assert (windows(ours), windows(other)) == (["team", "coder"],) * 2
+    ours.kill()
+    assert (ours.exists(), other.exists()) == (False, True)
+
+
+@pytest.mark.parametrize(("one", "other"), [("coder", "coder2"), ("1", "coder"), ("1", "10")])
+def test_an_agents_window_is_opened_closed_and_read_and_no_other_that_is_called_nearly_so(
+    team: Team, tmp_path: Path, one: str, other: str
+) -> None:
+    session = team("shop")
+    session.open(BOARD)
+    session.show(other, tmp_path, WORDS)
+    session.close(one)
+    assert windows(session) == ["team", other]
+    session.show(one, tmp_path, ["echo", "its last words"])
+    assert sorted(windows(session)) == sorted(["team", other, one])
+    until(session.ended, "it has ended")
+    [(name, said)] = session.ended().items()
+    assert (name, said.splitlines()[0]) == (one, "its last words")
+    session.show(one, tmp_path, WORDS)
+    assert (sorted(windows(session)), session.ended()) == (sorted(["team", other, one]), {}), "in place of the other"
+    session.close(one)
+    assert windows(session) == ["team", other]

@@ -1,0 +1,79 @@
+"""Where a team lies and where it works: two places, by whatever names one comes to them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.team_folder import say, team_in
+
+from agent_mailer.cli.team.making import init
+from agent_mailer.cli.team.running import rm
+from agent_mailer.disk import Disk
+from agent_mailer.errors import UsageFault
+from agent_mailer.teams.kept import keep
+from agent_mailer.teams.place import remember_last, team_here
+from agent_mailer.teams.plan import FILE
+
+
+@pytest.fixture
+def by_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where teams lie, by a link to where they really do."""
+    (tmp_path / "disk" / "teams").mkdir(parents=True)
+    (tmp_path / "teams").symlink_to(tmp_path / "disk" / "teams")
+    monkeypatch.setenv("AMP_TEAMS_DIR", str(tmp_path / "teams"))
+    return tmp_path / "teams"
+
+
+@pytest.mark.parametrize("inside", ["team", "team/src"])
+@pytest.mark.parametrize("written", ["as it is", "by the link"])
+def test_a_project_in_the_teams_own_folder_is_not_deleted_with_it(by_link: Path, inside: str, written: str) -> None:
+    folder = team_in(by_link)
+    project = by_link / inside if written == "by the link" else (by_link / inside).resolve()
+    project.mkdir(exist_ok=True)
+    (project / "work.py").write_text("print(1)\n")
+    say(folder, project=project)
+    keep(folder, Disk())
+    for way in (folder, folder.resolve()):
+        with pytest.raises(UsageFault, match=r"the project .* lies in"):
+            rm(directory=way, yes=True)
+    assert (project / "work.py").exists()
+
+
+def test_a_team_is_deleted_whole_and_its_project_stays_that_a_link_in_it_leads_to(by_link: Path) -> None:
+    folder = team_in(by_link)
+    (by_link / "project" / "work.py").write_text("print(1)\n")
+    (folder / "project").symlink_to(by_link / "project")
+    keep(folder, Disk())
+    rm(directory=folder, yes=True)
+    assert (folder.exists(), (by_link / "project" / "work.py").exists()) == (False, True)
+
+
+@pytest.mark.parametrize("inside", ["shop", "shop/src"])
+def test_no_new_team_is_made_in_the_folder_one_stands_in_or_above_it(
+    by_link: Path, monkeypatch: pytest.MonkeyPatch, inside: str
+) -> None:
+    (by_link / inside).mkdir(parents=True)
+    monkeypatch.chdir(by_link / inside)
+    with pytest.raises(UsageFault, match="is the project, or above it"):
+        init("shop", local=True)
+    assert [path.name for path in (by_link / "shop").iterdir()] in ([], ["src"])
+
+
+@pytest.mark.parametrize("last", ["outer", "inner"])
+def test_of_projects_one_within_the_other_the_nearest_to_where_one_stands_is_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    environ = {"AMP_TEAMS_DIR": str(tmp_path / "teams"), "AMP_STATE_PATH": str(tmp_path / "state.json")}
+    (tmp_path / "work" / "shop" / "src").mkdir(parents=True)
+    for name, project in (("outer", "work"), ("inner", "work/shop")):
+        link = tmp_path / "teams" / name / "agents" / f"{name}_coder" / "project"
+        link.parent.mkdir(parents=True)
+        link.symlink_to(tmp_path / project)
+        (tmp_path / "teams" / name / FILE).write_text(f"team: {name}\n")
+    remember_last(last, tmp_path / "teams" / last, environ, tmp_path, Disk(), 0.0)
+    for where, meant in (("work", "outer"), ("work/shop", "inner"), ("work/shop/src", "inner")):
+        monkeypatch.chdir(tmp_path / where)
+        assert team_here(environ, tmp_path) == tmp_path / "teams" / meant, where
+    monkeypatch.chdir(tmp_path)
+    assert team_here(environ, tmp_path) is None
