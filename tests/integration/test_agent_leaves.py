@@ -28,7 +28,7 @@ from agent_mailer.mailbox.port import Envelope
 from agent_mailer.process.handle import ProcessIdentity, identify, is_alive
 from agent_mailer.service.folder import Units
 from agent_mailer.service.unit import Instance
-from agent_mailer.setup.leaving import remove, rename
+from agent_mailer.setup.leaving import move, remove, rename
 from agent_mailer.state.lock import holder_of
 from agent_mailer.state.records import Phase, TurnRecord
 from agent_mailer.state.workdirs import known_workdirs, remember, user_state
@@ -184,6 +184,33 @@ def test_who_is_moved_goes_on_there(desk: Desk) -> None:
     assert known_workdirs(desk.place().disk).all() == [target]
     desk.send("x")
     assert outcomes(desk.once()) == ["done"]
+
+
+def test_whatever_key_names_a_folder_in_the_workdir_goes_along(desk: Desk) -> None:
+    """A program whose home is looked for at the old place is signed out, and makes a new one there."""
+    target = desk.base / "poems"
+    below = {key: f"own/{key}" for key in ("maildir_root", "project_dir", "config_home")}
+    for path in below.values():
+        (desk.workdir / path).mkdir(parents=True)
+    make_root(desk.disk, desk.workdir / below["maildir_root"], ["coder"])
+    desk.configure(**{key: str(desk.workdir / path) for key, path in below.items()})
+    desk.place().trust.remember()
+    said = move(desk.place(), target, {})
+    moved = Workplace(target)
+    assert {key: getattr(moved.config, key) for key in below} == {
+        key: f"{target}/{path}" for key, path in below.items()
+    }
+    assert [line.split()[1] for line in said[1:]] == [f"{key}:" for key in below]
+    assert not moved.trust.verdict.changed
+
+
+def test_what_lies_elsewhere_stays_there_when_a_workdir_is_moved(desk: Desk) -> None:
+    places = {"project_dir": f"{desk.workdir}-of-another", "config_home": "~/own"}
+    desk.configure(**places)
+    assert len(move(desk.place(), desk.base / "poems", {})) == 1
+    config = Workplace(desk.base / "poems").config
+    assert {key: getattr(config, key) for key in places} == places
+    assert config.maildir_root == str(desk.root)
 
 
 def process_of(desk: Desk) -> list[ProcessIdentity]:

@@ -12,6 +12,9 @@ import pytest
 from tests.desk import Desk, outcomes
 from tests.typed import type_in
 
+from agent_mailer.checks.git import check_git, taken_back, tracked
+from agent_mailer.config import GitCare
+from agent_mailer.git_tree import keep_out
 from agent_mailer.turn_tools.folder import TurnFolder
 
 
@@ -104,13 +107,26 @@ def test_what_the_configuration_names_there_is_started(desk: Desk) -> None:
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_who_asks_git_asks_none_that_lies_in_the_tree(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also not where a person's PATH names its folder, and the system's is asked in its place."""
+    git = ["git", "-C", str(desk.workdir)]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "add", "--force", str(desk.state / "config.toml")], check=True)
+    (desk.workdir / ".gitignore").write_text("!.agent-mailer/\n")
+    plant(desk, desk.workdir / "bin" / "git")
+    (desk.base / "link").symlink_to(desk.workdir / "bin")
+    monkeypatch.setenv("PATH", f"{desk.workdir}/bin:{desk.base}/link:{os.environ['PATH']}")
+    keep_out(desk.disk, desk.state)
+    found = [tracked(desk.state), taken_back(desk.state), *check_git(desk.workdir, [desk.state], GitCare.KEEP_OUT)]
+    assert ["tracks 1 of its files" in one.text for one in found if one is not None] == [True, False, True]
+    assert ran(desk) == []
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 @pytest.mark.parametrize(
     "setting", ["core.fsmonitor", "core.pager", "core.sshCommand", "diff.external", "alias.ls-files"]
 )
 def test_the_repository_runs_nothing_when_doctor_asks_git(desk: Desk, setting: str) -> None:
-    from agent_mailer.checks.git import check_git
-    from agent_mailer.config import GitCare
-
     plant(desk, desk.workdir / "planted")
     for name in ("post-index-change", "post-checkout", "reference-transaction"):
         plant(desk, desk.workdir / ".git" / "hooks" / name)

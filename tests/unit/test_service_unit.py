@@ -165,6 +165,16 @@ def test_the_users_own_drop_ins_have_the_last_word(units: Units) -> None:
     assert DROP_IN < "override.conf"
 
 
+def test_of_two_drop_ins_of_one_name_the_agents_own_counts(units: Units) -> None:
+    """As for systemd: what is tried for a service has the surroundings that the service has."""
+    units.write(CODER)
+    for folder in (f"{units.template}.d", units.drop_in("coder").parent, units.drop_in("planner").parent):
+        Path(folder).mkdir(exist_ok=True)
+        (Path(folder) / "override.conf").write_text(f"[Service]\n# {Path(folder).name}\n")
+    assert units.texts("coder")[2:] == ["[Service]\n# agent-mailer@coder.service.d\n"]
+    assert units.texts("writer")[2:] == ["[Service]\n# agent-mailer@.service.d\n"]
+
+
 def test_what_a_script_runs_on_is_found_where_it_is_looked_for(tmp_path: Path) -> None:
     folder = tmp_path / "bin"
     folder.mkdir()

@@ -375,3 +375,24 @@ def test_a_first_start_trusts_nothing_of_another_user_s(keeper: Keeper, workdir:
     workdir.rename(workdir.with_name("kept"))
     workdir.mkdir()
     assert keeper.known(workdir) == Known(record=ALL, replaced=True)
+
+
+@pytest.mark.parametrize("how", ["first start", "a person's command", "the environment"])
+def test_what_an_agent_writes_is_no_upgrade_though_the_users_state_is_lost_whoever_trusted_what_was_there(
+    workdir: Path, home: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """The workdir itself says that it was begun by a version which remembers trust."""
+    state = workdir / ".agent-mailer"
+    state.mkdir()
+    (state / "config.toml").write_text('permission_mode = "plan"\n')
+    if how == "a person's command":
+        trust = Workplace(workdir).trust
+        trust.give(trust.verdict.there, "init")
+    elif how == "the environment":
+        monkeypatch.setenv("AGENT_MAILER_TRUST", Workplace(workdir).trust.verdict.there.digest)
+    Workplace(workdir).trust.remember()
+    (state / "turns" / "20261121T160254-02f7ec1c").mkdir(parents=True)
+    shutil.rmtree(home / ".local" / "state")
+    (state / "config.toml").write_text('permission_mode = "bypassPermissions"\n')
+    verdict = Workplace(workdir).trust.verdict
+    assert (verdict.basis, verdict.counts) == (Basis.NOBODY, Standing())
