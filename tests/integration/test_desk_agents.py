@@ -63,6 +63,30 @@ def test_whose_watcher_died_in_the_middle_of_a_turn_is_lost_wherever_its_mail_is
     assert lost() == ([True], True)
 
 
+def test_since_when_an_agent_is_kept_from_its_work_is_the_same_whatever_page_is_opened_meanwhile(
+    tmp_path: Path,
+) -> None:
+    desks = [Desk(tmp_path / name) for name in ("one", "other")]
+    away = [desk.root.rename(desk.base / "away") for desk in desks]
+    here = AgentsHere([desk.workdir for desk in desks])
+
+    def since() -> list[float]:
+        needs = {need.agent_id: need.since for need in here.needs().needs if need.kind is NeedKind.TROUBLE}
+        return [needs[str(desk.workdir)] for desk in desks]
+
+    first = since()
+    page = here.agent(str(desks[0].workdir))
+    assert page is not None
+    assert [need.since for need in page.shown.needs if need.kind is NeedKind.TROUBLE] == first[:1]
+    assert since() == first
+    # What is over and comes again is new, also where only its own page has seen that it was over.
+    away[0].rename(desks[0].root)
+    here.agent(str(desks[0].workdir))
+    desks[0].root.rename(away[0])
+    again = since()
+    assert (again[0] > first[0], again[1:]) == (True, first[1:])
+
+
 def test_a_page_names_a_workdir_by_its_path_and_no_other_of_that_name(tmp_path: Path) -> None:
     one, other = (Desk(tmp_path / name) for name in ("work", "home"))
     assert one.workdir.name == other.workdir.name

@@ -10,13 +10,17 @@ from pathlib import Path
 import pytest
 from tests.broker_desk import DOMAIN, BrokerDesk, running_broker
 from tests.plain_broker import running_plain_broker
+from tests.raw_broker import ADDRESS, AGENT_ID, Rule, drops, message, page, raw_broker, says
 from tests.sizes import LONG
 
 from agent_mailer.assemble import Workplace
 from agent_mailer.disk import Disk
 from agent_mailer.errors import BusyFault, ExitCode
+from agent_mailer.mailbox.amp.client import AgentInfo
 from agent_mailer.mailbox.maildir.layout import make_root
-from agent_mailer.people.broker import mail_of
+from agent_mailer.mailbox.port import MailboxUnavailable, Message, Unreadable
+from agent_mailer.people.arrivals import drain
+from agent_mailer.people.broker import BrokerMail, mail_of
 from agent_mailer.people.folder import mail_in
 from agent_mailer.people.port import EVERYTHING, PersonalMail
 from agent_mailer.testing.person_suite import PersonSuite
@@ -90,3 +94,30 @@ class TestPlainBroker(TestOurBroker):
     @LONG
     def test_a_dedupe_key_sends_once(self, tmp_path: Path) -> None:
         super().test_a_dedupe_key_sends_once(tmp_path)
+
+
+@pytest.mark.parametrize("rule", [drops, says(503, {"detail": "later"})], ids=["lost", "refused"])
+def test_what_a_drain_marks_as_read_at_a_broker_was_told_whatever_becomes_of_the_mark(
+    tmp_path: Path, rule: Rule
+) -> None:
+    """A mark whose answer is lost may have been made: then nobody would see the message in an inbox again."""
+
+    async def scene() -> None:
+        async with raw_broker() as broker:
+            broker.on(f"GET /messages/inbox/{ADDRESS}", page(message(1), message(2)))
+            broker.on("GET /messages/thread/t1", says(200, [message(1), message(2)]))
+            broker.on("PATCH /messages/m1/read", rule)
+            place = Workplace(tmp_path, {"mailbox": "amp", "broker_url": broker.url, "api_key": "amk_" + "1" * 64})
+            mail = BrokerMail(place, AgentInfo(AGENT_ID, ADDRESS), place.config.api_key, is_watched=False)
+            told: list[str] = []
+
+            def drained(item: Message | Unreadable) -> None:
+                assert isinstance(item, Message)
+                assert not [asked for asked in broker.asked if item.envelope.id in asked.path]
+                told.append(item.envelope.id)
+
+            with pytest.raises(MailboxUnavailable):
+                await drain(mail, 0, drained)
+            assert told == ["m1"]
+
+    asyncio.run(scene())

@@ -247,13 +247,12 @@ def test_a_watcher_that_is_gone_is_told_by_every_way_and_not_while_one_runs(desk
     assert not told.exists()
     assert type_in(desk.workdir, "service", "gone", env=GONE).out == "command: told\nmail: told\n"
     why = "systemd says exit-code, it ended with 77"
-    assert told.read_text() == (
-        f"coder has no watcher any more: its service has failed, and is not started again: {why}\n"
-    )
+    once = f"coder has no watcher any more: its service has failed, and is not started again: {why}\n"
+    assert told.read_text() == once
     [mail] = desk.inbox()
     assert (mail.subject, why in mail.body) == ("coder: gone", True)
     desk.once()
-    assert len(desk.inbox()) == 1, "the next watcher has nothing left to tell"
+    assert (told.read_text(), len(desk.inbox())) == (once, 1), "the next watcher has nothing left to tell"
 
 
 def test_what_could_not_be_told_of_a_watcher_that_is_gone_tells_the_next_one(desk: Desk) -> None:

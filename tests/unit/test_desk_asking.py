@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +18,11 @@ from agent_mailer.assemble import Workplace
 from agent_mailer.desk.asking import ask, order, watched
 from agent_mailer.disk import SystemCalls
 from agent_mailer.errors import UnavailableFault, UsageFault
+from agent_mailer.mailbox.port import Envelope
 from agent_mailer.state.lifts import Order, OrderVerb
+from agent_mailer.state.records import DeadLetter, RetryEntry
 from agent_mailer.state.requests import ANSWER_SUFFIX, MAILBOX_WAITS, Answer, Request, Verb
+from agent_mailer.state.stuck import StuckKind
 from agent_mailer.watch.requests import apply_waiting
 
 PAUSE = Request(Verb.PAUSE, reason="lunch")
@@ -71,6 +74,30 @@ def test_who_leaves_without_reading_it_leaves_it_to_who_asks(desk: Desk) -> None
         assert ask(desk.place(), PAUSE).ok
     assert paused(desk) == "lunch"
     assert not desk.place().state.requests.waiting(), "else it would be done once more"
+
+
+@pytest.mark.parametrize("meanwhile", [True, False])
+def test_who_does_it_himself_takes_nothing_back_of_what_a_watcher_did_since_he_has_looked(
+    desk: Desk, meanwhile: bool
+) -> None:
+    """Else a message that waits to be tried again is lost, or what was removed runs again."""
+    given_up, failed, done = (Envelope(name, "t", "user", 1.0, "", "") for name in ("given-up", "failed", "done"))
+    before = desk.place()
+    before.folder.hold()
+    before.state.dead_letters.add(DeadLetter(given_up.id, given_up.thread, envelope=given_up), again=False)
+    before.state.retries.put(RetryEntry(done))
+    place = desk.place()
+    assert [entry.envelope for entry in place.state.retries.all()] == [done]
+
+    def works(watcher: Workplace) -> None:
+        watcher.state.retries.put(RetryEntry(failed))
+        watcher.state.retries.remove(done.id)
+
+    if not meanwhile:
+        works(before)
+    with holding(desk, works) if meanwhile else nullcontext():
+        assert ask(place, Request(Verb.STUCK_RETRY, (f"{StuckKind.GIVEN_UP.value} {given_up.id}",))).ok
+    assert {entry.envelope.id for entry in desk.place().state.retries.all()} == {given_up.id, failed.id}
 
 
 @pytest.mark.parametrize("asks", [lambda place: ask(place, PAUSE), lambda place: order(place, ALLOW)])
