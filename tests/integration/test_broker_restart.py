@@ -22,17 +22,18 @@ PATIENCE = 120.0
 """Seconds; whoever asks while nobody answers waits as long as a start takes."""
 
 
-def given(number: int, data: Path) -> list[str]:
+def given(number: int, data: Path, *words: str) -> list[str]:
     """A broker to which the descriptor of that number is given as a service manager does it."""
-    words = f'exec 3<&{number}; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
-    return ["/bin/bash", "-c", words, "-", COMMAND, "broker", "serve", "--data", str(data)]
+    begins = f'exec 3<&{number}; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
+    return ["/bin/bash", "-c", begins, "-", COMMAND, "broker", "serve", "--data", str(data), *words]
 
 
 class Kept:
     """A broker that listens at a socket of ours, as below a socket unit."""
 
-    def __init__(self, listening: socket.socket, data: Path) -> None:
+    def __init__(self, listening: socket.socket, data: Path, *words: str) -> None:
         self._listening = listening
+        self._options = words
         self._data = data
         self._said = data.with_name("said")
         self.process: subprocess.Popen[bytes] | None = None
@@ -42,7 +43,7 @@ class Kept:
         self._said.write_bytes(b"")
         with self._said.open("ab") as said:
             self.process = subprocess.Popen(
-                given(number, self._data),
+                given(number, self._data, *self._options),
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,
@@ -67,9 +68,9 @@ class Kept:
 
 
 @contextmanager
-def kept(tmp_path: Path) -> Iterator[tuple[Kept, str]]:
+def kept(tmp_path: Path, *words: str) -> Iterator[tuple[Kept, str]]:
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
-        broker = Kept(listening, tmp_path / "data")
+        broker = Kept(listening, tmp_path / "data", *words)
         try:
             broker.start()
             yield broker, f"http://127.0.0.1:{listening.getsockname()[1]}"
@@ -183,6 +184,14 @@ class _Follower(_Loop):
                         self.cursor = listed.json()["cursor"]
                 if self.over.is_set():
                     return
+
+
+def test_a_broker_that_this_machine_alone_reaches_answers_to_no_strangers_name(tmp_path: Path) -> None:
+    """As in a container that listens everywhere; any page in a browser here can have a name that leads to it."""
+    with kept(tmp_path, "--host", "0.0.0.0", "--published-on-loopback") as (_, url):
+        for host, ours in (("localhost:9800", True), ("evil.example", False)):
+            answer = httpx.get(f"{url}/health", headers={"Host": host}, trust_env=False, timeout=PATIENCE)
+            assert answer.is_success is ours, (host, answer)
 
 
 def test_what_is_no_listening_socket_is_told(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tests.clocks import FakeClock
 from tests.desk import Desk, until
 from tests.typed import COMMAND, type_in
 
+from agent_mailer.cli.stuck import show as show_stuck
 from agent_mailer.disk import SystemCalls
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Envelope
@@ -25,6 +26,7 @@ from agent_mailer.state import notes
 from agent_mailer.state.notes import PATIENCE, note_lock
 from agent_mailer.state.records import Phase, TurnRecord
 from agent_mailer.turn_tools.folder import MAIL, MAX_NOTE_BYTES, NoteScope, NoteWrite
+from agent_mailer.views.kept import note_changes
 
 NOW = 1_800_000_000.0
 APPEND = {"EDITOR": "sh -c 'echo mine >> \"$1\"' sh", "VISUAL": ""}
@@ -265,6 +267,22 @@ def test_notes_of_a_turn_that_failed_are_kept_and_made_when_a_person_says_so(des
         one for one in type_in(desk.workdir, "memory", "log", "--json").json["changes"] if one["how"] == "by-hand"
     ]
     assert [one["after"] for one in by_hand] == ["what was learned\n"]
+
+
+def test_of_what_was_given_up_the_notes_of_each_of_its_attempts_are_named(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk.configure(max_retries=1)
+    ran = desk.base / "ran"
+    desk.shell(f"{NOTES}[ -e {ran} ] && printf 'the second time\\n' >note-thread; touch {ran}; exit 1")
+    sent = desk.send(thread="t")
+    desk.once()
+    desk.once(FakeClock(time.time() + 3600))
+    changes = note_changes(desk.place())
+    assert {one.after for one in changes} == {"what was learned\n", "the second time\n", "for all\n"}
+    show_stuck(sent, desk.workdir)
+    told = capsys.readouterr().err
+    assert [one for one in changes if f"agent-mailer memory apply {one.id}" not in told] == []
 
 
 def test_a_rerun_that_writes_the_note_anew_is_not_mistaken_for_what_was_kept(desk: Desk) -> None:

@@ -77,6 +77,8 @@ def test_a_short_secret_is_enough_where_only_this_machine_comes(tmp_path: Path) 
         found = re.search(r"a broker at (http://\S+)", said.read_text())
         assert found, said.read_text()
         assert httpx.get(f"{found[1]}/ready", trust_env=False).json() == {"ready": True}
+        rebound = httpx.get(f"{found[1]}/ready", headers={"Host": "evil.example"}, trust_env=False)
+        assert rebound.is_client_error, "no page of a browser here reaches it by a name of its own"
     finally:
         process.kill()
         process.wait()

@@ -22,11 +22,10 @@ from tests.typed import Typed, type_in
 
 from agent_mailer.assemble import Workplace
 from agent_mailer.disk import Disk
-from agent_mailer.errors import BusyFault, MailerError
+from agent_mailer.errors import BusyFault
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.maildir.layout import make_root
 from agent_mailer.process.handle import send
-from agent_mailer.teams import embedded
 from agent_mailer.teams.running import Where, require_no_stranger, start, stop, watchers
 from agent_mailer.views.board import Board
 
@@ -228,21 +227,6 @@ def test_all_killed_at_once_lose_nothing(amp: Amp, teams: Path, tmp_path: Path) 
     assert len(amp_inbox(coder, sent["thread"])) == 1
 
 
-def test_a_teams_own_broker_hears_of_no_other_broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program, told = tmp_path / "bin" / "agent-mailer", tmp_path / "told"
-    program.parent.mkdir()
-    program.write_text(f"#!/bin/sh\nenv >>{told}\n")
-    program.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(program.with_name("python")))
-    broker = ("DATABASE_URL", "UPLOAD_DIR", "SECRET_KEY", "DOMAIN", "HOST_NAMES", "TRUSTED_PROXIES", "METRICS_TOKEN")
-    for name in ("MINE", "DATABASE_URL", *(f"AGENT_MAILER_{one}" for one in broker)):
-        monkeypatch.setenv(name, "theirs")
-    with pytest.raises(MailerError, match="the team's broker ended"):
-        embedded.begin(tmp_path / "shop", Disk(), lambda _: None)
-    embedded.person_of(tmp_path / "shop", Disk())
-    assert [line for line in told.read_text().splitlines() if line.endswith("=theirs")] == ["MINE=theirs"] * 2
-
-
 def test_what_another_client_watches_is_not_started_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent_mailer.state.lock.NAMED_WITHIN", 0.05)
     desk, directory = Desk(tmp_path), tmp_path / "shop"
@@ -268,13 +252,21 @@ lock = WorkdirLock(Path(sys.argv[1]))
 lock.acquire()
 lock.leaving()
 signal.signal(signal.SIGTERM, lambda *_: os.write(1, b"told again\\n"))
+signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b"told to hand over\\n"))
 print("leaves", flush=True)
 sys.stdin.read()
 """
 
 
-@pytest.mark.parametrize(("now", "told"), [(False, ""), (True, "told again\n")])
-def test_who_ends_already_is_only_hurried_by_a_word(tmp_path: Path, now: bool, told: str) -> None:
+@pytest.mark.parametrize(
+    ("how", "said", "told"),
+    [
+        ({}, "ends already", ""),
+        ({"now": True}, "ends now", "told again\n"),
+        ({"hand_over": True}, "hands over", "told to hand over\n"),
+    ],
+)
+def test_who_ends_already_is_only_hurried_by_a_word(tmp_path: Path, how: dict[str, bool], said: str, told: str) -> None:
     """A second signal would end the turns that still have time."""
     desk, directory = Desk(tmp_path), tmp_path / "shop"
     directory.mkdir()
@@ -283,9 +275,9 @@ def test_who_ends_already_is_only_hurried_by_a_word(tmp_path: Path, now: bool, t
         assert watcher.stdout is not None
         assert watcher.stdin is not None
         assert watcher.stdout.readline() == "leaves\n"
-        lines = stop("shop", directory, {"coder": desk.place()}, now=now)
-        assert next(lines) == f"coder {'ends now' if now else 'ends already'}"
-        heard = watcher.stdout.readline() if now else ""
+        lines = stop("shop", directory, {"coder": desk.place()}, **how)
+        assert next(lines) == f"coder {said}"
+        heard = watcher.stdout.readline() if told else ""
         watcher.stdin.close()
         assert heard + watcher.stdout.read() in (told, told * 2)
         assert [*lines] == []

@@ -41,6 +41,21 @@ agents:
       You code.
 """
 
+CLOCK = """\
+team: t
+agents:
+- role: a
+  schedule:
+  - name: nightly
+    cron: 30 2 * * *
+    subject: Nightly
+    text: Look at the logs.
+  - name: weekly
+    cron: 0 3 * * 1
+    subject: Weekly
+    body: mine/weekly.md
+"""
+
 BOMB = "a: &a [x]\n" + "".join(
     f"{one}: &{one} [*{before}, *{before}]\n" for before, one in pairwise("abcdefghijklmnopqrst")
 )
@@ -99,6 +114,16 @@ def test_a_file_of_the_existing_launcher_is_read(tmp_path: Path) -> None:
     assert team.members[0].system_prompt == "You plan.\n\nThen you hand over.\n"
     assert team.lead.role == "planner"
     assert team.member("coder") is team.member("shop-codex_coder") is team.members[1]
+
+
+def test_a_schedule_sends_the_text_that_stands_there_or_the_file_that_it_names(tmp_path: Path) -> None:
+    [member] = read(tmp_path, CLOCK).members
+    schedules = msgspec.convert(member.values["schedule"], list[dict[str, str]])
+    assert {one["name"]: one["body"] for one in schedules} == {
+        "nightly": "schedules/nightly.md",
+        "weekly": "mine/weekly.md",
+    }
+    assert member.texts == {"nightly": "Look at the logs."}
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
