@@ -6,9 +6,13 @@ import fcntl
 import json
 import os
 import pty
+import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +92,37 @@ def test_a_descriptor_that_others_made_non_blocking_loses_nothing(pipe: tuple[in
     stream.write(data)
     assert read_all(reader) == data
     assert stream.take_lost() == 0
+
+
+def unread(fd: int) -> int:
+    return struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))[0]  # type: ignore[no-any-return]
+
+
+def test_what_a_reader_has_half_of_is_waited_for_and_counts_as_not_read(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    stream = Unhurried(writer)
+    words = b"w" * 8000
+    stream.write(words)
+    until(lambda: unread(reader) == 4096, "the first half is there, and no room for the other")
+    found, looked = bytearray(), threading.Lock()
+
+    def read_slowly() -> None:
+        while len(found) < len(words):
+            select.select((reader,), (), ())
+            with looked:
+                found.extend(os.read(reader, 1))
+
+    # More than there is room for beside what waits.
+    stream.write(b"x" * (MOST_BYTES - len(words)) + b"\n")
+    assert stream.take_lost() == 0, "it is told to whoever reads again, and nobody does"
+    slow = threading.Thread(target=read_slowly, daemon=True)
+    slow.start()
+    stream.drain(SOON)
+    with looked:
+        assert len(found) + unread(reader) == len(words)
+    slow.join()
+    assert found == words
+    assert stream.take_lost() == 1
 
 
 def test_whoever_is_gone_is_written_to_no_more(pipe: tuple[int, int]) -> None:

@@ -77,6 +77,23 @@ def test_a_table_fits_the_terminal_and_ids_still_name_what_they_name(monkeypatch
     assert all(line.rstrip().endswith("…") for line in lines[1:])
 
 
+@pytest.mark.parametrize(("locale", "dots"), [("C.UTF-8", "…"), ("C", "...")])
+def test_what_is_left_of_an_id_names_it_however_long_the_ellipsis_is(
+    monkeypatch: pytest.MonkeyPatch, locale: str, dots: str
+) -> None:
+    sit_before(monkeypatch)
+    monkeypatch.setenv("LC_ALL", locale)
+    monkeypatch.setenv("COLUMNS", "34")
+    ends = [one[::-1] for one in IDS]
+    for ids, which, cut in ((IDS, "ids", slice(-len(dots), None)), (ends, "endings", slice(len(dots)))):
+        shown = columns([(one, "why " * 30) for one in ids], ("turn", "detail"), **{which: ("turn",)})
+        lines = shown.splitlines()
+        assert max(map(cells, lines)) <= 34
+        seen = [line.split()[0] for line in lines[1:]]
+        assert [name[cut] for name in seen] == [dots] * len(ids), "there was no room for more"
+        assert [pick(name, ids, "turn", "") for name in seen] == ids
+
+
 def test_a_table_that_tells_ids_by_their_ends_shows_those(monkeypatch: pytest.MonkeyPatch) -> None:
     sit_before(monkeypatch)
     ids = [f"2026-11-28T08-14-01.000Z_pid1000_0000000{number}" for number in range(3)]
@@ -160,7 +177,10 @@ def test_fields_are_one_under_the_other_and_empty_ones_left_out() -> None:
     assert fields([("turn", "t"), ("attempt", ""), ("state", "done")]) == "turn   t\nstate  done"
 
 
-@pytest.mark.parametrize(("amount", "text"), [(0.0, ""), (0.00012, "$0.0001"), (0.25, "$0.2500"), (12.5, "$12.50")])
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [(0.0, ""), (0.00004, "<$0.0001"), (0.00012, "$0.0001"), (0.25, "$0.2500"), (12.5, "$12.50")],
+)
 def test_money(amount: float, text: str) -> None:
     assert dollars(amount) == text
 

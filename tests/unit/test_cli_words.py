@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from agent_mailer.cli.mail.steps import about, told
 from agent_mailer.cli.terminal.printing import screen_text
 from agent_mailer.cli.terminal.tables import columns
 from agent_mailer.clock import duration
 from agent_mailer.demo.story import is_trouble, tell
 from agent_mailer.errors import MailerError, UsageFault
+from agent_mailer.mailbox.port import Envelope, Message
 from agent_mailer.names import parse_age, pick, split_addresses
 
 KNOWN = ["2025-01-01_pid1_aaaa", "2025-01-02_pid2_bbbb", "2025-01-02_pid3_abab", "x"]
@@ -80,6 +84,26 @@ def test_screen_text_keeps_writing_and_shows_what_steers() -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "quoted"),
+    [
+        ("p2p/coder__user", "p2p/coder__user"),
+        ("two words", "'two words'"),
+        ("x; touch owned", "'x; touch owned'"),
+        ("$(id)", "'$(id)'"),
+        ("it's", """'it'"'"'s'"""),
+    ],
+)
+def test_what_can_be_done_next_is_one_command_whatever_others_have_called_their_mail(
+    name: str, quoted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told({}, *about([Message(Envelope(name, name, "user", 0.0, "1", "x.md"), "subject", "body")]))
+    assert [step["command"] for step in json.loads(capsys.readouterr().out)["next"]] == [
+        f"agent-mailer mail reply {quoted} --body TEXT",
+        f"agent-mailer mail thread {quoted}",
+    ]
 
 
 def test_columns_are_as_wide_as_they_need() -> None:

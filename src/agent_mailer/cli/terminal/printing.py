@@ -133,7 +133,10 @@ def dollars(amount: float) -> str:
     """An amount for people, never rounded to nothing; empty where there is none."""
     if amount <= 0:
         return ""
-    return f"${amount:.2f}" if amount >= 0.995 else f"${amount:.4f}"
+    if amount >= 0.995:
+        return f"${amount:.2f}"
+    text = f"${amount:.4f}"
+    return text if text != "$0.0000" else "<$0.0001"
 
 
 def ink_of(state: str) -> Ink:
