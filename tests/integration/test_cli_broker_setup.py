@@ -162,11 +162,12 @@ def test_a_key_of_one_agent_registers_no_other(broker: BrokerDesk, ben: Person, 
 # By a login.
 
 
-def log_in(home: Path, broker: BrokerDesk, person: Person, token: str = "") -> None:
+def log_in(home: Path, broker: BrokerDesk, person: Person, token: str = "", url: str = "") -> None:
     folder = home / ".agent-mailer"
     folder.mkdir(mode=0o700, exist_ok=True)
     entry = {"username": person.name, "token": token or person.token}
-    file = {"credentials": {broker.url: entry}, "default_broker_url": broker.url}
+    url = url or broker.url
+    file = {"credentials": {url: entry}, "default_broker_url": url}
     (folder / "credentials.json").write_text(json.dumps(file))
 
 
@@ -414,12 +415,15 @@ def test_the_curl_section_is_replaced_only_when_told(broker: BrokerDesk, ben: Pe
 # On a terminal.
 
 
-def test_init_asks_for_a_broker_and_shows_no_key(broker: BrokerDesk, ben: Person, workdir: Path) -> None:
+def test_init_asks_for_a_broker_and_shows_no_key(broker: BrokerDesk, ben: Person, workdir: Path, home: Path) -> None:
+    # A login at another broker is none at this one.
+    log_in(home, broker, ben, url="http://127.0.0.1:1")
     (workdir / "AGENT.md").write_text("## Mail protocol\n\ncurl\n")
     answers = ["broker", "localhost", broker.url, "two words", ben.key, "planner", "command", "cat -", "plan", "y"]
     status, screen = on_terminal(workdir, ["init"], answers)
     assert status == 0, screen
     assert ben.key not in screen
+    assert "logged in there" not in screen
     assert "a URL begins with" in screen
     assert "is no key" in screen
     assert "+## Mail" in screen

@@ -210,11 +210,18 @@ def test_ctrl_c_at_the_last_question_leaves_everything_as_it_was(workdir: Path) 
 
 
 def test_watch_on_a_terminal_asks_what_its_flags_do_not_say(workdir: Path) -> None:
-    words = ["watch", "--once", "--runtime", "command", "--command", "cat", "--address", "helper"]
+    words = ["watch", "--once", "--runtime", "command", "--command", "cat", "--address", "helper", "--max-retries", "7"]
     status, screen = on_terminal(workdir, words, ["plan"])
     assert status == 0, screen
-    assert values_of(workdir)["permission_mode"] == "plan"
     assert " watches " in screen
+    # What no watcher starts without is kept. What else was said counts for this run.
+    assert values_of(workdir) == {
+        "address": "helper",
+        "runtime": "command",
+        "command": ["cat"],
+        "permission_mode": "plan",
+        "maildir_root": ".agent-mail",
+    }
 
 
 def test_config_show_tells_values_and_where_they_come_from(agent: Path) -> None:

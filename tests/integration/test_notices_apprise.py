@@ -195,6 +195,12 @@ def test_urls_are_given_unseen_and_count_only_as_a_person_trusts_them(tmp_path: 
     quoting = type_in(desk.workdir, "config", "set", "notify.apprise", f"'{SECRET}")
     assert quoting.status == 2
     nobody_sees(desk, set_by_hand.err, quoting.out, quoting.err, type_in(desk.workdir, "config", "trust").out)
+    # Whoever asks for the whole table is shown them no more than who asks for the key.
+    for asked in (("show",), ("get", "notify"), ("get", "notify.apprise")):
+        for more in ((), ("--json",)):
+            shown = type_in(desk.workdir, "config", *asked, *more)
+            assert shown.status == 0, shown
+            nobody_sees(desk, shown.out, shown.err)
 
 
 @pytest.mark.parametrize(

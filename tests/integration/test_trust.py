@@ -293,7 +293,7 @@ def test_commands_of_power_refuse_inside_a_turn(desk: Desk) -> None:
         assert (asked.status, f"permission_mode: plan -> {mode}" in asked.out) == (2, True), asked
 
 
-def test_a_set_key_alone_is_trusted_by_it(desk: Desk) -> None:
+def test_a_key_that_is_set_edited_or_taken_out_is_trusted_alone(desk: Desk) -> None:
     desk.tell()
     desk.configure(command=does(desk, "ran"))
     desk.send()
@@ -317,6 +317,11 @@ def test_a_set_key_alone_is_trusted_by_it(desk: Desk) -> None:
     shown = json.loads(type_in(desk.base, "config", "show", "--json", "-C", desk.workdir).out)
     assert shown["untrusted"] == ["permission_mode", "command"]
     assert shown["keys"]["env"]["value"]["pass"] == ["TERM"]
+    # Nor by what is taken out.
+    assert type_in(desk.base, "config", "unset", "-C", desk.workdir, "env.pass").status == 0
+    shown = json.loads(type_in(desk.base, "config", "show", "--json", "-C", desk.workdir).out)
+    assert shown["untrusted"] == ["permission_mode", "command"]
+    assert shown["keys"]["env"]["value"]["pass"] == []
 
 
 def test_no_secret_is_shown(desk: Desk) -> None:
