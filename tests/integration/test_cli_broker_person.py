@@ -228,16 +228,21 @@ def test_a_broker_that_cannot_be_asked(broker: BrokerDesk, tmp_path: Path) -> No
     assert (lacking.status, "AGENT_MAILER_API_KEY" in lacking.err) == (78, True), lacking
 
 
-def test_what_the_protocol_has_no_place_for_is_said_and_nothing_is_sent(at: At, coder: dict[str, Any]) -> None:
+def test_what_the_protocol_has_no_place_for_is_said_and_nothing_is_sent(
+    broker: BrokerDesk, ann: Person, at: At, coder: dict[str, Any]
+) -> None:
+    before = len(inbox_of(broker, ann, coder))
     send = ("send", "--to", "coder", "--body", "x")
     for words, word in (
         ((*send, "--context", "{}", "--refs", "an-id"), "no place for refs and context"),
         ((*send, "--wait-for", "dlq"), "no dead letters"),
+        ((*send, "--to", "planner", "--wait-for", "drained"), "each recipient has one"),
         (("mail", "inbox", "--context", "{}"), "no context"),
         (("mail", "receipts"), "which message"),
     ):
         done = at(*words)
         assert (done.status, word in done.err) == (2, True), done
+    assert len(inbox_of(broker, ann, coder)) == before
 
 
 def test_receipts_and_labels_of_our_broker(at: At, broker: BrokerDesk, coder: dict[str, Any]) -> None:

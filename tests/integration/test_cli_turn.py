@@ -90,6 +90,24 @@ def test_what_is_sent_is_staged_whole(turn: Turn, tmp_path: Path) -> None:
     assert drafts["as well"].priority is Priority.URGENT
 
 
+def test_of_several_messages_the_one_that_is_named_is_read_answered_and_passed_on(turn: Turn) -> None:
+    first = turn.message.envelope.id
+    second = Message(Envelope("m2-second", "p2p/coder__user", "user", 1763712950.0, "2", "y.md"), "Shape", "Round?")
+    facts, contacts = turn.folder.facts(), (Contact("planner"), Contact("user"))
+    turn.folder.prepare(turn.message, (), contacts, facts, batch=(second,))
+    assert turn.run("mail", "read", "m2").out.endswith("\n\nRound?\n")
+    for named, body in ((first[-8:], "of the first"), ("m2", "of the second")):
+        for words in (("reply", named), ("forward", named, "--to", "planner")):
+            done = turn.run("mail", *words, "--body", body)
+            assert done.status == 0, done
+    staged = {(draft.action, draft.body): draft.about for draft in turn.seal().drafts}
+    assert staged == {
+        (action, body): about
+        for action in (Action.REPLY, Action.FORWARD)
+        for body, about in (("of the first", first), ("of the second", second.envelope.id))
+    }
+
+
 def test_the_same_item_twice_is_one(turn: Turn) -> None:
     first, second = (turn.run("mail", "reply", "--body", "Green.") for _ in range(2))
     assert (first.status, second.status) == (0, 0)

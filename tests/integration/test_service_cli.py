@@ -37,8 +37,8 @@ def with_systemctl(folder: Path, script: str) -> dict[str, str]:
     return {"PATH": f"{folder}:/usr/bin:/bin"}
 
 
-def installed(home: Path, workdir: Path, name: str = "coder") -> Instance:
-    instance = Instance(name, workdir, Path("/opt/agent-mailer"), ("/bin",))
+def installed(home: Path, workdir: Path, name: str = "coder", program: str = "/opt/agent-mailer") -> Instance:
+    instance = Instance(name, workdir, Path(program), ("/bin",))
     Units(units_folder({"XDG_CONFIG_HOME": str(home / ".config")}), Disk()).write(instance)
     return instance
 
@@ -132,16 +132,28 @@ def test_no_other_program_is_looked_for_beside_an_agent_program_that_is_named_by
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-@pytest.mark.parametrize(("stands", "status"), [("active", 0), ("failed", 1)])
+@pytest.mark.parametrize("fails", ["", "coder", "tester", "*"])
 def test_a_service_that_does_not_run_is_told_by_the_exit_status_too(
-    tmp_path: Path, stands: str, status: int, as_json: bool, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, fails: str, as_json: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    reached = manager.UserManager(with_systemctl(tmp_path / "bin", f"echo ActiveState={stands}"))
+    script = f'case "$*" in *@{fails}.service) echo ActiveState=failed ;; *) echo ActiveState=active ;; esac'
+    reached = manager.UserManager(with_systemctl(tmp_path / "bin", script))
     one, other = (Instance(name, tmp_path, Path("/bin/sh"), ("/bin",)) for name in ("coder", "tester"))
     for instances in ([one], [one, other]):
+        status = int(any(fails in ("*", instance.name) for instance in instances))
         assert show(reached, instances, as_json=as_json) == status
         said = capsys.readouterr().out
-        assert json.loads(said)["healthy"] == (not status) if as_json else (f"not running: {stands}" in said) == status
+        assert json.loads(said)["healthy"] == (not status) if as_json else ("not running: failed" in said) == status
+
+
+@pytest.mark.parametrize("verb", ["start", "stop", "restart"])
+def test_what_systemd_refuses_is_an_error_however_the_service_stands(desk: Desk, home: Path, verb: str) -> None:
+    installed(home, desk.workdir, program="/bin/sh")
+    script = 'case "$2" in show) echo Version=252; echo ActiveState=active ;; *) echo it is busy; exit 1 ;; esac'
+    done = type_in(desk.workdir, "service", verb, env=with_systemctl(desk.base / "bin", script))
+    assert done.status == 1, done
+    assert f"{verb} agent-mailer@coder.service: it is busy" in done.err
+    assert "coder: active" in done.out
 
 
 def test_a_watcher_that_runs_by_hand_is_not_pushed_aside(desk: Desk, home: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from tests.sizes import LONG
 from tests.typed import Typed, type_in
 
 from agent_mailer.events import EventName
-from agent_mailer.state.workdirs import user_state
+from agent_mailer.state.workdirs import remember, user_state
 
 
 @pytest.fixture
@@ -56,6 +57,16 @@ def test_where_trust_is_not_kept_safely_that_comes_first_with_what_mends_it(desk
     assert first["fix"] == f"chmod o-w {keeper}"
     keeper.chmod(0o700)
     assert "trust" not in " ".join(one["text"] for one in type_in(desk.workdir, "status", "--json").json["problems"])
+
+
+def test_a_neighbour_whose_mailbox_is_gone_keeps_no_word_about_others_back(desk: Desk) -> None:
+    for name in ("a", "z"):
+        neighbour = Desk(desk.base / name)
+        remember(neighbour.workdir)
+        shutil.rmtree(neighbour.root)
+    remember(desk.workdir)
+    sent = type_in(desk.base, "send", "coder", "Hello", "--maildir-root", desk.root)
+    assert (sent.status, sent.err) == (0, f"nobody watches for coder: agent-mailer watch -C {desk.workdir}\n")
 
 
 @LONG
