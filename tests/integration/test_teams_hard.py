@@ -193,7 +193,6 @@ def test_the_team_of_the_project_one_stands_in_is_meant(team_desk: TeamDesk, tmp
     assert (which.status, "second, shop-codex" in which.err, "--dir" in which.err) == (2, True, True), which
 
 
-@LONG
 def delete(workdir: Path) -> None:
     """Also while its watcher writes and tidies there."""
 
@@ -204,6 +203,7 @@ def delete(workdir: Path) -> None:
     until(is_gone, f"{workdir} is deleted")
 
 
+@LONG
 def test_an_agent_whose_folder_is_deleted_is_told_and_made_again(team_desk: TeamDesk) -> None:
     team_desk.up()
     watcher = team_desk.watching()["shop_reviewer"]

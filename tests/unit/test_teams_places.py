@@ -77,3 +77,37 @@ def test_of_projects_one_within_the_other_the_nearest_to_where_one_stands_is_mea
         assert team_here(environ, tmp_path) == tmp_path / "teams" / meant, where
     monkeypatch.chdir(tmp_path)
     assert team_here(environ, tmp_path) is None
+
+
+def test_a_new_team_is_no_other_team_of_its_project_by_another_name(
+    by_link: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = by_link.parent / "shop"
+    project.mkdir()
+    monkeypatch.chdir(project)
+    for name, told in (("one", False), ("other", True)):
+        where = by_link.resolve() / name
+        init(directory=where, local=True, runtime="command", command="cat", template="solo-with-reviewer")
+        assert ("one works on this folder, too" in capsys.readouterr().err) is told
+
+
+def test_of_two_teams_of_one_project_the_last_is_meant_by_whatever_name_it_was_last_come_to(
+    by_link: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environ = {"AMP_TEAMS_DIR": str(by_link), "AMP_STATE_PATH": str(by_link / "state.json")}
+    project = by_link / "project"
+    project.mkdir()
+    for name in ("one", "other"):
+        link = by_link / name / "agents" / f"{name}_coder" / "project"
+        link.parent.mkdir(parents=True)
+        link.symlink_to(project)
+        (by_link / name / FILE).write_text(f"team: {name}\n")
+    monkeypatch.chdir(project)
+    with pytest.raises(UsageFault, match="several teams work on"):
+        team_here(environ, by_link)
+    for last in ("one", "other"):
+        for way in (by_link / last, (by_link / last).resolve()):
+            remember_last(last, way, environ, by_link, Disk(), 0.0)
+            meant = team_here(environ, by_link)
+            assert meant is not None
+            assert meant.samefile(by_link / last)

@@ -97,8 +97,8 @@ def team_here(environ: Mapping[str, str], home: Path) -> Path | None:
     around = (Path(os.path.realpath(here)), *Path(os.path.realpath(here)).parents)
     for folder in around:
         found = [team for team, project in projects.items() if project == folder]
-        if len(found) > 1 and (last := last_team(environ, home)) in found:
-            return last
+        if len(found) > 1 and (last := last_team(environ, home)) is not None:
+            found = [team for team in found if is_one(team, last)] or found
         if len(found) > 1:
             names = ", ".join(team.name for team in found)
             fix = f"name one of them: {' or '.join(map(at, found))}"
@@ -106,6 +106,11 @@ def team_here(environ: Mapping[str, str], home: Path) -> Path | None:
         if found:
             return found[0]
     return None
+
+
+def is_one(path: Path, other: Path) -> bool:
+    """By whatever names one has come to the two."""
+    return os.path.realpath(path) == os.path.realpath(other)
 
 
 def lies_in(path: Path, folder: Path) -> bool:

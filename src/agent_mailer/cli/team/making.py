@@ -281,12 +281,12 @@ def _refuse_other(
 
 def _refuse_namesake(plan: Team, where: Path) -> None:
     """The team that the current folder's name leads to works on another folder of that name. Raises UsageFault."""
-    from agent_mailer.teams.place import lies_in
+    from agent_mailer.teams.place import is_one, lies_in
 
     here = Path.cwd()
     if plan.project is None or lies_in(here, where):
         return
-    if Path(os.path.realpath(plan.project)) != Path(os.path.realpath(here)):
+    if not is_one(plan.project, here):
         fix = f"amp up NAME with another name for a new one; or: amp up {plan.name}"
         raise UsageFault("another_project", f"the team {plan.name} in {where} works on {plan.project}, not here", fix)
 
@@ -327,12 +327,13 @@ def _refuse_place(where: Path, *, named: bool) -> None:
 
 def _note_others(project: Path | None, where: Path) -> None:
     """Two teams may work on one folder: which of them is meant is to be known from the beginning."""
-    from agent_mailer.teams.place import all_teams, project_of
+    from agent_mailer.teams.place import all_teams, is_one, project_of
 
     if project is None:
         return
     here = Path(os.path.realpath(project))
-    others = [team.name for team in all_teams(os.environ, Path.home()) if team != where and project_of(team) == here]
+    teams = [team for team in all_teams(os.environ, Path.home()) if not is_one(team, where)]
+    others = [team.name for team in teams if project_of(team) == here]
     if others:
         note(
             f"{', '.join(others)} works on this folder, too. A command here without a name means the team that was "
