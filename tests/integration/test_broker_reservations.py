@@ -56,6 +56,22 @@ def test_all_or_none_is_had_renewed_and_given_back(desk: BrokerDesk, alice: Pers
 
 
 @pytest.mark.parametrize(
+    ("last", "asked"),
+    [("", form("/srv/long", "docs")), ("", form("/srv/long", "src")), ("/renew", {"turn": "t1", "seconds": 60})],
+    ids=["more", "the same", "renewed"],
+)
+def test_what_one_has_ends_no_earlier_because_one_asks_again_for_a_shorter_time(
+    desk: BrokerDesk, alice: Person, last: str, asked: dict[str, Any]
+) -> None:
+    agent = desk.agent(alice, f"long-{uuid.uuid4().hex}")
+    desk.call("POST", at(agent), json=form("/srv/long", "src", seconds=7200), headers=alice.header)
+    desk.call("POST", at(agent, last), json=asked, headers=alice.header)
+    listed = desk.call("GET", at(agent), params={"project": "/srv/long"}, headers=alice.header)
+    assert max(row["seconds_left"] for row in listed if row["pattern"] == "src") > 7000
+    desk.call("POST", at(agent, "/release"), json={"project": "/srv/long", "turn": "t1"}, headers=alice.header)
+
+
+@pytest.mark.parametrize(
     ("one", "other", "status"),
     [
         ("src/**/a.py", "src/x/y/a.py", 409),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from html import unescape
 from typing import Any
@@ -142,6 +142,40 @@ def test_only_mail_to_whoever_asks_answers_and_what_is_written_to_others_makes_n
     late = visitor.post("/console/needs/answer", None, **{**form, "body": "Blue."})  # type: ignore[arg-type]
     assert late.status_code == 409
     report(scene, "painter")
+
+
+def test_a_yes_is_said_to_what_the_agent_that_asks_has_told_and_to_no_other_agents_words(
+    visitor: Visitor, scene: Scene
+) -> None:
+    """Each names its questions itself, so two may give them one name; without words there is nothing to say yes to."""
+    told = {"cautious": f"Bash: rm -rf /srv {HOSTILE}", "sly": "Bash: ls", "mute": ""}
+    for name, act in told.items():
+        agent_id = scene.agent(name)["id"]
+        report(scene, name, remote="all", questions=(Question("q-1", "th", "m", 1_700_000_000.0, tool="Bash"),))
+        if act:
+            link = {"agent_id": agent_id, "token_sha256": name.encode().hex().ljust(64, "0"), "seconds": 600}
+            scene.call("POST", "/approvals/links", {**link, "act": act, "question": "q-1"}, as_agent=True)
+
+    def shown(page: str) -> dict[str, tuple[str, list[str]]]:
+        found = {}
+        for need in re.findall(r'<li class="need".*?</li>', page, re.DOTALL):
+            asks = forms(need, "/console/ask")
+            for name in told:
+                if "asks for a yes" in need and asks[0]["agent"] == [scene.agents[name]["id"]]:
+                    act = "".join(re.findall(r'<pre class="act"[^>]*>(.*?)</pre>', need, re.DOTALL))
+                    found[name] = (unescape(act), [one["verb"][0] for one in asks])
+        return found
+
+    expected = {name: (act, ["approve", "deny"] if act else ["deny"]) for name, act in told.items()}
+    with ExitStack() as watched:
+        for name in told:
+            watched.enter_context(watching(scene, name))
+        assert shown(visitor.get("/console/needs").text) == expected
+        for name in told:
+            one = visitor.get("/console/agent", id=scene.agents[name]["id"]).text
+            assert shown(one) == {name: expected[name]}
+    for name in told:
+        report(scene, name)
 
 
 def test_what_was_spent_on_another_day_is_not_of_today(visitor: Visitor, scene: Scene) -> None:

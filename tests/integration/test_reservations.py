@@ -145,13 +145,16 @@ def test_what_a_turn_has_stays_its_own_when_it_takes_more_of_the_project_or_of_a
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("more", ["docs", "src/**"])
-def test_what_one_has_ends_no_earlier_because_one_takes_more_for_a_shorter_time(tmp_path: Path, more: str) -> None:
+@pytest.mark.parametrize("more", ["docs", "src/**", ""], ids=["more", "the same", "renewed"])
+def test_what_one_has_ends_no_earlier_because_one_asks_again_for_a_shorter_time(tmp_path: Path, more: str) -> None:
     async def scenario() -> None:
         clock = FakeClock()
         one, other = leases(tmp_path, "one", clock), leases(tmp_path, "other", clock)
         assert await one.take("", ["src/**"], 7200.0) == []
-        assert await one.take("", [more], 60.0) == []
+        if more:
+            assert await one.take("", [more], 60.0) == []
+        else:
+            assert await one.renew("", 60.0)
         clock.moment += 7199
         assert await other.take("t2", ["src/app.py"], 60.0) != []
         clock.moment += 1
