@@ -23,21 +23,6 @@ class SystemClock:
         return time.monotonic()
 
 
-def duration(seconds: float) -> str:
-    """Seconds in two units at most: `42 s`, `3 min`, `2 h 5 min`, `4 d 3 h`."""
-    left = max(0, round(seconds))
-    if left < 60:
-        return f"{left} s"
-    minutes = left // 60
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-    days, hours = divmod(hours, 24)
-    return f"{days} d {hours} h" if hours else f"{days} d"
-
-
 def in_utc(moment: float) -> datetime:
     """Seconds since the epoch as a date; what a garbled record calls a moment is the nearest of four digits."""
     return datetime.fromtimestamp(min(max(moment, _YEAR_1000), _YEAR_9999), UTC)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from agent_mailer.amounts import counted
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import ConfigFault
 from agent_mailer.names import GLOBAL_NOTE, memory_file, one_line, prompt_word
@@ -199,8 +200,7 @@ def _rerun_values(record: TurnRecord) -> dict[str, str]:
     dropped = rerun.dropped if rerun else 0
     sent_note = f"Already sent from it, do not send again: {'; '.join(sent)}." if sent else "Nothing was sent from it."
     if dropped:
-        plural = "s" if dropped > 1 else ""
-        sent_note += f" {dropped} staged message{plural} did not leave: send anew what is still right."
+        sent_note += f" {counted(dropped, 'staged message')} did not leave: send anew what is still right."
     ended = _HOW_IT_ENDED.get(last, "did not finish") if last else "did not finish"
     if rerun is not None and rerun.history and rerun.history[-1].live:
         ended = "was a person's own session, which had this mail and did not finish it: part may be done"

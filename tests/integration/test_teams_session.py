@@ -63,15 +63,15 @@ def test_a_team_whose_name_begins_the_name_of_another_has_a_session_of_its_own(t
     ours.require_ours()
     ours.close("coder")
     ours.kill()
-    assert windows(other) == ["team", "coder"], "nothing of another team's is ended"
+    assert windows(other) == ["Team", "coder"], "nothing of another team's is ended"
     ours.open(BOARD)
     ours.show("coder", tmp_path, WORDS)
-    assert (windows(ours), windows(other)) == (["team", "coder"],) * 2
+    assert (windows(ours), windows(other)) == (["Team", "coder"],) * 2
     ours.kill()
     assert (ours.exists(), other.exists()) == (False, True)
 
 
-@pytest.mark.parametrize(("one", "other"), [("coder", "coder2"), ("1", "coder"), ("1", "10")])
+@pytest.mark.parametrize(("one", "other"), [("coder", "coder2"), ("1", "coder"), ("1", "10"), ("team", "coder")])
 def test_an_agents_window_is_opened_closed_and_read_and_no_other_that_is_called_nearly_so(
     team: Team, tmp_path: Path, one: str, other: str
 ) -> None:
@@ -79,13 +79,13 @@ def test_an_agents_window_is_opened_closed_and_read_and_no_other_that_is_called_
     session.open(BOARD)
     session.show(other, tmp_path, WORDS)
     session.close(one)
-    assert windows(session) == ["team", other]
+    assert windows(session) == ["Team", other]
     session.show(one, tmp_path, ["echo", "its last words"])
-    assert sorted(windows(session)) == sorted(["team", other, one])
+    assert sorted(windows(session)) == sorted(["Team", other, one])
     until(session.ended, "it has ended")
     [(name, said)] = session.ended().items()
     assert (name, said.splitlines()[0]) == (one, "its last words")
     session.show(one, tmp_path, WORDS)
-    assert (sorted(windows(session)), session.ended()) == (sorted(["team", other, one]), {}), "in place of the other"
+    assert (sorted(windows(session)), session.ended()) == (sorted(["Team", other, one]), {}), "in place of the other"
     session.close(one)
-    assert windows(session) == ["team", other]
+    assert windows(session) == ["Team", other]

@@ -9,9 +9,10 @@ import sys
 
 import pytest
 
+from agent_mailer.amounts import dollars
 from agent_mailer.cli.hook import _welcome
 from agent_mailer.cli.status.many import agents
-from agent_mailer.cli.terminal.printing import dollars, json_text
+from agent_mailer.cli.terminal.printing import json_text
 from agent_mailer.cli.terminal.screen import Ink, cells, fit, paint, plain, prepare_streams, width
 from agent_mailer.cli.terminal.tables import columns, fields
 from agent_mailer.names import pick

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
+from agent_mailer.amounts import duration
 from agent_mailer.cli.mail.steps import about, told
 from agent_mailer.cli.terminal.printing import screen_text
 from agent_mailer.cli.terminal.tables import columns
-from agent_mailer.clock import duration
 from agent_mailer.demo.story import is_trouble, tell
 from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.mailbox.port import Envelope, Message

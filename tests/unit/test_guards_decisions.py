@@ -411,6 +411,12 @@ def test_whose_limit_it_is_and_what_was_taken_is_said() -> None:
     assert first_over(BudgetPolicy(dollars_per_day=1), two[0]) == Over(
         "dollars_per_day", "day", "limits.dollars_per_day is $1.00; $1.00 are taken"
     )
+    assert first_over(BudgetPolicy(dollars_per_day=0.00004), record(1, NOON, cost=0.0001)) == Over(
+        "dollars_per_day", "day", "limits.dollars_per_day is <$0.0001; $0.0001 are taken"
+    )
+    assert first_over(BudgetPolicy(dollars_per_day=2.5, reserve=3.0)) == Over(
+        "dollars_per_day", "day", "limits.dollars_per_day is $2.50; $0 are taken"
+    )
     assert first_over(BudgetPolicy(turns_per_thread=2, turns_per_sender=3), *two, thread="other") is None
     assert first_over(BudgetPolicy(turns_per_sender=2), *two, sender="other") is None
     assert first_over(BudgetPolicy(turns_per_sender=2), *two, thread="other") is not None

@@ -48,8 +48,10 @@ def test_a_mail_is_one_line_and_what_came_of_it_another() -> None:
     done = of(EventName.MESSAGE_DONE, turn_id="t", message_id="m-12345678", thread="p2p")
     came, answered = told(*turn("done", sent, bound, done, cost_usd=0.0612))
     assert (came.head, came.text) == ("mail from user", "Write rain.txt")
-    assert (answered.head, answered.text) == ("answered user", "8 s · 2 tools · $0.06  read_message Write")
+    assert (answered.head, answered.text) == ("answered user", "8 s · 2 tools · $0.0612  read_message Write")
     assert answered.tone is Tone.GOOD
+    _, answered = told(*turn("done", sent, bound, done, cost_usd=0.00004))
+    assert answered.text == "8 s · 2 tools · <$0.0001  read_message Write"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent_mailer.amounts import counted
 from agent_mailer.cli.options import Workdir, configured
 from agent_mailer.cli.terminal.commands import FastCommand, group
 from agent_mailer.cli.terminal.printing import note, say
@@ -106,4 +107,4 @@ def _waits(place: Workplace) -> Iterator[str]:
     )
     for count, what, how in found:
         if count:
-            yield f"waits     {count} {what}{'s' if count > 1 else ''} {how}"
+            yield f"waits     {counted(count, what)} {how}"

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
+from agent_mailer.amounts import dollars, duration
 from agent_mailer.cli.completion import any_of
 from agent_mailer.cli.options import Json, Workdir, configured
 from agent_mailer.cli.terminal.commands import FastCommand, single
-from agent_mailer.cli.terminal.printing import dollars, json_out, note, say
+from agent_mailer.cli.terminal.printing import json_out, note, say
 from agent_mailer.cli.terminal.tables import columns
-from agent_mailer.clock import duration
 from agent_mailer.errors import UsageFault
 from agent_mailer.names import one_of, printable
 from agent_mailer.views.values.history import SpentView

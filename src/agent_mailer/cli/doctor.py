@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent_mailer.amounts import counted
 from agent_mailer.cli.options import Json, Quiet, Workdir, workplace
 from agent_mailer.cli.terminal.commands import FastCommand, single
-from agent_mailer.cli.terminal.printing import counted, json_out, say
+from agent_mailer.cli.terminal.printing import json_out, say
 from agent_mailer.cli.terminal.progress import shown
 from agent_mailer.cli.terminal.screen import Ink, pad, paint, width
 from agent_mailer.cli.terminal.tables import READABLE, hanging

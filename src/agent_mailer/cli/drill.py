@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from agent_mailer.amounts import counted
 from agent_mailer.cli.demo import json_of, staged
 from agent_mailer.cli.options import Json
 from agent_mailer.cli.terminal.commands import FastCommand, single
-from agent_mailer.cli.terminal.printing import counted, json_out, say
+from agent_mailer.cli.terminal.printing import json_out, say
 from agent_mailer.cli.terminal.screen import Ink, paint
 from agent_mailer.errors import ExitCode, MailerError, UsageFault
 

@@ -8,10 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from shutil import get_terminal_size
 
+from agent_mailer.amounts import duration
 from agent_mailer.cli.status.many import state_of, taker_of
 from agent_mailer.cli.terminal.printing import say
 from agent_mailer.cli.terminal.screen import GAP, Ink, Part, Row, cells, fit, laid_out, pad, paint, width
-from agent_mailer.clock import duration
 from agent_mailer.names import printable, running_on
 from agent_mailer.views.configured import doubtful
 from agent_mailer.views.values.status import AllView, FaultView, Problem, StatusView

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from sqlalchemy import Connection, bindparam, select
 
 from agent_mailer import __version__
+from agent_mailer.amounts import dollars
 from agent_mailer.broker.agents.rows import operator_id
 from agent_mailer.broker.callers import PersonCaller, directory_of, store_of
 from agent_mailer.broker.messages.wire import body_html
@@ -243,5 +244,5 @@ def _words(value: str) -> str:
 
 
 _env.filters.update(moment=_moment, age=_age, as_is=_as_is, body=_safe_body, visible=_visible, who=_shortened)
-_env.filters["words"] = _words
+_env.filters.update(words=_words, dollars=dollars)
 _env.globals.update(asset=address_of, link=_link, row_id=_row_id, fresh_key=lambda: secrets.token_hex(16))

@@ -8,6 +8,8 @@ from itertools import pairwise
 
 import msgspec
 
+from agent_mailer.amounts import counted
+
 
 class Sent(msgspec.Struct, frozen=True):
     """A message that the mailbox took: its thread, id, and the subject that no other has."""
@@ -49,7 +51,7 @@ class Verdict(msgspec.Struct, frozen=True):
     @property
     def sentence(self) -> str:
         return (
-            f"{self.kills} kill{'s' * (self.kills != 1)}, {self.messages} message{'s' * (self.messages != 1)}: "
+            f"{counted(self.kills, 'kill')}, {counted(self.messages, 'message')}: "
             f"{len(self.lost)} lost, {len(self.twice)} twice, "
             f"{len(self.order)} out of order, {len(self.left)} left running"
         )

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
+from agent_mailer.amounts import counted
 from agent_mailer.outside.event import BadEvent, Event, Ignored, Reason, State
 from agent_mailer.outside.generic import moment_ms
 
@@ -210,7 +211,7 @@ def _push(said: _Said) -> Event | Ignored:
     lines = [f"{one.id[:12]} {one.message.splitlines()[0] if one.message else ''}" for one in said.commits]
     if many > MOST_COMMITS:
         lines = [*lines[:MOST_COMMITS], f"and {many - MOST_COMMITS} more"]
-    what = f"{many} commit{'' if many == 1 else 's'}" if many else "A push"
+    what = counted(many, "commit") if many else "A push"
     return Event(
         "push",
         f"[{said.origin()}] {what} to {where}{' (forced)' if said.forced else ''}",

@@ -9,6 +9,7 @@ from collections.abc import MutableMapping
 from contextlib import suppress
 from datetime import datetime
 
+from agent_mailer.amounts import counted
 from agent_mailer.clock import from_iso
 from agent_mailer.events import EventName, LogRecord
 from agent_mailer.state.records import Pause
@@ -151,7 +152,7 @@ def _running(threads: list[str]) -> str:
 
 
 def _count(turns: int) -> str:
-    return f"{turns} turn{'' if turns == 1 else 's'} running"
+    return f"{counted(turns, 'turn')} running"
 
 
 def _paused(reason: str, until: float | None) -> str:

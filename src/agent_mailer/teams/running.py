@@ -16,8 +16,8 @@ from pathlib import Path
 
 import msgspec
 
+from agent_mailer.amounts import duration
 from agent_mailer.assemble import Workplace
-from agent_mailer.clock import duration
 from agent_mailer.disk import Disk, Sync
 from agent_mailer.errors import BusyFault, MailerError, UnavailableFault, quoted
 from agent_mailer.names import printable

@@ -24,7 +24,8 @@ from agent_mailer.teams.stopped import FOLDER
 MARK = "@amp_dir"
 """The option of a tmux session that says whose it is."""
 
-BOARD = "team"
+BOARD = "Team"
+"""No agent's name: those have small letters."""
 _SERVER = "tmux"
 
 

@@ -12,7 +12,8 @@ from enum import StrEnum
 
 import msgspec
 
-from agent_mailer.clock import duration, from_iso
+from agent_mailer.amounts import counted, dollars, duration
+from agent_mailer.clock import from_iso
 from agent_mailer.events import EventName, LogRecord
 from agent_mailer.names import printable
 from agent_mailer.outcomes import Outcome
@@ -150,9 +151,9 @@ class Story:
 def _settled(record: LogRecord, turn: _Turn, seconds: float) -> Happening | None:
     spent = [f"{seconds:.0f} s" if seconds >= 1 else f"{seconds:.1f} s"]
     if turn.count:
-        spent.append(f"{turn.count} tool{'s' if turn.count != 1 else ''}")
+        spent.append(counted(turn.count, "tool"))
     if turn.cost > 0:
-        spent.append(f"${turn.cost:.2f}" if turn.cost >= 0.005 else f"${turn.cost:.4f}")
+        spent.append(dollars(turn.cost))
     text = " · ".join(spent)
     names = f"  {' '.join(turn.tools)}" if turn.tools else ""
     others = f" and {len(turn.to) - 1} more" if len(turn.to) > 1 else ""

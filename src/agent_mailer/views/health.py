@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from agent_mailer.clock import duration
+from agent_mailer.amounts import duration
 from agent_mailer.config import RuntimeKind
 from agent_mailer.errors import said_of
 from agent_mailer.state.pauses import SignedOut

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent_mailer.amounts import dollars
 from agent_mailer.errors import MailerError
 from agent_mailer.names import printable
 from agent_mailer.process.holder import STDERR_FILE, STDOUT_FILE
@@ -51,7 +52,7 @@ def _told(event: Event) -> Iterator[str]:
         case ToolStarted(name=name, detail=detail):
             yield f"> {printable(name, 60)} {printable(detail, 200)}".rstrip()
         case Usage():
-            paid = f", ${event.cost_usd:.4f}" if event.cost_usd else ""
+            paid = f", {told}" if (told := dollars(event.cost_usd)) else ""
             yield f"  [{event.input_tokens} tokens in, {event.output_tokens} out{paid}]"
         case Trouble(outcome=outcome, detail=detail) | Doomed(outcome=outcome, detail=detail):
             yield f"! {outcome.value}: {printable(detail, 300)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from agent_mailer.amounts import counted, dollars
 from agent_mailer.cli.broker.database import DatabaseUrl, DataFolder, OnlyUser, data_of, look, users_asked_for
 from agent_mailer.cli.options import Json
 from agent_mailer.cli.terminal.commands import FastCommand, single
@@ -53,7 +54,8 @@ def _row(one: WatchedAgent) -> tuple[str, ...]:
     report = one.report
     assert report is not None
     tools = ", ".join(turn.tool or "a turn" for turn in report.working)
-    today = f"${report.today.cost_usd:.2f}, {report.today.turns} turns" if report.today.turns else ""
+    turns = counted(report.today.turns, "turn") if report.today.turns else ""
+    today = ", ".join(filter(None, (dollars(report.today.cost_usd), turns)))
     return (
         printable(one.address),
         report.standing.value.replace("_", " "),

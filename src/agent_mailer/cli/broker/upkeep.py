@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from agent_mailer.amounts import counted
 from agent_mailer.cli.broker.database import (
     DatabaseUrl,
     DataFolder,
@@ -20,7 +21,7 @@ from agent_mailer.cli.broker.database import (
 )
 from agent_mailer.cli.options import MOST_KEPT_DAYS, Json, Quiet
 from agent_mailer.cli.terminal.commands import FastCommand, single
-from agent_mailer.cli.terminal.printing import counted, json_out, note, say
+from agent_mailer.cli.terminal.printing import json_out, note, say
 from agent_mailer.cli.terminal.progress import shown
 from agent_mailer.cli.terminal.tables import columns, fields
 from agent_mailer.errors import ExitCode, UsageFault

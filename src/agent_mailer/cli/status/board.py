@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from agent_mailer.amounts import counted, dollars
 from agent_mailer.cli.status.many import HEAD, agents, resting
-from agent_mailer.cli.terminal.printing import counted, dollars
 from agent_mailer.cli.terminal.screen import Ink, cells, fit, paint, width, wrapped
 from agent_mailer.clock import from_iso
 from agent_mailer.names import printable

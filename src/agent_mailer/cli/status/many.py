@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 
-from agent_mailer.cli.terminal.printing import counted, dollars, local_time
+from agent_mailer.amounts import counted, dollars, duration
+from agent_mailer.cli.terminal.printing import local_time
 from agent_mailer.cli.terminal.screen import Ink, paint, width, wrapped
 from agent_mailer.cli.terminal.tables import columns
-from agent_mailer.clock import duration
 from agent_mailer.names import printable
 from agent_mailer.views.values.status import AllView, FaultView, OfferedView, Problem, StatusView
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from agent_mailer.cli.terminal.printing import dollars, ink_of, local_time
+from agent_mailer.amounts import counted, dollars, duration
+from agent_mailer.cli.terminal.printing import ink_of, local_time
 from agent_mailer.cli.terminal.screen import Ink, Part, Row, laid_out, side_by_side
-from agent_mailer.clock import duration
 from agent_mailer.names import printable, running_on
 from agent_mailer.views.configured import doubtful
 from agent_mailer.views.values.status import (
@@ -304,8 +304,8 @@ def _why(result: ResultView) -> str:
 def _today(view: StatusView) -> Part:
     today = view.today
     tokens = f"{today.input_tokens + today.output_tokens} tokens"
-    turns = "1 turn" if today.turns == 1 else f"{today.turns} turns"
-    return Part(f"{turns}, {duration(today.seconds)}, {tokens}, ${today.cost_usd:.2f}")
+    spent = (counted(today.turns, "turn"), duration(today.seconds), tokens, dollars(today.cost_usd))
+    return Part(", ".join(part for part in spent if part))
 
 
 def _next(wake: WakeView, now: float) -> Part:

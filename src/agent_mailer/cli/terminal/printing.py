@@ -124,21 +124,6 @@ def screen_text(text: str) -> str:
     return "".join(character if _harmless(character) else _escape(character) for character in text)
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 turn`, `2 turns`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def dollars(amount: float) -> str:
-    """An amount for people, never rounded to nothing; empty where there is none."""
-    if amount <= 0:
-        return ""
-    if amount >= 0.995:
-        return f"${amount:.2f}"
-    text = f"${amount:.4f}"
-    return text if text != "$0.0000" else "<$0.0001"
-
-
 def ink_of(state: str) -> Ink:
     """The colour of an outcome or a phase."""
     from agent_mailer.outcomes import Outcome

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from agent_mailer.amounts import duration
 from agent_mailer.cli.terminal.screen import Ink, cells, fit, is_dumb, paint, plain
-from agent_mailer.clock import duration
 
 if TYPE_CHECKING:
     from agent_mailer.progress import Step, Tell

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent_mailer.amounts import dollars
 from agent_mailer.cli.completion import OUTCOMES, any_of, some_thread, some_turn
 from agent_mailer.cli.options import Json, Workdir, configured
 from agent_mailer.cli.terminal.commands import FastCommand, group
-from agent_mailer.cli.terminal.printing import dollars, in_its_colour, json_out, local_time, note, say
+from agent_mailer.cli.terminal.printing import in_its_colour, json_out, local_time, note, say
 from agent_mailer.cli.terminal.tables import columns, fields
 from agent_mailer.errors import ExitCode, UsageFault
 from agent_mailer.names import one_of, printable, running_on

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from agent_mailer.amounts import counted, dollars, duration
 from agent_mailer.cli.terminal.printing import (
-    counted,
-    dollars,
     in_its_colour,
     local_iso,
     local_time,
@@ -14,7 +13,7 @@ from agent_mailer.cli.terminal.printing import (
     say,
 )
 from agent_mailer.cli.terminal.screen import fit, width
-from agent_mailer.clock import duration, from_iso
+from agent_mailer.clock import from_iso
 from agent_mailer.names import printable, running_on
 from agent_mailer.views.values.history import MessageView, SpentView, ThreadView, TurnView, WholeTurnView
 

@@ -10,8 +10,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent_mailer.amounts import duration
 from agent_mailer.cli.terminal.screen import NARROWEST, Ink, cells, fit, is_dumb, pad, paint, plain, width, wrapped
-from agent_mailer.clock import duration, from_iso
+from agent_mailer.clock import from_iso
 from agent_mailer.events import EventName, LogRecord
 from agent_mailer.names import printable
 from agent_mailer.views.happenings import Happening, Running, Story, Tone

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from agent_mailer.amounts import dollars
 from agent_mailer.beneath import is_file, is_there
 from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.mailbox.port import Envelope
@@ -257,5 +258,5 @@ def midnight(now: float, days: int = 0) -> float:
 
 def _told(value: float, unit: str) -> str:
     if unit == "dollars":
-        return f"${value:.2f}"
+        return dollars(value) or "$0"
     return f"{value:.0f} {unit[:-1] if round(value) == 1 else unit}"
