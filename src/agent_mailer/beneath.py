@@ -70,7 +70,7 @@ def open_file(path: Place, flags: int, mode: int = 0o600) -> int:
     if root is None:
         return os.open(text, flags | os.O_CLOEXEC, mode)
     held = _held.folder
-    if held is not None and text.startswith(held):
+    if held is not None and (text == held or text.startswith(f"{held}/")):
         name = text[len(held) + 1 :] or "."
         if "/" not in name:
             try:

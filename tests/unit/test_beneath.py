@@ -245,6 +245,17 @@ def test_what_is_held_in_each_other_is_reached_from_the_inner_one_and_then_from_
     assert sorted(path.name for path in (root / "a").rglob("*")) == ["b", "three", "two"]
 
 
+@pytest.mark.parametrize("beside", ["bc", "b.c", "b-x"])
+def test_what_lies_beside_a_folder_that_is_held_is_not_what_lies_in_it(root: Path, beside: str) -> None:
+    for name in ("c", "x"):
+        (root / "a" / "b" / name).write_bytes(b"in it")
+    (root / "a" / beside).write_bytes(b"beside it")
+    with beneath.holding(root / "a" / "b"):
+        assert read_regular(root / "a" / beside) == b"beside it"
+        Disk().overwrite(root / "a" / f"{beside}-new", b"new")
+    assert sorted(path.name for path in (root / "a").iterdir()) == ["b", beside, f"{beside}-new"]
+
+
 def test_within_a_folder_that_is_held_it_is_seen_that_it_was_replaced(root: Path, tmp_path: Path) -> None:
     """What is reached from its descriptor is written into the folder that was moved away: that counts as nothing."""
 
