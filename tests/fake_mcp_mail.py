@@ -54,7 +54,9 @@ class No(Exception):
 
 
 class FakeServer(FakeDatabase):
-    """The answers. `fault` may give another body for a method and tool, or None; `signals` is the folder of signals."""
+    """The answers. `fault` may give another body for a method and tool, or None; `signals` is the folder of signals;
+    `tells_again`: whoever registers his name once more hears its token again.
+    """
 
     def __init__(self, database: Path, signals: Path | None = None) -> None:
         super().__init__(database, _TABLES)
@@ -62,6 +64,7 @@ class FakeServer(FakeDatabase):
         self.calls: list[str] = []
         self.fault: Callable[[str], tuple[int, bytes] | None] = lambda _: None
         self.after: Callable[[str], tuple[int, bytes] | None] = lambda _: None
+        self.tells_again = True
 
     def answer(self, order: dict[str, Any]) -> tuple[int, bytes]:
         params = order.get("params", {})
@@ -188,7 +191,9 @@ class FakeServer(FakeDatabase):
                 (project["id"], name, secrets.token_urlsafe(32), program),
             )
             row = self._base.execute("select * from agents where id = last_insert_rowid()").fetchone()
-        told = {"name": row["name"], "model": model, "program": program, "registration_token": row["token"]}
+        told = {"name": row["name"], "model": model, "program": program}
+        if self.tells_again or not more.get("registration_token"):
+            told["registration_token"] = row["token"]
         return {**told, **({"retired_at": _now()} if row["retired"] else {})}
 
     def _unretire_agent(self, project_key: str, agent_name: str, registration_token: str) -> dict[str, Any]:

@@ -53,6 +53,10 @@ def test_all_or_none_is_had_renewed_and_given_back(desk: BrokerDesk, alice: Pers
     assert desk.call("POST", at(one, "/release"), json={**back, "patterns": []}, headers=key) == {"many": 1}
     assert desk.call("POST", at(one, "/release"), json=back, headers=key) == {"many": 0}
     assert desk.call("POST", at(other), json=form(shop, "src/**"), headers=key) == {"many": 1}
+    # What it has in another project it keeps.
+    assert desk.call("POST", at(other, "/release"), json={**back, "patterns": []}, headers=key) == {"many": 1}
+    [kept] = desk.call("GET", at(one), params={"project": "/srv/else"}, headers=key)
+    assert (kept["by"], kept["pattern"]) == (other["address"], "src/**")
 
 
 @pytest.mark.parametrize(

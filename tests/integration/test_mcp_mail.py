@@ -26,7 +26,7 @@ from agent_mailer.errors import BusyFault, ConfigFault, MailerError, RefusedFaul
 from agent_mailer.mailbox.mcp_agent_mail import inbox
 from agent_mailer.mailbox.mcp_agent_mail.adapter import Account, McpAgentMailbox, Rhythm
 from agent_mailer.mailbox.mcp_agent_mail.compose import compose, payload_of
-from agent_mailer.mailbox.mcp_agent_mail.identity import Tokens
+from agent_mailer.mailbox.mcp_agent_mail.identity import HEARTBEAT_SECONDS, Tokens
 from agent_mailer.mailbox.mcp_agent_mail.inbox import TRIES
 from agent_mailer.mailbox.port import (
     Action,
@@ -74,6 +74,13 @@ def town(tmp_path: Path) -> Iterator[Town]:
         yield Town(url, fake, tmp_path)
 
 
+class Later(FakeClock):
+    ahead = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead
+
+
 def draft(key: str, body: str = "work", to: str = "coder-1", priority: Priority | None = None) -> Draft:
     return Draft(key, Action.SEND, 1_790_000_000.0, to=(to,), subject="s", body=body, priority=priority)
 
@@ -96,6 +103,25 @@ def test_a_name_is_kept_with_its_token_and_given_to_nobody_else(town: Town) -> N
         assert caught.value.fix.startswith("take another name")
         with pytest.raises(RefusedFault):
             await town.box(folder="somebody else's").open()
+
+    asyncio.run(scenario())
+
+
+def test_a_token_that_the_server_tells_once_alone_is_kept_for_good(town: Town) -> None:
+    """It is registered again every hour, and by whatever watcher comes next."""
+    town.fake.tells_again = False
+    clock = Later()
+
+    async def scenario() -> None:
+        box = town.box(clock=clock)
+        me = await box.register()
+        clock.ahead = HEARTBEAT_SECONDS
+        assert await box.register() == me
+        assert town.fake.calls.count("register_agent") == 2
+        town.write("coder-1")
+        for one in (box, town.box()):
+            assert len(await waiting(one)) == 1
+        assert await town.box().register() == me
 
     asyncio.run(scenario())
 

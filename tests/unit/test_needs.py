@@ -10,7 +10,7 @@ import pytest
 from agent_mailer.broker.remote.rows import well_since
 from agent_mailer.console.operating.needs import SILENT_AFTER, needs_of
 from agent_mailer.console.operating.pages import A_PAGE, LIMITS, first_of
-from agent_mailer.remote.port import Counted, Question, Report, Resting, Standing, Stuck, Trouble, Working
+from agent_mailer.remote.port import Counted, Question, Report, Resting, Scheduled, Standing, Stuck, Trouble, Working
 from agent_mailer.remote.watched import Watched, Watcher, sums_of
 from agent_mailer.views.values.needs import NeedKind
 from agent_mailer.watch.guards.budgets import BudgetPolicy
@@ -63,6 +63,33 @@ def test_each_has_the_one_act_that_ends_it(said: dict[str, Any], kind: NeedKind,
     [need] = needs_of([watched(**said)], NOW)
     assert (need.kind, need.since, need.verb, need.may) == (kind, 5.0, verb, may)
     assert need.command or kind is NeedKind.QUESTION
+
+
+WORKS, LEAVES = Working("t1", "m1", "th1", 1.0, "Bash"), Scheduled("daily", "0 3 * * * UTC", 9.0)
+WAITS, WITHHELD = Working("t2", "m2", "th2", 5.0, settles=True, waits=True), Scheduled("weekly", "@w", 9.0, why="body")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"trouble": Trouble("disk", 5.0)},
+        {"signed_out": 5.0},
+        {"pause": Resting("by_hand", 5.0)},
+        {"questions": (Question("q-1", "th", "m", 5.0),)},
+        {"stuck_counts": (Counted("given-up", 1),)},
+        {"held_counts": (Counted("pair", 1),)},
+        {"working": (WORKS, WAITS)},
+        {"working": (WAITS, WORKS)},
+        {"schedules": (WITHHELD, LEAVES)},
+        {"schedules": (LEAVES, WITHHELD)},
+    ],
+    ids=lambda said: next(iter(said)),
+)
+def test_one_thing_that_waits_for_somebody_is_told_however_well_all_else_goes(said: dict[str, Any]) -> None:
+    well: dict[str, Any] = {"working": (WORKS,), "schedules": (LEAVES,), "waiting": 3, "retries": 1}
+    told = [Report("1", "operate", **{**well, **more}).needs_somebody for more in ({}, said)]
+    assert told == [False, True]
+    assert [len(kinds(watched(**{**well, **more}))) for more in ({}, said)] == [0, 1]
 
 
 def test_of_all_that_an_agent_does_the_word_for_it_is_what_a_person_has_to_know_first() -> None:

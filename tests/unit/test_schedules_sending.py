@@ -18,7 +18,7 @@ from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.mailbox.port import Delivered, Delivery, Outgoing, Unknown
 from agent_mailer.schedules.bodies import digest_of
 from agent_mailer.schedules.due import Known, Schedule
-from agent_mailer.schedules.sending import AGAIN_FIRST, AGAIN_LONGEST, PATIENCE, REFUSED, Sending, run_now
+from agent_mailer.schedules.sending import AGAIN_FIRST, AGAIN_LONGEST, PATIENCE, REFUSED, Sending, run_now, skip_once
 from agent_mailer.state.notices import Notice, NoticeKind
 from agent_mailer.state.schedules import MOST_SENT
 
@@ -190,6 +190,26 @@ def test_a_clock_that_is_set_back_sends_nothing_twice_and_one_that_was_far_ahead
     clockwork.clock.moment += min(back, DAY + 60.0)
     clockwork.due(sending)
     assert len(keyless.taken) == 1 + again
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["not yet begun", "begun"])
+def test_what_was_skipped_is_not_sent_though_an_earlier_one_leaves_only_after_it(
+    clockwork: Clockwork, begun: bool
+) -> None:
+    """A pause, a machine that slept, a mailbox that was away: the instant that nobody wanted has passed meanwhile."""
+    del clockwork.schedules[0]
+    keyless, [nightly] = Keyless(clockwork.scene.desk.root), clockwork.schedules
+    clockwork.due(clockwork.sending(keyless))
+    for days in (1, 3):
+        assert skip_once(clockwork.scene.state, "nightly", nightly.line, AT_THREE + days * DAY)[0]
+    if begun:
+        clockwork.clock.moment = AT_THREE + 60
+        clockwork.due(clockwork.sending(clockwork.vague))
+    for day, sent in ((1, 1), (2, 2), (3, 2), (4, 3)):
+        clockwork.clock.moment = AT_THREE + day * DAY + 60
+        clockwork.due(clockwork.sending(keyless))
+        assert len(keyless.taken) == sent, day
+    assert clockwork.known().skipped == ()
 
 
 def test_all_that_it_has_sent_is_known_as_a_persons_however_long_it_waits(clockwork: Clockwork) -> None:
