@@ -232,6 +232,24 @@ def test_it_hears_of_what_is_offered_to_it_now_and_of_nothing_else(bell: Bell) -
         assert not list(bell.of(mine.pid)._offered(session)), "told once"
 
 
+def test_what_is_offered_still_rings_once_whatever_prompts_come_after_it(bell: Bell) -> None:
+    """The ring's own turn is one of them."""
+    with running() as mine:
+        session, until_when = bell.begun(mine.pid), time.time() + 600
+        first, second = (Offer(name, until_when, (Sitter("mine", process(mine.pid)),)) for name in ("first", "second"))
+        bell.presence.offer([first])
+        assert bell.of(mine.pid).listen(session) == RUNG
+        for text in (bell.rung[0], "hello", "and now?"):
+            bell.prompt(mine.pid, text=text)
+            assert bell.told(session) == ("first",), text
+        bell.presence.offer([first, second])
+        assert bell.of(mine.pid).listen(session) == RUNG
+        assert "for the agent: second." in bell.rung[1]
+        bell.presence.offer([])
+        bell.prompt(mine.pid)
+        assert bell.told(session) == (), "what is over is not remembered"
+
+
 def test_a_ring_that_did_not_get_out_is_none(bell: Bell) -> None:
     def gone(text: str) -> None:
         raise BrokenPipeError(text)

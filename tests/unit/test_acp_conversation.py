@@ -274,6 +274,46 @@ def test_an_id_that_was_used_before_names_no_tool_of_before() -> None:
     assert permit(ORDERS, asked.params).tool == "edit"
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (("tool_call", "completed"), ("tool_call",)),
+        (("tool_call", "failed"), ("tool_call",)),
+        (("tool_call", "completed"), ()),
+        (("tool_call", "failed"), ()),
+        (("tool_call", "completed", "late"), ()),
+        (("completed",), ()),
+        # One that was denied, of which nothing more is said.
+        ((), ("tool_call",)),
+    ],
+)
+def test_nothing_that_was_said_of_an_earlier_call_fills_in_for_a_later_one_of_its_id(
+    first: tuple[str, ...], second: tuple[str, ...]
+) -> None:
+    orders = msgspec.structs.replace(ORDERS, allow_kinds=("edit",))
+    told = {"kind": "edit", "locations": [{"path": "a.txt"}], "rawInput": {"path": "a.txt"}}
+    talk = Talk()
+    talk.prompted()
+    if "tool_call" in first:
+        talk.update("tool_call", toolCallId="call_1", title="agent_mailer_reply", status="pending")
+    talk.update("tool_call_update", toolCallId="call_1", status="in_progress", **told)
+    asked = _asks(talk, toolCallId="call_1")
+    assert told.items() <= asked.params["toolCall"].items()  # type: ignore[attr-defined]
+    assert permit(orders, asked.params).allowed
+    for status in {"completed", "failed"} & {*first}:
+        talk.update("tool_call_update", toolCallId="call_1", status=status)
+    if "late" in first:
+        talk.update("tool_call_update", toolCallId="call_1", title="agent_mailer_reply", **told)
+    for what in second:
+        talk.update(what, toolCallId="call_1", title="bash")
+    for said in ({}, {"kind": "edit"}, {"kind": "edit", "locations": []}):
+        later = _asks(talk, toolCallId="call_1", **said)
+        call = wire.as_fields(later.params["toolCall"])
+        assert {name: call[name] for name in told if name in call} == {k: one for k, one in said.items() if one}
+        permission = permit(orders, later.params)
+        assert (permission.allowed, permission.tool) == (False, "bash" if second else "a tool without a name")
+
+
 def test_nothing_is_allowed_for_good() -> None:
     params = {"toolCall": {}, "announced": {"title": "agent_mailer_reply"}}
     always = {**params, "options": [{"optionId": "always", "kind": "allow_always"}]}

@@ -13,6 +13,7 @@ from agent_mailer.approvals import APPROVALS
 from agent_mailer.disk import Disk, SystemCalls
 from agent_mailer.errors import MailerError, UsageFault
 from agent_mailer.mailbox.port import Action, Contact, Draft, Envelope, Message
+from agent_mailer.mailbox.server_drafts import MAX_BODY_BYTES, beyond
 from agent_mailer.names import new_turn_id
 from agent_mailer.turn_tools import folder
 from agent_mailer.turn_tools.commands import AgentMail
@@ -37,6 +38,7 @@ from agent_mailer.turn_tools.folder import (
 )
 
 MESSAGE = Message(Envelope("m-1", "t", "user", 1_700_000_000.0, "1", "m-1.md", to=("coder",)), "subject", "body\n")
+HEADER_ROOM = 64 * 1024
 FACTS = Facts("turn-1", "coder", 10 * 1024 * 1024, "/memory/global.md", "/memory/t.md")
 
 
@@ -99,6 +101,21 @@ def test_the_same_item_is_staged_once_whenever_it_is_written(turn: TurnFolder) -
     other = turn.stage(draft("other", 1.0))
     assert [d.body for d in turn.staged()] == ["other", "hello"]
     assert {d.key for d in turn.seal().drafts} == {first.key, other.key}
+
+
+@pytest.mark.parametrize("letter", ["x", "я", "中", "😀"])
+def test_what_is_staged_is_no_more_than_the_mailbox_takes_in_whatever_script(turn: TurnFolder, letter: str) -> None:
+    facts = msgspec.structs.replace(FACTS, max_message_bytes=MAX_BODY_BYTES)
+    turn.prepare(MESSAGE, [MESSAGE], [Contact("user")], facts)
+    room = (MAX_BODY_BYTES - HEADER_ROOM) // len(letter.encode())
+    turn.stage(draft(letter * room))
+    [staged] = turn.staged()
+    assert beyond(staged.body) is None
+    subject = letter * 10
+    for more in (draft(letter * (room + 1)), msgspec.structs.replace(draft(letter * (room - 9)), subject=subject)):
+        with pytest.raises(UsageFault, match="holds at most"):
+            turn.stage(more)
+    assert turn.staged() == [staged]
 
 
 def test_an_agent_in_a_loop_is_stopped(turn: TurnFolder) -> None:

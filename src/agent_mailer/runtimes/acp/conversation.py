@@ -122,8 +122,6 @@ class Conversation:
                 # Before the prompt is out it is what an older session holds.
                 if self.prompted and not self.over:
                     self._update(wire.as_fields(params.get("update")))
-            case Notice():
-                pass
             case Answer() | Refusal():
                 waiting = self._waits.pop(message.id, None)
                 if waiting is not None and not self.over:
@@ -260,9 +258,8 @@ class Conversation:
         name = wire.text_at(given, "toolCallId")
         told = {key: value for key, value in given.items() if value not in (None, [], "")}
         call = {**self._tools.get(name, {}), **told}
-        self.steps.append(
-            Decide(request.id, {**request.params, "toolCall": call, "announced": self._announced.get(name, {})})
-        )
+        params = {**request.params, "toolCall": call, "announced": self._announced.get(name, {})}
+        self.steps.append(Decide(request.id, params))
 
     def _update(self, update: Fields) -> None:
         match update.get("sessionUpdate"):
@@ -279,8 +276,6 @@ class Conversation:
                 self._tool(update)
             case "tool_call_update":
                 self._tool_goes_on(update)
-            case _:
-                pass
 
     def _show(self, text: str) -> None:
         """For people, and so that silence means something: at most one line a second."""
@@ -324,10 +319,15 @@ class Conversation:
             self._show(f"{wire.text_at(self._tools.get(name, {}), 'title')[:_NAME]} goes on")
 
     def _remember(self, name: str, update: Fields) -> None:
-        """What it said of a tool before it asks: its request may hold the tool's id alone."""
+        """What it said of a tool before it asks: its request may hold the tool's id alone.
+
+        Of one that has ended nothing is kept: the next of that id may not be announced.
+        """
         told = {key: value for key, value in update.items() if value is not None and key not in _HEAVY}
         self._announced.setdefault(name, told)
         self._tools[name] = {**self._tools.get(name, {}), **told}
+        if update.get("status") in ("completed", "failed") or not self._announced[name]:
+            self._tools[name], self._announced[name] = {}, {}
         while len(self._tools) > _MOST_TOOLS:
             oldest = next(iter(self._tools))
             del self._tools[oldest], self._announced[oldest]
