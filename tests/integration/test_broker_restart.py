@@ -39,6 +39,11 @@ class Kept:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        self.begin()
+        assert LAST_WORDS in self.words(), self.words()
+
+    def begin(self) -> None:
+        """Returns when it has said its last words, or has ended."""
         number = self._listening.fileno()
         self._said.write_bytes(b"")
         with self._said.open("ab") as said:
@@ -50,7 +55,6 @@ class Kept:
                 pass_fds=[number],
             )
         until(lambda: LAST_WORDS in self.words() or self.process.poll() is not None, "the broker's last words")  # type: ignore[union-attr]
-        assert LAST_WORDS in self.words(), self.words()
 
     def words(self) -> str:
         return self._said.read_text("utf-8", "replace")
@@ -207,3 +211,15 @@ def test_what_is_no_listening_socket_is_told(tmp_path: Path) -> None:
     assert done.returncode == 78, done
     assert b"service manager's socket" in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def test_at_a_given_socket_that_others_reach_it_needs_a_secret(tmp_path: Path) -> None:
+    """The socket unit says where it listens, and not the command."""
+    with socket.create_server(("0.0.0.0", 0)) as listening:
+        broker = Kept(listening, tmp_path / "data")
+        try:
+            broker.begin()
+            assert broker.process is not None
+            assert (broker.process.poll(), "openssl rand -hex 32" in broker.words()) == (78, True), broker.words()
+        finally:
+            broker.end()

@@ -10,13 +10,17 @@ from tests.broker_desk import running_broker
 from tests.sizes import LONG
 from tests.typed import type_in
 
+from agent_mailer.broker.data import find_data
 from agent_mailer.checks.fleet import Carried, Process, reckon
+from agent_mailer.cli.broker.simulate import surroundings
 
 
 @LONG
 def test_a_fleet_of_its_own_settles_all_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    env = {"TMPDIR": str(tmp_path), "AGENT_MAILER_API_KEY": "amk_of_somebody", "DATABASE_URL": "sqlite:////nowhere/x"}
+    theirs = tmp_path / "theirs"
+    database = f"sqlite:///{theirs}/x.db"
+    env = {"TMPDIR": str(tmp_path), "AGENT_MAILER_API_KEY": "amk_of_somebody", "DATABASE_URL": database}
     done = type_in(tmp_path, "broker", "simulate", "--agents", "12", "--seconds", "1", "--json", env=env)
     assert done.status == 0, done
     few, many = done.json["measured"]
@@ -25,6 +29,7 @@ def test_a_fleet_of_its_own_settles_all_and_leaves_nothing(tmp_path: Path, monke
     assert 0 < many["p50"] <= many["p99"]
     assert many["sends"] > 0
     assert [one for one in tmp_path.iterdir() if "simulate" in one.name] == []
+    assert not theirs.exists()
 
 
 @LONG
@@ -41,6 +46,20 @@ def test_a_broker_that_runs_is_asked_only_when_told(tmp_path: Path) -> None:
         assert ann.key not in done.out + done.err
         assert "machines" not in done.out, "nothing is known of its process"
         assert desk.sql("SELECT count(*) FROM messages WHERE is_read = :no", no=False)[0][0] == 0
+
+
+def test_a_fleet_of_its_own_has_no_data_where_the_environment_says(tmp_path: Path) -> None:
+    """Another broker's, or another program's, by variables that are set for that."""
+    theirs = {
+        "DATABASE_URL": f"sqlite:///{tmp_path}/theirs/x.db",
+        "AGENT_MAILER_DATABASE_URL": f"sqlite:///{tmp_path}/theirs/y.db",
+        "AGENT_MAILER_UPLOAD_DIR": f"{tmp_path}/theirs",
+    }
+    scratch = find_data(tmp_path / "data", None, {"PATH": "/bin"})
+    for name, place in theirs.items():
+        assert find_data(tmp_path / "data", None, {name: place}) != scratch, "it would count"
+        assert find_data(tmp_path / "data", None, surroundings({name: place})) == scratch, name
+    assert surroundings({**theirs, "AGENT_MAILER_SECRET_KEY": "s", "PATH": "/bin"}) == {"PATH": "/bin"}
 
 
 def test_what_more_agents_take_follows_from_what_more_took() -> None:

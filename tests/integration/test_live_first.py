@@ -293,6 +293,17 @@ def test_the_doorbell_is_the_seat_it_rings_for_the_agents_mail_and_the_command_t
     assert "by the live session claude-" in shown.out
 
 
+@pytest.mark.parametrize("empty", ["", " \n"])
+def test_who_answers_without_a_word_is_refused_and_takes_nothing(desk: Desk, empty: str) -> None:
+    """As a script does whose variable is empty; what is done without an answer is said so."""
+    sent = desk.send("How far?")
+    with session() as held:
+        done = type_in(desk.workdir, "take", sent, "--reply", empty, env=environ(held.pid))
+    assert (done.status, done.out, "the answer's text is empty" in done.err) == (2, "", True), done
+    assert "--done" in done.err
+    assert list(desk.place().state.turns.ids()) == []
+
+
 @LONG
 def test_the_tools_take_answer_and_give_back_and_the_turn_ends_with_their_server(desk: Desk) -> None:
     async def until_offered(message: str) -> None:

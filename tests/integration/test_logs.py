@@ -100,6 +100,27 @@ def test_a_thread_and_a_turn_are_chosen_by_a_part_of_their_names(desk: Desk) -> 
     assert logs(desk, "--turn", "2", "--json").json["error"]["code"] == "ambiguous"
 
 
+ODD = "\x1b[2J\x9b31m\u202e"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(json.dumps({"ts": 1, "event": "x", name: f"{ODD}\n"}) for name in ("ts", "event", "n")),
+        json.dumps({"ts": 1, "event": "x", f"{ODD}\n": 1}),
+        f"no JSON {ODD}",
+    ],
+    ids=["stamp", "event", "value", "name", "line"],
+)
+def test_what_somebody_else_wrote_into_the_log_does_nothing_to_a_terminal(desk: Desk, line: str) -> None:
+    """An agent may write there; whichever part of a line it is."""
+    (desk.state / "log.jsonl").write_text(f"{line}\n")
+    shown = logs(desk)
+    assert (shown.status, shown.err) == (0, ""), shown
+    [told] = shown.out.splitlines()
+    assert (told.isprintable(), "\\x1b" in told) == (True, True), told
+
+
 def test_a_thread_is_known_by_its_session_when_the_log_is_gone(desk: Desk) -> None:
     desk.configure(command_output="jsonl")
     desk.shell("""cat >/dev/null; echo '{"type":"session","id":"s"}'; echo '{"type":"result","text":"x"}'""")

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 from tests.desk import Desk, outcomes
-from tests.typed import type_in
+from tests.typed import Terminal, type_in
 
 from agent_mailer.checks.git import check_git, taken_back, tracked
+from agent_mailer.cli.terminal.questions import FALLBACKS, edited
 from agent_mailer.config import GitCare
 from agent_mailer.git_tree import keep_out
 from agent_mailer.turn_tools.folder import TurnFolder
@@ -94,6 +95,27 @@ def test_no_program_of_the_workdir_is_taken_for_the_agents_or_the_operators(
     assert ran(desk) == []
     assert not [place for place in out.read_text().strip().split(":") if not place.startswith("/")]
     assert not [folder for folder in (desk.workdir, project) if str(folder) in out.read_text()]
+
+
+@pytest.mark.parametrize("named", ["", "vi", "nano -w"])
+def test_no_program_of_the_workdir_is_a_persons_editor(desk: Desk, monkeypatch: pytest.MonkeyPatch, named: str) -> None:
+    """Whatever folder the person's PATH has first: it would run as the person, outside of any sandbox."""
+    tools = desk.base / "tools"
+    tools.mkdir()
+    for name in FALLBACKS:
+        plant(desk, desk.workdir / "bin" / name)
+        (tools / name).write_text('#!/bin/sh\nfor last; do :; done; echo mine >>"$last"\n')
+        (tools / name).chmod(0o755)
+    (desk.base / "link").symlink_to(desk.workdir / "bin")
+    monkeypatch.setenv("PATH", f"{desk.workdir}/bin:{desk.base}/link:{tools}")
+    monkeypatch.setenv("EDITOR", named)
+    monkeypatch.delenv("VISUAL", raising=False)
+    for stream in ("stdin", "stdout"):
+        monkeypatch.setattr(sys, stream, Terminal())
+    copy = desk.state / "note-1.edit.md"
+    copy.write_text("")
+    assert edited(copy, desk.state / "memory" / "global.md", b"", desk.disk) == b"mine\n"
+    assert ran(desk) == []
 
 
 def test_what_the_configuration_names_there_is_started(desk: Desk) -> None:

@@ -18,10 +18,14 @@ from tests.typed import COMMAND, type_in
 from agent_mailer import __version__
 from agent_mailer.disk import Disk
 from agent_mailer.errors import UnavailableFault, UsageFault
+from agent_mailer.live.heard import Program
 from agent_mailer.live.placing import Place
 from agent_mailer.live.plugins import OLDEST, Plugins
+from agent_mailer.live.sessions import LiveSession, LiveSessions
 from agent_mailer.live.shipped import Target, files_of
 from agent_mailer.live.telling import MARK
+from agent_mailer.process.handle import identify
+from agent_mailer.state.workdirs import user_state
 
 ODD = Path('/srv/odd "place"/it\'s/agent-mailer')
 
@@ -216,6 +220,28 @@ def test_a_program_that_fails_hides_nothing_of_the_others(home: Path, tmp_path: 
     assert [line.split()[0] for line in done.out.splitlines()] == ["claude", "codex", "skill"]
     assert "its settings are broken" in done.out
     assert type_in(tmp_path, "plugin", "status", "claude", env=env).status == 1
+
+
+@pytest.mark.parametrize("goes", Program)
+def test_with_a_plugin_go_the_sessions_of_its_program_and_no_other(home: Path, tmp_path: Path, goes: Program) -> None:
+    """Nothing would ring in them any more, and mail would be offered to them and wait."""
+    program = tmp_path / "bin" / goes.value
+    program.parent.mkdir()
+    no_market, no_plugin = ("[]", "[]") if goes is Program.CLAUDE else ('{"marketplaces": []}', '{"installed": []}')
+    program.write_text(
+        f"#!/bin/sh\ncase \"$*\" in --version) echo 9.9.9 ;; *market*--json) echo '{no_market}' ;; "
+        f"*--json) echo '{no_plugin}' ;; esac\n"
+    )
+    program.chmod(0o755)
+    env = {"PATH": f"{program.parent}:{Path(COMMAND).parent}:/usr/bin:/bin"}
+    assert type_in(tmp_path, "plugin", "install", goes.value, env=env).status == 0
+    sessions = LiveSessions(user_state() / "live", Disk())
+    for one in Program:
+        sessions.keep(LiveSession(one, "s", identify(os.getpid())))
+    assert type_in(tmp_path, "plugin", "uninstall", "skill", env=env).status == 0
+    assert [one for one in Program if sessions.find(one, "s") is None] == []
+    assert type_in(tmp_path, "plugin", "uninstall", goes.value, env=env).status == 0
+    assert [one for one in Program if sessions.find(one, "s") is None] == [goes]
 
 
 def test_the_version_is_that_of_the_program() -> None:

@@ -140,7 +140,7 @@ def _own_broker() -> Iterator[Broker]:
     from agent_mailer.checks.fleet import Broker
     from agent_mailer.process.commands import run_command, start_command
 
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("AGENT_MAILER_", "DATABASE_URL"))}
+    env = surroundings(os.environ)
     program = [sys.executable, "-m", "agent_mailer.cli.app"] if not _beside().is_file() else [str(_beside())]
     with tempfile.TemporaryDirectory(prefix="agent-mailer-simulate-") as name:
         folder = Path(name)
@@ -159,6 +159,11 @@ def _own_broker() -> Iterator[Broker]:
             yield Broker(url[1], key, running.pid)
         finally:
             running.stop(END_SECONDS)
+
+
+def surroundings(environ: Mapping[str, str]) -> dict[str, str]:
+    """Without what is about another broker: its database, its secret."""
+    return {name: value for name, value in environ.items() if not name.startswith(("AGENT_MAILER_", "DATABASE_URL"))}
 
 
 def _beside() -> Path:
