@@ -312,6 +312,15 @@ def test_what_reaches_nobody_is_a_problem_until_it_does(desk: Desk) -> None:
     assert "untold" not in codes(desk)
 
 
+def test_that_one_way_works_does_not_hide_that_another_fails(desk: Desk) -> None:
+    notify(desk, "exit 127")
+    ask_in_vain(desk)
+    assert "untold" in codes(desk)
+    tried = type_in(desk.workdir, "test-notify")
+    assert (tried.status, tried.out.splitlines()) == (1, ["command: it ended with 127", "mail: told"])
+    assert "untold" in codes(desk)
+
+
 def test_the_next_that_is_told_is_enough(desk: Desk) -> None:
     told = desk.base / "fails"
     told.touch()

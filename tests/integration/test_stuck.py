@@ -662,6 +662,24 @@ def test_what_was_given_up_is_stuck_too_and_dead_letter_is_the_same_command_for_
     assert json.loads(type_in(desk.workdir, "dead-letter", "list", "--json").out)["dead_letters"] == []
 
 
+@pytest.mark.parametrize("verb", ["retry", "purge"])
+def test_every_dead_letter_is_none_that_is_stuck_for_another_reason(desk: Desk, verb: str) -> None:
+    """What was read and refused, or did not leave, is not asked for by that command."""
+    key = refused_answer(desk)
+    put(desk, "bad", file("bad", "x", kind="run"))
+    desk.configure(max_retries=0)
+    desk.shell("cat >/dev/null; exit 1")
+    sent = desk.send()
+    desk.once()
+    [unreadable] = [entry for entry in stuck(desk) if entry[0] == "unreadable"]
+    assert [letter.msg_id for letter in desk.place().state.dead_letters.all()] == [sent]
+    done = type_in(desk.workdir, "dead-letter", verb, "--all")
+    told = f"{sent}: pending again" if verb == "retry" else "1 dead letters removed"
+    assert (done.status, done.out) == (0, f"{told}\n"), done
+    assert desk.place().state.dead_letters.all() == []
+    assert stuck(desk) == [unreadable, ("not-sent", key)]
+
+
 def test_the_turn_of_what_was_given_up_is_kept_until_it_is_dropped(desk: Desk) -> None:
     desk.configure(max_retries=0, keep_transcripts=1)
     desk.shell("cat >/dev/null; exit 1")
