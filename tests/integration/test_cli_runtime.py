@@ -15,8 +15,12 @@ from tests.desk import PATIENCE, until
 from tests.typed import COMMAND, type_in
 
 from agent_mailer.checks import Level
+from agent_mailer.checks.agent_bench import Bench
 from agent_mailer.checks.workdir import check_templates
 from agent_mailer.processes import command_line
+from agent_mailer.runtimes.acp.descriptor import read
+from agent_mailer.runtimes.acp.shelf import Known
+from agent_mailer.runtimes.port import PermissionMode
 
 DESCRIPTOR = """\
 argv = [{argv}]
@@ -91,6 +95,15 @@ def test_a_workdirs_own_description_is_no_bad_template(home: Path) -> None:
     (folder / "agents").mkdir(parents=True)
     (folder / "agents" / "mine.toml").write_text(DESCRIPTOR.format(argv='"mine"'))
     assert [one.result for one in check_templates(folder)] == [Level.OK]
+
+
+def test_of_turns_that_are_tried_side_by_side_none_finds_the_processes_of_another(tmp_path: Path) -> None:
+    """All of a turn is found by its id, and ended where it ends."""
+    known = Known("none", "", read(DESCRIPTOR.format(argv='"/bin/true"').encode(), "none.toml"))
+    bench = Bench(known, tmp_path / "bench", os.environ["PATH"], 20.0)
+    bench.failing(PermissionMode.BYPASS_PERMISSIONS, [None, None])
+    turns = [path.name for path in bench.folder.glob("*/work/.agent-mailer/turns/*")]
+    assert len(set(turns)) == len(turns) == 2
 
 
 @pytest.mark.long

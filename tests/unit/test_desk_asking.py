@@ -69,11 +69,26 @@ def test_who_watches_does_it(desk: Desk) -> None:
     assert not desk.place().state.requests.waiting()
 
 
-def test_who_leaves_without_reading_it_leaves_it_to_who_asks(desk: Desk) -> None:
-    with holding(desk, lambda place: None):
+def leaves_it(place: Workplace) -> None:
+    del place
+
+
+def dies_over_it(place: Workplace) -> None:
+    [(name, _)] = place.state.requests.waiting()
+    assert place.state.requests.take(name)
+
+
+@pytest.mark.parametrize("holder", [leaves_it, dies_over_it])
+def test_who_leaves_or_dies_before_it_is_done_leaves_it_to_who_asks_and_nothing_to_the_next(
+    desk: Desk, holder: Callable[[Workplace], None]
+) -> None:
+    with holding(desk, holder):
         assert ask(desk.place(), PAUSE).ok
     assert paused(desk) == "lunch"
-    assert not desk.place().state.requests.waiting(), "else it would be done once more"
+    assert ask(desk.place(), Request(Verb.RESUME)).ok
+    apply_waiting(desk.place().state)
+    assert paused(desk) == "", "what was asked for since stands"
+    assert not desk.place().state.requests.waiting()
 
 
 @pytest.mark.parametrize("meanwhile", [True, False])

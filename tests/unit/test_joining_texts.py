@@ -76,6 +76,13 @@ def test_sections_with_all_below_them_go_and_nothing_else() -> None:
     assert without_protocol("nothing here\n") == "nothing here\n"
 
 
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_a_section_ends_with_the_next_heading_of_its_rank_or_of_a_higher_one(depth: int) -> None:
+    head, section, below = "# A\n\nfirst\n\n", "### Mail Protocol\ncurl\n\n", f"{'#' * depth} Mine\nkept\n"
+    after = without_protocol(head + section + below)
+    assert after == f"{head}{BEGIN}\n{MAIL}{END}\n" + (f"\n{below}" if depth <= 3 else "")
+
+
 @pytest.mark.parametrize(("fence", "within"), [("~~~", "```"), ("```", "~~~"), ("~~~md", "```sh")])
 def test_a_fence_ends_with_its_own_kind_alone(fence: str, within: str) -> None:
     shown = f"{fence}\n{within}\n## Mail Protocol\nan example\n{fence[:3]}\n\n"

@@ -7,11 +7,17 @@ from pathlib import Path
 import pytest
 from tests.clocks import FakeClock
 
+from agent_mailer.clock import SystemClock, iso
 from agent_mailer.disk import Disk
-from agent_mailer.mailbox.port import Envelope
+from agent_mailer.events import EventLog
+from agent_mailer.mailbox.port import Envelope, Outgoing
+from agent_mailer.outcomes import Outcome
+from agent_mailer.state import State
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.held import Ended, Guard, Held, HeldEntry
+from agent_mailer.state.records import DeadLetter, ItemState, Phase, SettledItem, Settlement, TurnRecord
 from agent_mailer.state.stuck import Stuck, StuckKind, split_key
+from agent_mailer.views import kept
 
 LETTER = Envelope("m-1", "t", "alice", 1.0, "1 m-1", "m-1.md")
 
@@ -90,6 +96,34 @@ def test_a_full_file_counts_the_oldest_and_loses_none_that_is_still_listed(folde
         assert len(found.all()) <= 10
         assert found.get(StuckKind.NOT_FETCHED, "kept") is not None
         assert found.all()[-1].key == "u39"
+
+
+@pytest.mark.parametrize("last", ["given-up", "not-sent", "unreadable"])
+def test_of_several_kinds_a_short_list_has_the_newest_whatever_kind_they_are_of(
+    tmp_path: Path, folder: StateFolder, last: str
+) -> None:
+    clock = folder.clock
+    assert isinstance(clock, FakeClock)
+    state = State(folder, EventLog(tmp_path / "log.jsonl", Disk(), SystemClock()))
+    kinds = ["given-up", "not-sent", "unreadable"]
+    kinds.remove(last)
+    for number, kind in enumerate([kinds[0]] * 3 + [kinds[1]] * 3 + [last] * 2, 1):
+        clock.moment = 1_800_000_000.0 + number
+        if kind == "given-up":
+            state.dead_letters.add(DeadLetter(f"m{number}", stuck_at=iso(clock.moment)), again=False)
+        elif kind == "unreadable":
+            state.stuck.add(StuckKind.UNREADABLE, f"m{number}", None, "x")
+        else:
+            left = SettledItem(Outgoing("a", "bob", "t", "x"), ItemState.REFUSED)
+            ended = Settlement(Outcome.DONE, "", clock.moment, 1.0, finished=True, items=(left,))
+            turn_id = f"20270115T08000{number}-0123abcd"
+            record = TurnRecord(turn_id, LETTER, Phase.SETTLING, "command", clock.moment, settlement=ended)
+            state.turns.create(record)
+            state.unsent.note(record)
+    whole = [view.at - 1_800_000_000.0 for view in kept.stuck(state)]
+    assert whole == [1, 2, 3, 4, 5, 6, 7, 8]
+    for limit in (1, 3, 7):
+        assert [view.at - 1_800_000_000.0 for view in kept.stuck(state, limit=limit)] == whole[-limit:]
 
 
 def test_of_mail_that_is_held_the_oldest_are_counted_still_once_what_ended_is_forgotten(folder: StateFolder) -> None:
