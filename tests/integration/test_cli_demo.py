@@ -13,6 +13,12 @@ from tests.desk import until
 from tests.sizes import LONG
 from tests.typed import COMMAND, type_in
 
+from agent_mailer.demo import stage
+from agent_mailer.demo.stage import FolderStage
+from agent_mailer.names import new_turn_id
+from agent_mailer.process.commands import start_command
+from agent_mailer.process.holder import TURN_ID_VARIABLE
+
 
 def leftovers(folder: Path) -> list[str]:
     """Command lines of processes that belong to a demo in `folder`."""
@@ -128,6 +134,27 @@ def test_ctrl_c_ends_everything_it_started(tmp_path: Path, number: int, status: 
     assert "stopping" in screen.read_text()
     assert not folder.exists()
     assert leftovers(folder) == []
+
+
+@pytest.mark.parametrize("stubborn", ["planner", "coder"])
+def test_whichever_watcher_had_to_be_killed_what_its_turn_has_started_ends_with_the_demo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stubborn: str
+) -> None:
+    monkeypatch.setattr(stage, "STOP_SECONDS", 0.0)
+    played, turn = FolderStage(tmp_path), new_turn_id(1_700_000_000.0)
+    (tmp_path / stubborn / ".agent-mailer" / "turns" / turn).mkdir(parents=True)
+    for name in played.names:
+        words = ["sleep", "600"] if name == stubborn else ["true"]
+        played.watchers[name] = start_command(words, env=os.environ, cwd=tmp_path, output=played.output(name))
+    [other] = [running for name, running in played.watchers.items() if name != stubborn]
+    until(lambda: other.status() is not None, "its own end")
+    env = {**os.environ, TURN_ID_VARIABLE: turn}
+    with subprocess.Popen(["sleep", "600"], env=env, start_new_session=True) as left:
+        try:
+            played.close()
+            assert left.poll() is not None
+        finally:
+            left.kill()
 
 
 def test_a_folder_with_hidden_things_alone_is_somebodys(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from tests.desk import Desk
 from tests.proved import Harness, proved
 from tests.sizes import LONG, SOAK
 from tests.typed import COMMAND, PATIENCE, type_in
@@ -18,7 +19,7 @@ from agent_mailer.cli.demo import staged
 from agent_mailer.cli.drill import _filled
 from agent_mailer.drill import scene as drill_scene
 from agent_mailer.drill.scene import Scene
-from agent_mailer.drill.verdict import judge
+from agent_mailer.drill.verdict import Sent, judge
 
 
 @LONG
@@ -88,6 +89,17 @@ def test_an_agent_that_answers_twice_is_found(tmp_path: Path, monkeypatch: pytes
         assert judge(scene.evidence).twice == ("drill 1: 2 answers",)
     finally:
         scene.close()
+
+
+def test_an_answer_that_arrived_twice_is_counted_twice_and_no_other_mail(tmp_path: Path) -> None:
+    desk, scene = Desk(tmp_path), Scene(tmp_path, broker=False)
+    scene.evidence.sent += [Sent("red", f"id{number}", f"drill {number}") for number in (1, 2)]
+    scene.evidence.runs += ["id1", "id2"]
+    for subject in ("Re: drill 1", "Re: drill 2", "drill 1", "Re: drill 1"):
+        desk.send("done", sender="worker", to="user", subject=subject)
+    scene.evidence.answers = scene._answers()
+    assert sorted(scene.evidence.answers) == ["Re: drill 1", "Re: drill 1", "Re: drill 2"]
+    assert judge(scene.evidence).twice == ("drill 1: 2 answers",)
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
