@@ -28,11 +28,9 @@ _DEEPEST = 8
 _AT_ONCE = 500
 """Files and folders that are removed between two moments of others: some milliseconds."""
 
-_OF_THE_FILE = frozenset(
-    (
-        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ELOOP, errno.ENAMETOOLONG),
-        *(errno.EACCES, errno.EPERM, errno.ENODEV, errno.EMLINK),
-    )
+_OF_THE_FILE = (
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ELOOP, errno.ENAMETOOLONG),
+    *(errno.EACCES, errno.EPERM, errno.ENODEV, errno.EMLINK),
 )
 
 
