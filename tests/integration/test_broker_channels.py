@@ -105,6 +105,15 @@ def test_after_ten_turns_a_person_says_whether_they_go_on(talk: Talk, desk: Brok
     assert desk.call("POST", path, headers=talk.people[0].login)["max_turns"] == 22, "without a body ten more"
 
 
+def test_who_are_out_of_turns_and_get_minutes_alone_get_turns_too(talk: Talk, desk: BrokerDesk) -> None:
+    talk.post(1, "join")
+    desk.sql("UPDATE channels SET max_turns = 1 WHERE id = :id", id=talk.id)
+    assert talk.post(0, "messages", body="1")["status"] == "pending_human"
+    on = talk.person(0, "/continue", extend_minutes=5)
+    assert (on["status"], on["max_turns"] - on["turn_count"]) == ("open", 10)
+    assert talk.post(1, "messages", body="2")["status"] == "open"
+
+
 def test_time_ends_a_turn_too(talk: Talk, desk: BrokerDesk) -> None:
     talk.post(1, "join")
     desk.sql("UPDATE channels SET ttl_expires_at = '2020-01-01T00:00:00.000000+00:00' WHERE id = :id", id=talk.id)

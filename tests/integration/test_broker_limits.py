@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -148,6 +149,20 @@ def test_who_it_is_comes_before_a_large_body(tmp_path: Path) -> None:
         desk.call("POST", "/messages/send", 401, content=pieces(), headers=kind)
         desk.call("POST", "/users/login", 413, json={"username": "x" * 100_000, "password": "p"})
         desk.call("POST", "/users/login", 413, content=pieces(), headers=kind)
+
+
+def test_a_body_counts_by_what_it_says_however_a_client_writes_it(tmp_path: Path) -> None:
+    with running_broker(tmp_path, max_body_bytes=200_000) as desk:
+        alice = desk.person("alice")
+        agent = desk.agent(alice, "a")
+        headers = {**alice.header, "Content-Type": "application/json"}
+        # A new line is two bytes for one, a letter of most alphabets six for two, an escape of a terminal six for one.
+        for sign in ("\n", '"', "\N{CYRILLIC SMALL LETTER ZHE}", "\N{CJK UNIFIED IDEOGRAPH-4E2D}", "\x1b"):
+            longest = sign * (200_000 // len(sign.encode()))
+            for body, status in ((longest, 200), (longest + sign, 413)):
+                content = json.dumps({**form_of(agent), "body": body}, ensure_ascii=True)
+                said = desk.call("POST", "/messages/send", status, content=content, headers=headers)
+                assert status == 413 or said["body"] == longest
 
 
 def test_a_user_sends_so_much_in_a_day(tmp_path: Path) -> None:

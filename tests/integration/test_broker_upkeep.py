@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import itertools
 import json
 import os
 import sqlite3
-import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,13 +18,15 @@ from sqlalchemy import Connection, create_engine, select
 from tests.broker_desk import BrokerDesk, Person, running_broker
 from tests.broker_process import BrokerProcess, join
 from tests.databases import ON_A_FILE, database_of
-from tests.desk import until
 from tests.sizes import LONG, thinned
 from tests.typed import Typed, type_in
 
+from agent_mailer.broker.data import find_data
 from agent_mailer.broker.database import Executor
 from agent_mailer.broker.migrate import HEAD, upgrade
+from agent_mailer.broker.upkeep.backup import back_up
 from agent_mailer.broker.upkeep.derived import reflected
+from agent_mailer.progress import Step
 
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 NOT_KEPT = ("last_used_at", "last_seen")
@@ -56,9 +58,9 @@ def rows_of(url: str) -> dict[str, list[str]]:
         engine.dispose()
 
 
-def require_same(before: str, after: str) -> None:
+def require_same(there: dict[str, list[str]], after: str) -> None:
     """Row by row, in every table; but that it was put back is written down."""
-    there, here = rows_of(before), rows_of(after)
+    here = rows_of(after)
     more = set(here.pop("audit_log")) - set(there.pop("audit_log"))
     assert more
     assert all("restored" in row for row in more)
@@ -118,7 +120,7 @@ def test_what_was_backed_up_while_it_served_is_put_back_and_goes_on(served: Fill
     rest = another(tmp_path)
     put = command(rest, "restore", file, "--json")
     assert (put.status, put.json["files"]) == (0, 1), put
-    require_same(database_of(place), database_of(rest))
+    require_same(rows_of(database_of(place)), database_of(rest))
     whole = command(rest, "check")
     assert whole.status == 0, whole
     with running_broker(rest) as again:
@@ -135,30 +137,23 @@ def test_what_was_backed_up_while_it_served_is_put_back_and_goes_on(served: Fill
         assert sent["cursor"] == listed["cursor"] + 1
 
 
-def test_a_backup_is_of_one_moment_however_much_arrives(served: Filled, tmp_path: Path) -> None:
-    stop = threading.Event()
-    sent: list[str] = []
+def test_a_backup_is_of_one_moment_whatever_arrives_from_table_to_table(served: Filled, tmp_path: Path) -> None:
+    place, desk, arrived = place_of(served), served.desk, itertools.count()
+    data = find_data(place, database_of(place), {"AGENT_MAILER_UPLOAD_DIR": str(place / "uploads")})
+    then = rows_of(data.database)
 
-    def arrive() -> None:
-        while not stop.is_set():
-            sent.append(send(served.desk, served.ann, served.coder, served.tester["address"], body="more")["id"])
+    def arrive(_step: Step) -> None:
+        new = desk.agent(served.ann, f"new{next(arrived)}")
+        desk.send(served.ann, served.coder, [new["address"], served.tester["address"]], body="more")
 
-    sender = threading.Thread(target=arrive)
-    sender.start()
-    try:
-        until(lambda: len(sent) > 5, "some mail")
-        known = set(sent)
-        assert command(place_of(served), "backup", tmp_path / "backup").status == 0
-    finally:
-        stop.set()
-        sender.join()
+    back_up(data, tmp_path / "backup", arrive)
+    assert next(arrived) >= len(then), "before each table, and the uploads"
     rest = another(tmp_path)
     assert command(rest, "restore", tmp_path / "backup").status == 0
+    require_same(then, database_of(rest))
     # Totals and what waits are those of the mail that is there.
     whole = command(rest, "check")
     assert whole.status == 0, whole
-    kept = {row for row in known if row in str(rows_of(database_of(rest))["messages"])}
-    assert kept == known
 
 
 @LONG
@@ -175,7 +170,7 @@ def test_what_a_file_held_goes_on_in_a_server_and_back(
     assert type_in(tmp_path, "broker", "backup", tmp_path / "2", "--data", there).status == 0
     assert command(place, "restore", tmp_path / "2").status == 0
     assert command(place, "check").status == 0
-    require_same(database_of(place_of(served)), database_of(place))
+    require_same(rows_of(database_of(place_of(served))), database_of(place))
 
 
 def _of_version(url: str, version: str) -> None:

@@ -28,6 +28,8 @@ log = logging.getLogger("agent_mailer.broker")
 
 BESIDE_THE_BODY = 65_536
 """What a request may hold beside a body or a file of the largest size."""
+WRITTEN_AS = 6
+"""Bytes that one of a body may be in a request: `\\u001b` in JSON, `%0D%0A` in a form."""
 MOST_READ_AWAY = 256 * 1_048_576
 SECONDS_TO_READ_AWAY = 60.0
 UPLOAD = "/files/upload"
@@ -55,7 +57,7 @@ class Edge:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._hosts = settings.hosts
-        self._most = 2 * settings.max_body_bytes + BESIDE_THE_BODY
+        self._most = WRITTEN_AS * settings.max_body_bytes + BESIDE_THE_BODY
         self._most_of_a_file = settings.max_file_bytes + BESIDE_THE_BODY
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
