@@ -109,4 +109,14 @@ def test_a_port_that_another_has_is_told_and_another_is_taken_over(team: Path) -
         # The agents are those that were there, at the new place.
         assert Workplace(team / "agents" / "shop_coder").config.broker_url == broker.url
         assert amp(team, "ask", "do it", "--wait", "60").status == 0
-        assert amp(team, "stop").status == 0
+    # A restart that has no broker leaves those alone that wait for it.
+    places = {path.name: Workplace(path) for path in team.glob("agents/*")}
+    watching = watchers(places)
+    os.kill(broker.pid, signal.SIGKILL)
+    until(lambda: standing(team) is None, "its end")
+    with socket.create_server(("127.0.0.1", int((team / "broker" / "port").read_text()))):
+        taken = amp(team, "restart")
+        assert (taken.status, taken.out, watchers(places)) == (1, "", watching), taken
+    assert amp(team, "restart").status == 0
+    assert amp(team, "ask", "once more", "--wait", "60").status == 0
+    assert amp(team, "stop").status == 0

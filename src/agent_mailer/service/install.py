@@ -138,17 +138,28 @@ def require_nobody_else(place: Workplace, manager: UserManager, instance: Instan
         )
 
 
+def require_ready(manager: UserManager, units: Units, instance: Instance) -> Report:
+    """What `verify` says in the service's surroundings. Raises NotReady where it fails, MailerError."""
+    report = _ask_inside(manager, units, instance, drop_in(instance), "verify")
+    if not report.ok:
+        bad = next(check for check in report.checks if check.result is Level.FAILED)
+        raise NotReady(bad, first_failure(report.checks))
+    return report
+
+
 def install(manager: UserManager, units: Units, instance: Instance, *, start: bool) -> Iterator[str]:
     """Check it, put it in place, enable it; yields a line for each step that is done.
 
     With `start` it is started, or started again: running turns are handed over. Raises MailerError, and then everything
     is as it was; what was only not to be started stays, and systemd tries it again.
     """
-    report = _ask_inside(manager, units, instance, drop_in(instance), "verify")
-    if not report.ok:
-        bad = next(check for check in report.checks if check.result is Level.FAILED)
-        raise NotReady(bad, first_failure(report.checks))
+    report = require_ready(manager, units, instance)
     yield f"verified  in the service's surroundings: {len(report.checks)} checks"
+    yield from put_in_place(manager, units, instance, start=start)
+
+
+def put_in_place(manager: UserManager, units: Units, instance: Instance, *, start: bool) -> Iterator[str]:
+    """What `require_ready` has found ready; as `install`."""
     lines, undo = units.write(instance)
     try:
         manager.reload()

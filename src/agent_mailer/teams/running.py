@@ -25,8 +25,9 @@ from agent_mailer.process.commands import CommandApart, start_apart
 from agent_mailer.process.environment import find_tool
 from agent_mailer.process.handle import ProcessIdentity, is_alive, send, wait_gone
 from agent_mailer.service.folder import Units, units_folder
-from agent_mailer.service.install import install, own_program, plan, uninstall
+from agent_mailer.service.install import own_program, plan, put_in_place, require_ready, uninstall
 from agent_mailer.service.manager import UserManager
+from agent_mailer.service.unit import Instance
 from agent_mailer.state.lock import LockHolder, holder_of
 from agent_mailer.state.workdirs import known_workdirs
 from agent_mailer.teams.kept import changing, standing
@@ -110,20 +111,48 @@ def require_no_stranger(places: Mapping[str, Workplace], session: str) -> None:
         lock.release()
 
 
-def start(team: str, directory: Path, places: Mapping[str, Workplace], where: Where) -> Iterator[str]:
-    """Start those that do not run yet; yields a line for each that watches. Raises MailerError where one does not."""
+def require_possible(team: str, directory: Path, places: Mapping[str, Workplace], where: Where) -> None:
+    """Raises MailerError for what a start of these there would be refused for. Nothing is begun or ended."""
     require_no_stranger(places, f"amp-{team}")
+    own_program(os.environ.get("PATH", os.defpath))
+    match where:
+        case Where.TMUX:
+            Session(team, directory).require_ours()
+        case Where.SYSTEMD:
+            units, manager = Units(units_folder(os.environ), Disk()), UserManager(os.environ)
+            for instance in [_service(name, place, units) for name, place in places.items()]:
+                require_ready(manager, units, instance)
+
+
+def start(team: str, directory: Path, places: Mapping[str, Workplace], where: Where) -> Iterator[str]:
+    """Start those that do not run yet; yields a line for each that watches. Raises MailerError where one does not.
+
+    What is refused is refused by the call itself, before anything is begun.
+    """
     running = watchers(places)
-    if ending := _told_to_end(places, running):
+    ending = _told_to_end(places, running)
+    stay = [name for name in running if name not in ending]
+    require_possible(team, directory, {name: place for name, place in places.items() if name not in stay}, where)
+    return _start(team, directory, places, where, ending, stay)
+
+
+def _start(
+    team: str,
+    directory: Path,
+    places: Mapping[str, Workplace],
+    where: Where,
+    ending: Mapping[str, ProcessIdentity],
+    stay: Sequence[str],
+) -> Iterator[str]:
+    """`ending` are to end first, `stay` watch already."""
+    if ending:
         yield from _take_over(ending)
-        running = {name: process for name, process in running.items() if name not in ending}
-    wanted = {name: place for name, place in places.items() if name not in running}
+    wanted = {name: place for name, place in places.items() if name not in stay}
     program = str(own_program(os.environ.get("PATH", os.defpath)))
     words = [program, "watch", "--no-interactive"]
     match where:
         case Where.TMUX:
             session = Session(team, directory)
-            session.require_ours()
             if lost := session.out_of_reach():
                 yield lost
             session.open([program, "team", "status", "--watch", "--dir", str(directory)])
@@ -145,7 +174,7 @@ def start(team: str, directory: Path, places: Mapping[str, Workplace], where: Wh
                 return []
 
     yield from _until_ready(wanted, ended)
-    for name in running:
+    for name in stay:
         yield f"{name} watches already"
 
 
@@ -317,9 +346,13 @@ def _start_services(wanted: Mapping[str, Workplace]) -> None:
     """Installed and started under the user's systemd. Raises MailerError."""
     units, manager = Units(units_folder(os.environ), Disk()), UserManager(os.environ)
     for name, place in wanted.items():
-        instance = plan(place, units, name=None if units.of(place.workdir) else name, more=None, allow_sudo=None)
-        for _ in install(manager, units, instance, start=True):
+        for _ in put_in_place(manager, units, _service(name, place, units), start=True):
             pass
+
+
+def _service(name: str, place: Workplace, units: Units) -> Instance:
+    """As it is installed, else under the agent's name. Raises MailerError where it cannot be."""
+    return plan(place, units, name=None if units.of(place.workdir) else name, more=None, allow_sudo=None)
 
 
 def remove_services(places: Mapping[str, Workplace]) -> None:

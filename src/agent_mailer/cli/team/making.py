@@ -26,6 +26,7 @@ from agent_mailer.teams.stopped import at
 if TYPE_CHECKING:
     from agent_mailer.setup.logins import Login
     from agent_mailer.teams.plan import Team
+    from agent_mailer.teams.running import Where
 
 claude_app, codex_app, up_app, init_app = single(), single(), single(), single()
 
@@ -96,6 +97,7 @@ def of_one_program(
         template,
         fenced=True,
         by_folder=not (name or team or directory),
+        where_to_run=where,
     )
     start_and_show(made, where, attach=not no_attach)
 
@@ -130,6 +132,7 @@ def up(
         template,
         command=command,
         by_folder=not (name or team or directory),
+        where_to_run=where,
     )
     start_and_show(made, where, attach=not no_attach)
 
@@ -182,9 +185,12 @@ def _make(
     command: str | None = None,
     fenced: bool = False,
     by_folder: bool = False,
+    where_to_run: Where | None = None,
 ) -> Found:
-    """`fenced`: without a mode its agents may do everything where a sandbox is proved. `by_folder`: nobody named it."""
-    from agent_mailer.cli.team.own_broker import log_in_there
+    """`fenced`: without a mode its agents may do everything where a sandbox is proved. `by_folder`: nobody named it.
+    `where_to_run` = where it is to be started then.
+    """
+    from agent_mailer.cli.team.own_broker import log_in_there, require_by_hand
     from agent_mailer.clock import SystemClock
     from agent_mailer.disk import Disk
     from agent_mailer.teams.kept import changing, has_team, keep, standing
@@ -204,6 +210,8 @@ def _make(
         if by_folder:
             _refuse_namesake(plan, where)
         _refuse_other(plan, mail, runtime, template, said, where)
+        if plan.embedded:
+            require_by_hand(where_to_run)
         login = None if plan.local else log_in_there(where) if plan.embedded else mail.login(plan.broker_url)
         if login is not None and plan.embedded:
             plan = msgspec.structs.replace(plan, broker_url=login.broker_url)
@@ -211,6 +219,8 @@ def _make(
     else:
         _refuse_team_as_project(name)
         _refuse_place(where, named=directory is None)
+        if mail.embedded:
+            require_by_hand(where_to_run)
         login = log_in_there(where) if mail.embedded else mail.choose()
         plan = _new(name, where, login, runtime or RuntimeKind.CLAUDE, template, command, embedded=mail.embedded)
         plan = msgspec.structs.replace(plan, root=mail.tree())

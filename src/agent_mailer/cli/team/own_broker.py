@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent_mailer.disk import Disk
-from agent_mailer.errors import ConfigFault
+from agent_mailer.errors import ConfigFault, UsageFault
 from agent_mailer.teams import embedded
 from agent_mailer.teams.stopped import at
 
 if TYPE_CHECKING:
     from agent_mailer.setup.logins import Login
+    from agent_mailer.teams.running import Where
 
 
 def standing(directory: Path) -> embedded.Standing | None:
@@ -28,6 +29,16 @@ def standing(directory: Path) -> embedded.Standing | None:
 def begin(directory: Path) -> embedded.Standing:
     """The running broker, started where it does not run. Raises MailerError."""
     return embedded.begin(directory, Disk(), standing)
+
+
+def require_by_hand(where: Where | None) -> None:
+    """Raises UsageFault for services: nobody would start its broker anew."""
+    from agent_mailer.teams.running import Where
+
+    if where is Where.SYSTEMD:
+        what = f"broker_url {embedded.EMBEDDED} lives with a team that is started by hand, and services outlive that"
+        fix = "amp start --detach; or a broker of its own as a service: docs/operating-a-broker.md"
+        raise UsageFault("broker_embedded", what, fix)
 
 
 def end(directory: Path) -> bool:

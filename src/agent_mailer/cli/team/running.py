@@ -94,16 +94,40 @@ def restart(
     name: Name = "", team: Team_ = "", directory: Dir = None, detach: Detach = False, systemd: Systemd = False
 ) -> None:
     """Start the watchers anew where they ran before; running turns are handed over, and lose nothing."""
+    from agent_mailer.cli.team.own_broker import begin
+    from agent_mailer.disk import Disk
+    from agent_mailer.teams.kept import changing
+    from agent_mailer.teams.running import require_possible, where_now, where_possible
     from agent_mailer.teams.running import stop as stop_all
-    from agent_mailer.teams.running import where_now
 
     one = found(name, team, directory)
-    # What could not be started again is not stopped.
-    require_startable(one)
     where = where_from(detach, systemd) or where_now(one.team.name, one.directory, one.places)
+    where = where_possible(one.directory, where, terminal=sys.stdout.isatty())
+    # What could not be started again is not stopped.
+    require_startable(one, where)
+    _require_watchable(one)
+    with changing(one.directory, Disk()):
+        require_possible(one.team.name, one.directory, one.places, where)
+        if one.team.embedded:
+            begin(one.directory)
     for line in stop_all(one.team.name, one.directory, one.places, hand_over=True):
         say(line)
     start_and_show(one, where, attach=False)
+
+
+def _require_watchable(one: Found) -> None:
+    """A watcher goes on with what it was begun with, where its configuration has a fault by now; a new one does not.
+
+    Raises MailerError.
+    """
+    from agent_mailer.cli.watch.running import ready
+    from agent_mailer.errors import said_of
+
+    for name, place in one.places.items():
+        try:
+            ready(place)
+        except MailerError as fault:
+            raise MailerError(fault.code, f"{name}: {fault.message}", said_of(fault.fix, str(place.workdir))) from None
 
 
 @attach_app.command("attach", cls=FastCommand)
@@ -160,13 +184,18 @@ def rm(
         note(f"its agents and their mail are still at {one.team.root or one.team.broker_url}")
 
 
-def require_startable(one: Found) -> None:
-    """Raises ConfigFault for a team whose folder was moved, MailerError where an agent of it is not set up."""
+def require_startable(one: Found, where: Where) -> None:
+    """Raises ConfigFault for a team whose folder was moved, UsageFault where nobody would start its broker anew,
+    MailerError where an agent of it is not set up.
+    """
+    from agent_mailer.cli.team.own_broker import require_by_hand
     from agent_mailer.teams.making import require_set_up
 
     if (fault := moved(one.directory, one.team)) is not None:
         raise fault
     require_set_up(one.directory, one.team.members, one.places)
+    if one.team.embedded:
+        require_by_hand(where)
 
 
 def start_and_show(one: Found, chosen: Where | None, *, attach: bool) -> None:
@@ -174,6 +203,7 @@ def start_and_show(one: Found, chosen: Where | None, *, attach: bool) -> None:
 
     Raises ConfigFault for one whose folder was moved, MailerError.
     """
+    from agent_mailer.cli.team.own_broker import begin
     from agent_mailer.clock import SystemClock
     from agent_mailer.disk import Disk
     from agent_mailer.teams.kept import changing
@@ -182,14 +212,17 @@ def start_and_show(one: Found, chosen: Where | None, *, attach: bool) -> None:
     from agent_mailer.teams.running import start as start_all
     from agent_mailer.teams.stopped import forget_stopped
 
-    require_startable(one)
     terminal = sys.stdout.isatty()
     where = where_possible(one.directory, chosen, terminal=terminal)
+    require_startable(one, where)
     with changing(one.directory, Disk()):
+        # Refused, it stays one that was stopped; what is tried and fails is missed.
+        started = start_all(one.team.name, one.directory, one.places, where)
         forget_stopped(one.directory, Disk())
         if one.team.embedded:
-            _begin_broker(one, where)
-        for line in start_all(one.team.name, one.directory, one.places, where):
+            broker = begin(one.directory)
+            say(f"its broker is at {broker.url} (pid {broker.pid})")
+        for line in started:
             say(line)
     remember_last(one.team.name, one.directory, os.environ, Path.home(), Disk(), SystemClock().now())
     _tell_what_is_missing(one)
@@ -216,20 +249,6 @@ def _tell_what_is_missing(one: Found) -> None:
         mend = said_of(fix, str(one.places[names[0]].workdir))
         for_all = f"; for all of them in {one.directory / FILE}, then: amp up {at(one.directory)}"
         note(f"warning: no turn of {', '.join(names)} can start: {what}\n  fix: {mend}{for_all if names[1:] else ''}")
-
-
-def _begin_broker(one: Found, where: Where) -> None:
-    """The team's own broker, if it does not run. Raises UsageFault where nobody would start it anew, MailerError."""
-    from agent_mailer.cli.team.own_broker import begin
-    from agent_mailer.teams.embedded import EMBEDDED
-    from agent_mailer.teams.running import Where
-
-    if where is Where.SYSTEMD:
-        what = f"broker_url {EMBEDDED} lives with a team that is started by hand, and services outlive that"
-        fix = "amp start --detach; or a broker of its own as a service: docs/operating-a-broker.md"
-        raise UsageFault("broker_embedded", what, fix)
-    broker = begin(one.directory)
-    say(f"its broker is at {broker.url} (pid {broker.pid})")
 
 
 def _attach(one: Found) -> None:
