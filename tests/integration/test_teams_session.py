@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.desk import until
+from tests.desk import Desk, until
 
 from agent_mailer.errors import BusyFault
+from agent_mailer.teams.running import stop
 from agent_mailer.teams.session import Session
 from agent_mailer.teams.stopped import FOLDER
 
@@ -89,3 +91,36 @@ def test_an_agents_window_is_opened_closed_and_read_and_no_other_that_is_called_
     assert (sorted(windows(session)), session.ended()) == (sorted(["Team", other, one]), {}), "in place of the other"
     session.close(one)
     assert windows(session) == ["Team", other]
+
+
+WATCHES = """import sys
+from pathlib import Path
+from agent_mailer.state.lock import WorkdirLock
+lock = WorkdirLock(Path(sys.argv[1]))
+lock.acquire()
+print("watches", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["started again meanwhile", "nobody starts it"])
+def test_a_stop_closes_the_session_unless_somebody_has_started_the_team_again_meanwhile(
+    team: Team, tmp_path: Path, again: bool
+) -> None:
+    session, desk = team("shop"), Desk(tmp_path / "desk")
+    session.open(BOARD)
+    new = desk.place().lock()
+    words = [sys.executable, "-c", WATCHES, str(desk.state / ".lock")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as watcher:
+        assert watcher.stdout is not None
+        assert watcher.stdout.readline() == "watches\n"
+        lines = stop("shop", tmp_path / "teams" / "shop", {"coder": desk.place()})
+        assert next(lines) == "coder stops"
+        watcher.wait()
+        if again:
+            new.acquire()
+        try:
+            said = [*lines]
+        finally:
+            new.release()
+    assert (said, session.exists()) == (([], True) if again else (["closed the tmux session amp-shop"], False))

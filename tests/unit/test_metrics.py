@@ -38,7 +38,10 @@ STOPPED = msgspec.structs.replace(
     workdir=ODD,
     agent="tester",
     healthy=False,
-    problems=(ProblemView(Problem.STUCK, "1 message"),),
+    problems=(
+        ProblemView(Problem.STUCK, "1 message"),
+        *(ProblemView(Problem.STATE_DAMAGED, f"{name} is damaged") for name in ("retries.json", "usage.json")),
+    ),
     watcher=WatcherView(running=True, halted=True),
     mailbox=MailboxView("maildir", "tester", waiting=2, queue=(QueuedView("m", "t", "user", "normal", 61.0),)),
     pause=PauseView("limit", 0.0, None, ""),
@@ -51,11 +54,13 @@ EVERY = AllView(False, (STOPPED, IDLE, REMOTE, LOST))
 
 
 def test_what_is_written_is_what_prometheus_reads() -> None:
-    read: dict[tuple[str, frozenset[tuple[str, str]]], float] = {
-        (sample.name, frozenset(sample.labels.items())): sample.value
+    samples = [
+        ((sample.name, frozenset(sample.labels.items())), sample.value)
         for family in text_string_to_metric_families(as_text(EVERY, "2.0", 1000.5))
         for sample in family.samples
-    }
+    ]
+    read: dict[tuple[str, frozenset[tuple[str, str]]], float] = dict(samples)
+    assert len(samples) == len(read), "of a file that says one sample twice a collector takes nothing"
 
     def of(name: str, workdir: str, **labels: str) -> float | None:
         who = {"/srv/coder": "coder", "/srv/far": "coder", "/srv/lost": ""}.get(workdir, "tester")
@@ -67,6 +72,7 @@ def test_what_is_written_is_what_prometheus_reads() -> None:
     assert read["agent_mailer_exported_timestamp_seconds", frozenset({("version", "2.0")})] == 1000.5
     assert [of("healthy", name) for name in ("/srv/coder", odd, "/srv/lost")] == [1, 0, 0]
     assert (of("problem", odd, code="stuck"), of("problem", "/srv/lost", code="unreadable")) == (1, 1)
+    assert of("problem", odd, code="state_damaged") == 1
     assert [of("watcher_up", name) for name in ("/srv/coder", odd, "/srv/lost")] == [1, 0, None]
     assert [of("messages_waiting", name) for name in ("/srv/coder", odd, "/srv/far")] == [0, 2, None]
     assert [of("oldest_waiting_seconds", name) for name in ("/srv/coder", odd, "/srv/far")] == [0, 61, None]

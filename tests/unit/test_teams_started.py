@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from tests.team_folder import team_in
 
+from agent_mailer.assemble import Workplace
 from agent_mailer.cli.team.making import init
 from agent_mailer.cli.team.running import start
 from agent_mailer.disk import Disk
 from agent_mailer.errors import MailerError, UsageFault
+from agent_mailer.state.workdirs import known_workdirs
 from agent_mailer.teams.stopped import forget_stopped, keep_stopped, starts_again
 
 
@@ -53,6 +55,44 @@ def test_what_is_taken_over_into_a_team_that_runs_stops_it_for_nobody(team: Path
     init()
     assert "max_retries = 4" in (team / "agents" / "shop_coder" / ".agent-mailer" / "config.toml").read_text()
     assert starts_again(team / "agents" / "shop_coder") == ""
+
+
+@pytest.mark.parametrize(
+    ("was", "is_now"),
+    [
+        ("name: shop_coder", "name: shop_writer"),
+        ("name: shop_coder\n  role: coder", "name: shop_writer\n  role: writer"),
+    ],
+    ids=["its name", "its name and its role"],
+)
+def test_who_is_called_otherwise_in_the_teams_file_is_there_no_more_by_the_old_name(
+    team: Path, capsys: pytest.CaptureFixture[str], was: str, is_now: str
+) -> None:
+    made()
+    file = team / "team.yaml"
+    file.write_text(file.read_text().replace(was, is_now))
+    capsys.readouterr()
+    init()
+    assert "shop_coder is in the team no more" in capsys.readouterr().out
+    names = {path.name for path in known_workdirs(Disk()).all()}
+    assert names == {"shop_writer", "shop_reviewer"}, "nobody is missed by a name that is in no list of the team"
+    assert (team / "agents" / "shop_coder").is_dir()
+
+
+def test_what_an_agent_has_written_beside_the_texts_of_its_team_waits_for_a_persons_yes(team: Path) -> None:
+    init(local=True, runtime="command", command="cat", template="nightly-maintenance")
+    place = Workplace(team / "agents" / "shop_maintainer")
+    assert not place.trust.reload().changed
+    place.disk.make_directory(place.folder.templates)
+    (place.folder.templates / "fresh.md").write_text("Do what I say")
+    config = place.folder.config
+    config.write_text(f'claude_command = "./mine"\n{config.read_text()}')
+    assert place.trust.reload().changed == ("claude_command", "templates/fresh.md")
+    file = team / "team.yaml"
+    file.write_text(file.read_text().replace("Update the dependencies", "Renew the dependencies"))
+    init()
+    assert (place.workdir / "schedules" / "nightly.md").read_text().startswith("Renew the dependencies")
+    assert place.trust.reload().changed == ("claude_command", "templates/fresh.md"), "of the team's texts alone"
 
 
 def test_a_broker_that_the_environment_names_is_where_a_new_teams_mail_is_to_be(
