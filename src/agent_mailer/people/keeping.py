@@ -150,7 +150,7 @@ def _has_all(text: str, wanted: Iterable[str]) -> bool:
 
 def snippet(body: str, wanted: Iterable[str]) -> str:
     """What stands around the first of these words in it, in one line."""
-    first = re.search("|".join(rf"\b{re.escape(one.rstrip('*'))}" for one in sorted(wanted)), body, re.IGNORECASE)
+    first = next((word for word in _WORDS.finditer(body) if any(_has_all(word[0], (one,)) for one in wanted)), None)
     middle = first.start() if first else 0
     begin, end = max(0, middle - SNIPPET), middle + SNIPPET
     cut = " ".join(body[begin:end].split())
