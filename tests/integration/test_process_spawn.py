@@ -32,8 +32,11 @@ if os.fork():
     print(next(line for line in open("/proc/self/status") if line.startswith("SigBlk")), flush=True)
     time.sleep(600)
 os.setsid()
+between = os.getpid()
 if os.fork():
     os._exit(0)
+while os.getppid() == between:  # only then it is an orphan
+    time.sleep(0.001)
 with open(sys.argv[1] + ".new", "w") as told:
     told.write(str(os.getpid()))
 os.rename(sys.argv[1] + ".new", sys.argv[1])
