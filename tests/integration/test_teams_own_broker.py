@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -11,7 +15,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from tests.sizes import LONG
+from tests.typed import COMMAND
 
+from agent_mailer.broker.data import find_data
+from agent_mailer.broker.tables import users
+from agent_mailer.broker.users.login import Passwords
+from agent_mailer.broker.users.rows import find_login
+from agent_mailer.cli.broker.database import look
 from agent_mailer.disk import Disk
 from agent_mailer.errors import MailerError
 from agent_mailer.teams import embedded
@@ -51,7 +62,7 @@ def test_it_hears_of_no_other_broker(tmp_path: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.setenv(name, "theirs")
     with pytest.raises(MailerError, match="the team's broker ended"):
         embedded.begin(tmp_path / "shop", Disk(), lambda _: None)
-    embedded.person_of(tmp_path / "shop", Disk())
+    embedded.require_user(tmp_path / "shop", embedded.person_of(tmp_path / "shop", Disk()))
     assert [line for line in told.read_text().splitlines() if line.endswith("=theirs")] == ["MINE=theirs"] * 2
 
 
@@ -63,3 +74,43 @@ def test_it_is_asked_directly_whatever_proxy_is_set(monkeypatch: pytest.MonkeyPa
     with serving_health() as url:
         assert _listens(url)
     assert not _listens(proxy)
+
+
+_MAKES_IT = """\
+import sys
+from pathlib import Path
+from agent_mailer.disk import Disk
+from agent_mailer.teams import embedded
+sys.executable = sys.argv[1]
+directory = Path(sys.argv[2])
+embedded.require_user(directory, embedded.person_of(directory, Disk()))
+"""
+
+
+@pytest.mark.parametrize("moment", ["before", pytest.param("after", marks=LONG)])
+def test_who_is_broken_off_around_its_user_lets_the_next_one_in(tmp_path: Path, moment: str) -> None:
+    """Killed at that moment: the file says who it is, and the broker has heard of nobody, or of just this one."""
+    directory, program = tmp_path / "shop", tmp_path / "bin" / "agent-mailer"
+    for folder in (directory / "broker", program.parent):
+        folder.mkdir(parents=True)
+    done = f'"{COMMAND}" "$@"\n' if moment == "after" else ""
+    program.write_text(f"#!/bin/sh\n{done}kill -9 $PPID\n")
+    program.chmod(0o755)
+    words = [sys.executable, "-c", _MAKES_IT, str(program.with_name("python")), str(directory)]
+    killed = subprocess.run(words, check=False, env={**os.environ, "PATH": "/usr/bin:/bin"})
+    assert killed.returncode == -signal.SIGKILL
+    person = embedded.person_of(directory, Disk())
+    embedded.require_user(directory, person)
+    found = look(
+        find_data(directory / "broker", None, {}), lambda c: find_login(c, users.c.username == person.username)
+    )
+    assert found is not None
+    assert asyncio.run(Passwords().verify(found.password_hash, person.password))
+
+
+def test_a_port_that_its_beginner_did_not_live_to_keep_is_kept_by_the_next_one(tmp_path: Path) -> None:
+    (tmp_path / "broker").mkdir()
+    standing = embedded.Standing("http://127.0.0.1:23456", 1)
+    assert embedded.url_of(tmp_path) == embedded.EMBEDDED
+    assert embedded.begin(tmp_path, Disk(), lambda _: standing) == standing
+    assert embedded.url_of(tmp_path) == standing.url, "its agents are told of no other at its next beginning"

@@ -70,16 +70,17 @@ def url_of(directory: Path) -> str:
 def begin(directory: Path, disk: Disk, look: Look) -> Standing:
     """The running broker, started where it does not run. Raises MailerError with its last words, ConfigFault."""
     found = look(directory)
-    if found is not None:
-        return found
-    disk.make_directory(folder_of(directory), sync=Sync.FULL)
-    words = _broker(directory, "serve", "--port", str(_port(directory)))
-    errors = directory / "logs" / "broker.err"
-    disk.make_directory(errors.parent)
-    disk.replace(errors, b"", sync=Sync.NONE)
-    command = start_apart(words, env=_environment(), cwd=directory, errors=errors)
-    found = _until_it_serves(directory, command, errors, look)
-    disk.replace(folder_of(directory) / _PORT, found.url.rpartition(":")[2].encode() + b"\n", sync=Sync.NONE)
+    if found is None:
+        disk.make_directory(folder_of(directory), sync=Sync.FULL)
+        words = _broker(directory, "serve", "--port", str(_port(directory)))
+        errors = directory / "logs" / "broker.err"
+        disk.make_directory(errors.parent)
+        disk.replace(errors, b"", sync=Sync.NONE)
+        command = start_apart(words, env=_environment(), cwd=directory, errors=errors)
+        found = _until_it_serves(directory, command, errors, look)
+    # Also of one whose beginner has ended before this: its agents are to find it there the next time.
+    if not _port(directory):
+        disk.replace(folder_of(directory) / _PORT, found.url.rpartition(":")[2].encode() + b"\n", sync=Sync.FULL)
     return found
 
 
@@ -95,7 +96,10 @@ def end(found: Standing | None) -> bool:
 
 
 def person_of(directory: Path, disk: Disk) -> Person:
-    """Its user; made where it has none. Raises MailerError."""
+    """Who its user is; chosen where nobody has been. Whether the broker knows is for `require_user`.
+
+    Raises ConfigFault.
+    """
     path = folder_of(directory) / _PERSON
     if path.exists():
         try:
@@ -105,15 +109,22 @@ def person_of(directory: Path, disk: Disk) -> Person:
             raise ConfigFault("bad_person", f"{path} does not say who its user is", fix) from None
     name = re.sub(r"[^a-z0-9-]", "-", _who().lower())[:30].strip("-")
     person = Person(name if len(name) >= 3 else f"user-{name}".strip("-"), secrets.token_urlsafe(24))
-    # First in the file: whom a crash leaves without a user there is given one again.
     disk.replace(path, msgspec.json.encode(person) + b"\n", sync=Sync.FULL)
     path.chmod(0o600)
-    words = _broker(directory, "user", "add", person.username)
-    done = run_command(words, env={**_environment(), "AGENT_MAILER_PASSWORD": person.password}, cwd=directory)
-    if done.status:
-        disk.remove(path)
-        raise MailerError("no_user", f"its broker takes no user: {printable(done.output, 400)}", shlex.join(words))
     return person
+
+
+def require_user(directory: Path, person: Person) -> None:
+    """The broker has this user, with this password, whatever was broken off before. Raises MailerError."""
+    said = []
+    for verb in ("add", "password"):
+        words = _broker(directory, "user", verb, person.username)
+        done = run_command(words, env={**_environment(), "AGENT_MAILER_PASSWORD": person.password}, cwd=directory)
+        if not done.status:
+            return
+        said.append(printable(done.output, 400))
+    look = _broker(directory, "user", "list")
+    raise MailerError("no_user", f"its broker takes no user: {'; '.join(said)}", shlex.join(look))
 
 
 def _until_it_serves(directory: Path, command: CommandApart, errors: Path, look: Look) -> Standing:

@@ -60,6 +60,8 @@ def log_in_there(directory: Path) -> Login:
     except ConfigFault as fault:
         if fault.code != "no_login":
             raise
+    # Who has no login yet may have been broken off anywhere before it.
+    embedded.require_user(directory, person)
     return log_in(url, person.username, person.password, team=str(directory))
 
 
