@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -210,6 +212,27 @@ def test_all_workdirs_are_shown_those_first_that_need_a_person(tmp_path: Path) -
             assert type_in(desks["dead"].workdir, "dead-letter", "purge", "--all").status == 0
             well = type_in(tmp_path, "status", "--all")
             assert (well.status, "4 healthy; 1 question waits" in well.out) == (0, True), well
+
+
+KILLED_HALF_WAY = """import resource, signal, sys
+from pathlib import Path
+from agent_mailer.cli.metrics import _replace
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+_replace(Path(sys.argv[1]), "agent_mailer_healthy 1\\n" * 50)
+"""
+
+
+def test_a_collector_finds_no_file_of_half_the_numbers(tmp_path: Path) -> None:
+    """It reads whatever ends in .prom, hidden or not, and of a number that it finds twice it takes none at all."""
+    numbers = tmp_path / "agents.prom"
+    numbers.write_text("agent_mailer_healthy 0\n")
+    done = subprocess.run([sys.executable, "-c", KILLED_HALF_WAY, str(numbers)], check=False)
+    assert done.returncode == -signal.SIGXFSZ
+    [half] = [one for one in tmp_path.iterdir() if one != numbers]
+    assert half.stat().st_size == 100
+    assert not half.name.endswith(".prom")
+    assert numbers.read_text() == "agent_mailer_healthy 0\n"
 
 
 def test_init_and_watch_make_a_workdir_known(tmp_path: Path) -> None:

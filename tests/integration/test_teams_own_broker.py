@@ -1,4 +1,4 @@
-"""A broker of the team's own, begun: what it is told, and how it is asked."""
+"""A broker of the team's own, begun: what it is told, how it is asked, and whose login at it is."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import msgspec
 import pytest
+from tests.broker_desk import PASSWORD, BrokerDesk, Person
 from tests.sizes import LONG
 from tests.typed import COMMAND
 
-from agent_mailer.broker.data import find_data
+from agent_mailer.broker.data import find_data, held, make_database
 from agent_mailer.broker.tables import users
 from agent_mailer.broker.users.login import Passwords
 from agent_mailer.broker.users.rows import find_login
 from agent_mailer.cli.broker.database import look
-from agent_mailer.disk import Disk
-from agent_mailer.errors import MailerError
+from agent_mailer.cli.team.own_broker import log_in_there
+from agent_mailer.disk import Disk, Sync
+from agent_mailer.errors import ConfigFault, MailerError
+from agent_mailer.setup import logins
 from agent_mailer.teams import embedded
 from agent_mailer.teams.embedded import _listens
 
@@ -114,3 +118,28 @@ def test_a_port_that_its_beginner_did_not_live_to_keep_is_kept_by_the_next_one(t
     assert embedded.url_of(tmp_path) == embedded.EMBEDDED
     assert embedded.begin(tmp_path, Disk(), lambda _: standing) == standing
     assert embedded.url_of(tmp_path) == standing.url, "its agents are told of no other at its next beginning"
+
+
+@pytest.mark.parametrize(
+    "other", [None, logins.Login("http://other", "ann", "token", "key", "id")], ids=["first", "second"]
+)
+def test_a_login_there_is_the_teams_alone_and_another_teams_mail_comes_to_no_such_broker(
+    tmp_path: Path, home: Path, desk: BrokerDesk, alice: Person, other: logins.Login | None
+) -> None:
+    """It ends with its team."""
+    if other is not None:
+        logins.keep_login(home, other, Disk())
+    folder = tmp_path / "shop"
+    data = find_data(embedded.folder_of(folder), None, {})
+    make_database(data)
+    person = msgspec.json.encode(embedded.Person(alice.name, PASSWORD))
+    Disk().replace(embedded.folder_of(folder) / "person.json", person, sync=Sync.NONE)
+    with held(data, desk.url):
+        made = log_in_there(folder)
+        assert log_in_there(folder) == made, "who is logged in there has no other login each time"
+    assert (logins.find_login(home, desk.url), made.username) == (made, alice.name)
+    if other is not None:
+        assert logins.find_login(home) == other
+    else:
+        with pytest.raises(ConfigFault, match="no default broker"):
+            logins.find_login(home)

@@ -1,4 +1,4 @@
-"""A team's session of tmux is found by its whole name, and so is each of its windows."""
+"""A team's session of tmux is found by its whole name, and so is each of its windows; it stays where the team ran."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ from pathlib import Path
 
 import pytest
 from tests.desk import Desk, until
+from tests.team_folder import team_in
+from tests.typed import Terminal
 
-from agent_mailer.errors import BusyFault
-from agent_mailer.teams.running import stop
+from agent_mailer.assemble import Workplace
+from agent_mailer.cli.team.making import init
+from agent_mailer.cli.team.running import restart
+from agent_mailer.errors import BusyFault, MailerError, UsageFault
+from agent_mailer.teams.running import stop, watchers
 from agent_mailer.teams.session import Session
 from agent_mailer.teams.stopped import FOLDER
 
@@ -124,3 +129,34 @@ def test_a_stop_closes_the_session_unless_somebody_has_started_the_team_again_me
         finally:
             new.release()
     assert (said, session.exists()) == (([], True) if again else (["closed the tmux session amp-shop"], False))
+
+
+@pytest.mark.parametrize("in_tmux", [True, False], ids=["typed without a terminal", "typed at a terminal"])
+def test_a_team_is_begun_anew_where_it_ran_wherever_that_is_typed(
+    team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, in_tmux: bool
+) -> None:
+    """A session that nobody asked for would end the team with it."""
+    folder = team_in(tmp_path)
+    init(directory=folder)
+    program = tmp_path / "bin" / "agent-mailer"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n[ $1 = team ] && exec sleep 600\necho 'error: begun anew' >&2; exit 1\n")
+    program.chmod(0o755)
+    session = Session("shop", folder)
+    if in_tmux:
+        session.open(BOARD)
+    else:
+        monkeypatch.setattr(sys, "stdout", Terminal())
+    coder = {"shop_coder": Workplace(folder / "agents" / "shop_coder")}
+    words = [sys.executable, "-c", WATCHES, str(coder["shop_coder"].folder.path / ".lock")]
+    monkeypatch.setattr(sys, "executable", str(program.with_name("python")))
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as watcher:
+        assert watcher.stdout is not None
+        assert watcher.stdout.readline() == "watches\n"
+        with pytest.raises(UsageFault, match="two places"):
+            restart(directory=folder, detach=True, systemd=True)
+        assert [*watchers(coder)] == ["shop_coder"], "what cannot be started again is not stopped"
+        with pytest.raises(MailerError, match="error: begun anew"):
+            restart(directory=folder)
+    assert session.exists() == in_tmux
+    assert (folder / "logs" / "shop_coder.err").exists() != in_tmux

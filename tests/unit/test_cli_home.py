@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 from tests.desk import Desk
-from tests.typed import type_in
+from tests.typed import COMMAND, type_in
 
+from agent_mailer.cli.entry import WATCH
 from agent_mailer.cli.home import settle_home
 from agent_mailer.errors import ConfigFault, ExitCode
 
@@ -39,6 +42,20 @@ def test_a_command_says_so_in_its_own_words(tmp_path: Path, words: tuple[str, ..
     assert done.status == ExitCode.CONFIG
     assert "HOME is rel" in done.err
     assert "fix: export HOME=" in done.err
+
+
+def test_a_watcher_of_a_service_says_so_before_all_else(tmp_path: Path) -> None:
+    """It begins by a way of its own."""
+    desk = Desk(tmp_path)
+    lock = desk.place().lock()
+    lock.acquire()
+    try:
+        words, env = [COMMAND, *WATCH], {**os.environ, "HOME": "rel"}
+        done = subprocess.run(words, cwd=desk.workdir, env=env, capture_output=True, text=True, timeout=60, check=False)
+    finally:
+        lock.release()
+    assert (done.returncode, "HOME is rel" in done.stderr) == (ExitCode.CONFIG, True), done
+    assert not (desk.workdir / "rel").exists()
 
 
 def test_what_is_trusted_is_kept_at_home_where_a_folder_is_relative(tmp_path: Path) -> None:
