@@ -330,6 +330,7 @@ REFUSED = [
     (("user", "add", "Bob Ross"), 2, "lowercase"),
     (("user", "add", "ann"), 1, "already taken"),
     (("user", "add", "bob", "--invite", "x"), 1, "Invalid or already used"),
+    (("user", "add", "bob", "--invite", "PRINTED"), 1, "Invalid or already used"),
     (("user", "password", "bob"), 2, "no user bob"),
     (("key", "add", "--user", "bob"), 2, "no user bob"),
     (("key", "add", "--user", "ann", "--agent", "a@b"), 2, "no agent a@b"),
@@ -339,9 +340,12 @@ REFUSED = [
 
 
 def test_what_is_refused_is_told(tmp_path: Path) -> None:
+    """PRINTED is a code of before the first user, as the first start prints it: it ends with him, who needs none."""
+    printed = type_in(tmp_path, "broker", "invite", "add", "--json", "--data", "d").json["code"]
     assert type_in(tmp_path, "broker", "user", "add", "ann", "--data", "d", env=GIVEN).status == 0
     for words, status, said in REFUSED:
-        done = type_in(tmp_path, "broker", *words, "--data", "d", env=GIVEN)
+        meant = [printed if word == "PRINTED" else word for word in words]
+        done = type_in(tmp_path, "broker", *meant, "--data", "d", env=GIVEN)
         assert (done.status, said in done.err) == (status, True), done
 
 

@@ -178,6 +178,19 @@ def test_only_a_sender_can_be_allowed(desk: Desk) -> None:
     assert desk.place().state.lifts.standing.allowed == ()
 
 
+@pytest.mark.parametrize("sender", ["pl*", "@planner", "kind:question", "a\u202eb"])
+def test_whoever_could_be_allowed_can_be_taken_back_when_nothing_is_held_of_his(desk: Desk, sender: str) -> None:
+    """By that name, though it looks like a pattern."""
+    place = desk.place()
+    place.prepare()
+    theirs = msgspec.structs.replace(envelope(1), sender=sender)
+    place.state.held.add([HeldEntry(theirs.id, 1.0, Guard.WHO, "why", "q", theirs)])
+    assert type_in(desk.workdir, "held", "allow", sender).status == 0
+    assert (held(desk), desk.place().state.lifts.standing.allowed) == ({}, (sender,))
+    taken = type_in(desk.workdir, "held", "allow", "--undo", sender)
+    assert (taken.status, desk.place().state.lifts.standing.allowed) == (0, ()), taken
+
+
 def test_what_one_order_leaves_is_told(desk: Desk) -> None:
     desk.configure(deny_from=["planner"])
     place = desk.place()

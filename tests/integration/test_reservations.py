@@ -607,6 +607,19 @@ def test_a_person_reserves_lists_and_gives_back(desks: TwoDesks) -> None:
     assert "nothing is reserved" in at("reservations").err
 
 
+def test_a_file_is_given_back_by_whatever_path_it_was_reserved(desks: TwoDesks) -> None:
+    def at(*words: str) -> Any:
+        return type_in(desks.first.workdir, "mail", *words)
+
+    ways = ("src/a.py", "./src/a.py", f"{desks.project}/src/a.py")
+    for taken, given_back in zip(ways, [*ways[1:], ways[0]], strict=True):
+        assert at("reserve", taken, "docs").status == 0
+        assert at("release", given_back, "--json").json["released"] == 1
+        assert [one["pattern"] for one in desks.held()] == ["docs"]
+    outside = at("release", "../x")
+    assert (outside.status, len(desks.held())) == (2, 1), outside
+
+
 def test_who_comes_to_the_project_by_a_link_keeps_out_of_others_way_too(desks: TwoDesks) -> None:
     link = desks.base / "link"
     link.symlink_to(desks.project)

@@ -1,16 +1,20 @@
-"""Which hook a command of the broker's operator means: it may end one for good."""
+"""Which hook a command of the broker's operator means: it may end one for good. And what it leaves where it fails."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, create_engine
 
 from agent_mailer.broker.agents.rows import NewAgent, insert_agent
+from agent_mailer.broker.data import find_data, make_database
 from agent_mailer.broker.hooks.rows import NewHook, add_hook
 from agent_mailer.broker.tables import metadata
 from agent_mailer.broker.users.rows import add_user
-from agent_mailer.cli.broker.hook import _chosen
-from agent_mailer.errors import MailerError
+from agent_mailer.cli.broker.database import look, work_with
+from agent_mailer.cli.broker.hook import _chosen, _hooks, add, roll
+from agent_mailer.errors import ConfigFault, MailerError
 from agent_mailer.outside.event import Source
 
 DOMAIN = "amp.localhost"
@@ -43,3 +47,17 @@ def test_a_hook_is_named_whole_or_by_its_id_and_never_by_how_its_name_begins() -
             with pytest.raises(MailerError, match="there is no hook"):
                 _chosen(connection, typed)
     engine.dispose()
+
+
+def test_where_its_secret_cannot_be_shown_no_hook_is_made_or_given_another(tmp_path: Path) -> None:
+    """The callers would be refused from then on, and nobody could tell them a secret that counts."""
+    data = find_data(tmp_path, None, {})
+    make_database(data)
+    work_with(data, lambda store: store.write(made))
+    before = look(data, _hooks)
+    assert [hook.version for _, hook in before] == [1] * len(HOOKS)
+    with pytest.raises(ConfigFault, match="that is not known here"):
+        roll("ci.bob", folder=tmp_path)
+    with pytest.raises(ConfigFault, match="that is not known here"):
+        add("new", "bob", to=f"ci@bob.{DOMAIN}", folder=tmp_path)
+    assert look(data, _hooks) == before
