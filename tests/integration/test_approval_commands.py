@@ -8,10 +8,16 @@ from pathlib import Path
 
 import pytest
 from tests.integration.test_approvals import PUSH, AskingDesk
+from tests.refusing import Died, On, Refusing
 
 from agent_mailer.approvals.calls import Call, as_input
+from agent_mailer.assemble import Workplace
 from agent_mailer.desk.doing import do
+from agent_mailer.disk import SystemCalls
 from agent_mailer.remote.access import RemoteVerb
+from agent_mailer.setup import Wishes
+from agent_mailer.setup.documents import plan_documents
+from agent_mailer.setup.workdir import set_up
 from agent_mailer.state.approvals import Answer, Approval, By, Verdict
 from agent_mailer.state.requests import Answer as Said
 from agent_mailer.watch.asking import approvals_of
@@ -157,6 +163,28 @@ def test_an_agent_that_is_set_up_anew_in_the_folder_of_another_inherits_no_yes(d
     assert desk.place().state.lifts.standing.allowed == (), (
         "whose mail that one was to work on says nothing of this one"
     )
+
+
+@pytest.mark.parametrize("at", ["config.toml", "trust/*.json"], ids=["before its configuration is there", "after it"])
+def test_a_set_up_that_is_killed_and_said_again_leaves_no_yes_of_an_earlier_agent(desk: AskingDesk, at: str) -> None:
+    """Once its configuration is there, it does not look like a new agent's any more."""
+    desk.say("approve", put(desk, Call("Bash", as_input({"command": PUSH}))), "--always")
+    desk.say("held", "allow", "stranger")
+    desk.place().trust.remember()
+    shutil.rmtree(desk.state)
+
+    def init(system: SystemCalls) -> None:
+        place = Workplace(desk.workdir, desk.settings, anew=True)
+        place.disk.system = system
+        set_up(place, {}, plan_documents(place, "", Wishes()), ())
+
+    with pytest.raises(Died):
+        init(Refusing(at, On.REPLACE, code=None))
+    assert (desk.state / "config.toml").exists() == (at != "config.toml")
+    init(SystemCalls())
+    state = desk.place().state
+    assert (state.approvals.all(), state.lifts.standing.allowed) == ([], ())
+    assert desk.say("approvals", "list", "--json", "--all").json["always"] == []
 
 
 def test_in_a_turn_no_code_is_shown_and_nothing_is_taken_back(desk: AskingDesk) -> None:

@@ -1,4 +1,4 @@
-"""`test-runtime`: one real turn in a scratch folder, and what is wrong said where it fails."""
+"""`test-runtime`: one real turn in a scratch folder, and what is wrong said where it fails; a broken program."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from tests.sizes import LONG
 from tests.typed import COMMAND, Typed, type_in
 
 from agent_mailer.assemble import Workplace
+from agent_mailer.checks import Level
+from agent_mailer.checks.agent import check_probes, program_of
 from agent_mailer.checks.trial import trial_settings
 from agent_mailer.config import expand
 
@@ -292,3 +294,25 @@ def test_a_program_that_says_what_is_wrong_with_it_is_quoted(desk: Desk, scratch
     assert done.status == 69
     assert "no-such-claude is not in PATH" in done.out
     assert "fix: install no-such-claude" in done.out
+
+
+@pytest.mark.parametrize(
+    ("version", "level"),
+    [
+        ("echo 'libssl.so.3: cannot open shared object file' >&2; exit 127", Level.FAILED),
+        ("echo '2.1.300 (Claude Code)'; exit 1", Level.FAILED),
+        ("kill -SEGV $$", Level.FAILED),
+        ("echo '1.0.0 (Claude Code)'", Level.WARNING),
+        ("echo '2.1.300 (Claude Code)'", Level.OK),
+    ],
+)
+def test_a_program_that_cannot_even_tell_its_version_is_broken_and_an_old_one_is_warned_of(
+    desk: Desk, version: str, level: Level
+) -> None:
+    fake_claude(desk, "")
+    (desk.workdir / "claude").write_text(f"#!/bin/sh\ncase $1 in --version) {version} ;; esac\n")
+    desk.configure(runtime="claude")
+    place = desk.place()
+    [found] = [one for one in check_probes(place.runtime(), program_of(place)) if one.name == "version"]
+    assert found.result is level, found
+    assert bool(found.fix) == (level is not Level.OK)

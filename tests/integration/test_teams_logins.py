@@ -17,8 +17,7 @@ from tests.team_desk import TeamDesk
 from tests.typed import type_in
 
 from agent_mailer.assemble import Workplace
-
-pytestmark = LONG
+from agent_mailer.cli.team.login import log_in, logout
 
 
 def nobody() -> str:
@@ -84,6 +83,23 @@ def test_a_login_by_amp_is_what_init_takes_and_ends_with_it(
     assert team_desk.amp("status").status == 0
     unknown = team_desk.amp("send", "coder", "work")
     assert (unknown.status, f"amp login {team_broker.url}" in " ".join(unknown.err.split())) == (78, True), unknown
+
+
+def test_who_logs_out_is_nobody_there_any_more_neither_by_login_nor_by_key(
+    team_broker: BrokerDesk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    team_broker.person("ann")
+    login = log_in(team_broker.url, "ann", PASSWORD)
+
+    def known() -> list[int]:
+        by_login, by_key = {"Authorization": f"Bearer {login.token}"}, {"X-API-Key": login.api_key}
+        ways = (("/users/me", by_login), ("/agents", by_key))
+        return [team_broker.http.get(path, headers=headers).status_code for path, headers in ways]
+
+    assert known() == [200, 200]
+    logout()
+    assert known() == [401, 401]
+    assert capsys.readouterr().out == f"logged out at {team_broker.url}\n"
 
 
 @LONG

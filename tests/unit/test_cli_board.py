@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from agent_mailer.cli.status import board as drawn
@@ -77,3 +78,22 @@ def test_without_an_end_of_rows_all_mail_is_there_and_eight_needs() -> None:
 )
 def test_who_wants_little_has_it_and_the_others_share(rows: int, wanted: list[int], given: list[int]) -> None:
     assert drawn.shares(rows, wanted) == given
+
+
+NEED = NeedView("q", NeedKind.QUESTION, "/agents/coder", "coder", 0.0, why="Which colour?", asked="user")
+
+
+@pytest.mark.parametrize(
+    "needs",
+    [
+        (),
+        (NEED, msgspec.structs.replace(NEED, id="r", why="Which size?")),
+        (msgspec.structs.replace(NEED, id="r", why="Which size?"),),
+        (msgspec.structs.replace(NEED, why="Which colour of the two?"),),
+    ],
+    ids=["it is over", "one more", "another in its place", "the same says something else"],
+)
+def test_whatever_changes_of_what_needs_a_person_is_worth_telling(needs: tuple[NeedView, ...]) -> None:
+    before = msgspec.structs.replace(board(1, 0, 1), needs=(NEED,))
+    assert drawn.gist(msgspec.structs.replace(before, needs=needs)) != drawn.gist(before)
+    assert drawn.gist(msgspec.structs.replace(before, cost_usd=1.0)) == drawn.gist(before)

@@ -9,6 +9,8 @@ import msgspec
 import pytest
 
 from agent_mailer.config import RuntimeKind
+from agent_mailer.state.pauses import SignedOut
+from agent_mailer.state.records import PauseReason
 from agent_mailer.views.health import Learned, next_wake, problems_of, urgency
 from agent_mailer.views.values.history import SpentView
 from agent_mailer.views.values.status import (
@@ -119,6 +121,16 @@ def test_an_outage_that_lasts_is_told_and_not_of_who_is_stopped_or_knows_its_end
     view = having(pause=pause, stopped=stopped, watcher=WatcherView(not stopped, 7))
     found = problems_of(view, [], RuntimeKind.CLAUDE, Learned(outage_after=300.0), NOW)
     assert [one.code for one in found] == ([Problem.OUTAGE] if told else [])
+
+
+@pytest.mark.parametrize("reason", [None, *PauseReason])
+def test_a_login_that_is_lost_is_told_whatever_else_the_agent_rests_for(reason: PauseReason | None) -> None:
+    learned = Learned(signed_out=SignedOut(NOW, "its login has ended"))
+    for until in (None, NOW + 60):
+        rests = having(pause=pause(reason, until) if reason is not None else None)
+        [found] = problems_of(rests, [], RuntimeKind.CLAUDE, learned, NOW)
+        assert found.code is Problem.SIGNED_OUT
+        assert found.fix.startswith("claude auth login, then agent-mailer resume")
 
 
 def test_every_problem_has_words_and_a_command_for_that_very_folder() -> None:

@@ -8,12 +8,13 @@ import pytest
 from tests.team_folder import say, team_in
 
 from agent_mailer.cli.team.making import init
+from agent_mailer.cli.team.naming import name_of
 from agent_mailer.cli.team.running import rm
 from agent_mailer.disk import Disk
 from agent_mailer.errors import UsageFault
 from agent_mailer.teams.kept import keep
 from agent_mailer.teams.place import remember_last, team_here
-from agent_mailer.teams.plan import FILE
+from agent_mailer.teams.plan import FILE, team_name
 
 
 @pytest.fixture
@@ -111,3 +112,18 @@ def test_of_two_teams_of_one_project_the_last_is_meant_by_whatever_name_it_was_l
             meant = team_here(environ, by_link)
             assert meant is not None
             assert meant.samefile(by_link / last)
+
+
+@pytest.mark.parametrize(
+    "called", ["shop", "a" * 18, "a" * 25, "a" * 31, "a" * 60, f"{'a' * 18}-{'b' * 30}", "Straße" * 6, "my-claude-code"]
+)
+def test_each_program_has_a_team_of_its_own_in_a_folder_however_that_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, called: str
+) -> None:
+    (tmp_path / called).mkdir()
+    monkeypatch.chdir(tmp_path / called)
+    for given in ("", called):
+        names = [name_of(given, None, f"-{program}") for program in ("claude-code", "codex")]
+        assert [name.endswith(end) for name, end in zip(names, ("-claude-code", "-codex"), strict=True)] == [True, True]
+        # What is made of the name later is the name.
+        assert [team_name(name) for name in names] == names
