@@ -32,19 +32,19 @@ from agent_mailer.views.values.needs import NeedView
 from agent_mailer.views.values.status import FaultView, Problem, ScheduleView, StatusView
 
 STOPPED = "stopped"
-_BESIDE = frozenset(
+_TOLD = frozenset(
     (
-        Problem.CONFIG,
-        Problem.WATCHER_HALTED,
-        Problem.WATCHER_SILENT,
-        Problem.MAILBOX,
-        Problem.UNTRUSTED,
-        Problem.PROGRAM,
-        Problem.STATE_DAMAGED,
-        Problem.UNREADABLE,
+        Problem.NO_WATCHER,
+        Problem.TROUBLE,
+        Problem.SIGNED_OUT,
+        Problem.OUTAGE,
+        Problem.PAUSED,
+        Problem.ANSWER_WAITS,
+        Problem.DEAD_LETTERS,
+        Problem.STUCK,
     )
 )
-"""What no report tells of."""
+"""What the report tells of by itself; any other problem is told beside it."""
 
 
 class Looked(msgspec.Struct, frozen=True):
@@ -158,5 +158,5 @@ def problems_beside(view: StatusView | FaultView) -> Iterator[NeedView]:
     """What keeps an agent from its work, and is in no report. Since when is not known."""
     address = (view.mailbox.address or view.agent) if isinstance(view, StatusView) else unreadable(view).address
     for problem in view.problems:
-        if problem.code in _BESIDE:
+        if problem.code not in _TOLD:
             yield troubled(view.workdir, address, problem)
