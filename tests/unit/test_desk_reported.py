@@ -1,4 +1,4 @@
-"""Whatever `status` calls a problem needs somebody on the pages of one's own agents, too."""
+"""Whatever is a problem is told with what mends it in `status`, and needs somebody on the pages of one's own agents."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from tests.unit.test_status_health import BROKEN, NOW, having, pause, trouble
 
+from agent_mailer.cli.status.one import screen
 from agent_mailer.config import RuntimeKind
 from agent_mailer.console.operating.needs import needs_of
 from agent_mailer.desk.reported import Looked, problems_beside
@@ -77,3 +78,15 @@ def test_every_problem_needs_somebody_once(code: Problem) -> None:
     looked = Looked(view, NOW, NOW, signed_out=login.at if login is not None else None)
     needs = [*needs_of([looked.watched], NOW, silent_after=0.0), *problems_beside(view)]
     assert [need.kind for need in needs] == [wrong.kind]
+
+
+@pytest.mark.parametrize("code", [code for code in Problem if code is not Problem.UNREADABLE])
+def test_the_status_of_one_says_what_mends_it(code: Problem) -> None:
+    wrong = WRONG[code]
+    assert wrong.view is not None
+    problems = problems_of(wrong.view, wrong.damaged, RuntimeKind.CLAUDE, wrong.learned, NOW)
+    view = msgspec.structs.replace(wrong.view, problems=tuple(problems), healthy=False)
+    shown = "\n".join(screen(view, NOW, None))
+    [problem] = problems
+    # Some rows leave out where: that is in the first.
+    assert problem.fix in shown or problem.fix.partition(" -C ")[0] in shown.replace(problem.text, "")

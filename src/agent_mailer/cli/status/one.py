@@ -39,7 +39,14 @@ _WAITS = {
 }
 
 
-_SHOWN_HERE = (Problem.WATCHER_SILENT, Problem.PROGRAM, Problem.OUTAGE, Problem.UNTOLD)
+_SHOWN_HERE = (
+    Problem.WATCHER_SILENT,
+    Problem.PROGRAM,
+    Problem.OUTAGE,
+    Problem.ANSWER_WAITS,
+    Problem.UNTOLD,
+    Problem.STATE_DAMAGED,
+)
 
 
 def screen(view: StatusView, now: float, room: int | None) -> list[str]:
@@ -117,6 +124,10 @@ def _mailbox(view: StatusView) -> list[Part]:
     parts = [Part(f"{printable(mailbox.address)} in {place}")]
     if mailbox.problem is not None:
         parts.append(Part(f"cannot be read: {printable(mailbox.problem, 300)}", Ink.RED))
+    for problem in (one for one in view.problems if one.code is Problem.MAILBOX):
+        if mailbox.problem is None:
+            parts.append(Part(printable(problem.text, 300), Ink.RED))
+        parts.append(Part(f"fix: {printable(problem.fix, 4096)}"))
     if mailbox.elsewhere:
         parts.append(Part(f"{mailbox.elsewhere} in cur that another reader took, never worked on here"))
     return parts
