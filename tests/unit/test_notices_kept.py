@@ -23,6 +23,7 @@ from agent_mailer.outcomes import Outcome
 from agent_mailer.state.notices import Channel, Notice, NoticeKind
 from agent_mailer.state.records import Pause, PauseReason, Phase, Settlement, TurnRecord
 from agent_mailer.state.stuck import StuckKind
+from agent_mailer.watch.guards.alarm import Silence
 from agent_mailer.watch.notices import MAIL_PATIENCE, QUESTIONS_A_DAY, TRIES, Notices
 from agent_mailer.watch.telling import Teller
 from agent_mailer.watch.trouble import OWN
@@ -175,6 +176,23 @@ def test_that_the_disk_takes_nothing_is_told_though_it_does_not_take_that_either
     # Any other word waits until it can be kept: whoever is killed would say it twice.
     with pytest.raises(OSError, match="No space"):
         telling.notices.look(Pause(PauseReason.SIGNED_OUT, NOON))
+
+
+def test_of_each_silence_the_operator_hears_once_while_it_lasts_also_of_two_that_become_due_together(
+    telling: Telling,
+) -> None:
+    mail, turn = (Silence.MAIL_WAITS, NOON), (Silence.NO_TURN, NOON + 1)
+
+    def heard(*silent: tuple[Silence, float]) -> list[str]:
+        before = len(telling.waiting)
+        telling.notices.hear(silent)
+        return [one.reason for one in telling.waiting[before:]]
+
+    assert heard(mail, turn) == ["mail_waits", "no_turn"]
+    assert [heard(mail, turn), heard(turn, mail)] == [[], []]
+    telling.begin()
+    assert heard(mail, turn) == [], "nor by the next watcher"
+    assert [heard(turn), heard(mail, turn)] == [[], ["mail_waits"]], "once more after it was over"
 
 
 class Elsewhere(MaildirMailbox):

@@ -53,6 +53,17 @@ def test_a_ping_costs_no_look_and_leaves_what_was_asked_before_it_asked(scene: S
     assert (heed(ear), ear.asked) == (False, True), "the loop has not come to it"
 
 
+@pytest.mark.parametrize("rests", [False, True])
+def test_a_ping_takes_back_nothing_that_was_asked_from_afar(scene: Scene, rests: bool) -> None:
+    """That lies in no folder: only this says that there is something to attend to."""
+    ear = Ear(scene.room)
+    ear.apply_waiting()
+    ear.loop_rests = rests
+    ear.listen_afar()
+    scene.state.requests.submit(Request(Verb.PING))
+    assert [(heed(ear), ear.asked) for _ in range(2)] == [(False, True)] * 2
+
+
 @pytest.mark.parametrize("last", [Verb.STUCK_RETRY, Verb.PAUSE])
 def test_what_is_to_be_sent_again_is_looked_for_whatever_else_is_asked_beside_it(scene: Scene, last: Verb) -> None:
     ear, requests = Ear(scene.room), scene.state.requests

@@ -102,6 +102,18 @@ def test_a_new_one_and_one_with_another_line_are_due_from_now_on() -> None:
     assert far.last <= now + AHEAD
 
 
+@pytest.mark.parametrize("changes", [{"cron": "0 9 * * *"}, {"zone": "Europe/Berlin"}])
+def test_another_line_takes_back_nothing_that_was_begun_or_done(changes: dict[str, str]) -> None:
+    one, now = schedule("0 3 * * *", "UTC"), at("2026-06-02T12:00")
+    due = at("2026-06-02T03:00")
+    known = Known(one.line, due - DAY, due, due + 1, (due + DAY,), ("m-1",), "there is no 'ann'", due - DAY)
+    other = msgspec.structs.replace(one, **changes)
+    changed = begun(other, known, now)
+    assert changed == msgspec.structs.replace(known, line=other.line, last=now)
+    assert changed is not None
+    assert plan_of(other, changed, now).due == due
+
+
 @pytest.mark.parametrize(
     ("cron", "zone", "key"),
     [

@@ -10,13 +10,15 @@ from tests.clocks import FakeClock
 from tests.refusing import On, Refusing
 from tests.watch_room import Scene, scene_at
 
+from agent_mailer.disk import SystemCalls
 from agent_mailer.errors import MailerError
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
-from agent_mailer.mailbox.port import Envelope, Message, NoWay, Route
+from agent_mailer.mailbox.port import Envelope, MailboxUnavailable, Message, NoWay, Route
 from agent_mailer.names import new_turn_id
 from agent_mailer.state.records import RetryEntry, SessionEntry, TurnRecord
 from agent_mailer.watch.claim import BATCH_CHARACTERS, _in_folder, open_turn, take, take_batch
 from agent_mailer.watch.rules import Candidate
+from agent_mailer.watch.turn import give_back
 
 NOW = 2_100_000_000.0
 AWAY = Route("user@web", "/elsewhere", 1, 1, "user")
@@ -91,6 +93,26 @@ def test_no_more_text_goes_into_one_turn_than_it_may_and_the_rest_leaves_the_rec
     kept = scene.state.turns.load(record.turn_id)
     assert kept is not None
     assert [one.envelope.id for one in kept.batch] == [one.id for one in batch[:2]]
+
+
+@pytest.mark.parametrize("gone", [(), (0,), (1,), (0, 1)])
+def test_one_of_a_batch_that_may_be_ours_is_to_be_done_whatever_of_the_batch_others_have_taken(
+    scene: Scene, gone: tuple[int, ...]
+) -> None:
+    """It lies in `cur` though its claim has failed, and is listed no more."""
+    head, *batch = (scene.mail(body=f"chore {number}") for number in range(4))
+    record = opened(scene, Candidate(head), *batch)
+    scene.run(take(scene.room, record))
+    for number in gone:
+        (scene.box / "new" / batch[number].locator).unlink()
+    scene.place.disk.system = Refusing("inbox/cur", On.SYNC, code=errno.EIO, after=2 - len(gone))
+    with pytest.raises(MailboxUnavailable):
+        scene.run(take_batch(scene.room, record))
+    scene.place.disk.system = SystemCalls()
+    assert (scene.box / "cur" / batch[2].locator).exists()
+    scene.run(give_back(scene.room, record))
+    theirs = {batch[number].id for number in gone}
+    assert {one.envelope.id for one in scene.state.retries.all()} == {one.id for one in (head, *batch)} - theirs
 
 
 def test_a_turn_that_was_handed_others_has_no_copy_of_it(scene: Scene) -> None:

@@ -15,6 +15,7 @@ from agent_mailer.mailbox.port import Action, Automatic, Draft, Envelope, Messag
 from agent_mailer.names import new_turn_id
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state.records import Batched, ItemState, Phase, SettledItem, Settlement, TurnRecord
+from agent_mailer.state.turns import shares
 from agent_mailer.watch.unsent import (
     composed_again,
     drop_unsent,
@@ -81,6 +82,22 @@ def test_he_is_told_once(scene: Scene) -> None:
     assert record.settlement is not None
     record.settlement = msgspec.structs.replace(record.settlement, items=(*record.settlement.items, word))
     assert told(scene, record) == []
+
+
+def test_each_of_a_batch_is_told_how_to_have_his_own_sent(scene: Scene) -> None:
+    other = Envelope("m-2", "t", "planner", NOW, "o", "l")
+    record = turn(
+        item("ann"), item("bob", about="m-2"), item("eve", ItemState.DELIVERED), item("dan"), item("joe", about="m-2")
+    )
+    record.batch = (Batched(other, settlement=record.settlement),)
+    scene.state.turns.create(record)
+    scene.state.turns.mark_settled(record.turn_id)
+    for one, his in zip(shares(record), (("ann", "dan"), ("bob", "joe")), strict=True):
+        [word] = word_to_sender(record, one, scene.room.mailbox, Message(one.envelope))
+        keys = word.item.payload.strip().rpartition("stuck retry ")[2].split()
+        assert send_again(scene.state, keys) == [
+            (True, f"{key}: will be sent to {to}") for key, to in zip(keys, his, strict=True)
+        ]
 
 
 # What a person asks.
