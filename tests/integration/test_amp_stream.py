@@ -270,6 +270,35 @@ def test_what_arrived_before_a_look_that_failed_is_looked_for_again() -> None:
     asyncio.run(scene())
 
 
+def test_what_arrives_while_a_listing_is_under_way_without_it_is_listed_by_the_look_that_it_wakes() -> None:
+    async def scene() -> None:
+        async with raw_broker() as broker:
+            at = Raw(broker)
+            streams: list[asyncio.StreamWriter] = []
+
+            async def streaming(asked: Asked, writer: asyncio.StreamWriter) -> None:
+                streams.append(writer)
+                await stream(event("hello", 1), end=False)(asked, writer)
+
+            async def late(asked: Asked, writer: asyncio.StreamWriter) -> None:
+                streams[0].write(event("mail", 2))
+                await heard
+                await says(200, {"messages": [], "cursor": 1, "more": False})(asked, writer)
+
+            broker.on(STREAM, streaming)
+            await at.mailbox.open()
+            await at.mailbox.pending(10)
+            await asyncio.wait_for(at.mailbox.wait(), PATIENCE)
+            heard = asyncio.create_task(at.mailbox.wait())
+            broker.on(f"GET /messages/inbox/{ADDRESS}", late)
+            assert (await asyncio.wait_for(at.mailbox.pending(10), PATIENCE)).envelopes == ()
+            at.listed(1)
+            assert len((await at.mailbox.pending(10, woken=True)).envelopes) == 1
+            await at.mailbox.close()
+
+    asyncio.run(scene())
+
+
 def test_a_stream_that_has_fallen_silent_is_given_up() -> None:
     async def scene() -> None:
         async with raw_broker() as broker:

@@ -37,7 +37,7 @@ from agent_mailer.outcomes import Outcome
 from agent_mailer.path_patterns import overlap
 from agent_mailer.reservations.leases import Leases
 from agent_mailer.reservations.port import Owner, Reservation
-from agent_mailer.reservations.turn import HELD, put_held
+from agent_mailer.reservations.turn import HELD, Answer, ask, put_held
 from agent_mailer.state.records import Phase, TurnRecord
 from agent_mailer.views.reserved import in_the_way
 from agent_mailer.watch.guards.gate import Admitted
@@ -521,6 +521,31 @@ def test_a_turn_may_ask_for_more_and_is_told_who_has_it(tmp_path: Path) -> None:
     assert "docs/** is held by planner until " in answer
     assert "does not lie in the project" in answer
     assert [one["pattern"] for one in desks.held()] == ["docs/**"]
+
+
+@pytest.mark.parametrize("name", ["reservations.json", "reserved-*.json"], ids=["taken", "answered"])
+def test_what_a_turn_asks_for_is_answered_though_the_disk_failed_at_first(tmp_path: Path, name: str) -> None:
+    desks = TwoDesks(tmp_path, reserve=[], reservations=True)
+    now = FakeClock().now()
+    turn_id = new_turn_id(now)
+
+    async def works(room: Room) -> Answer:
+        reserving = room.reserving
+        assert reserving is not None
+        reserving._rhythm = 0.01
+        directory = room.state.turns.path(turn_id)
+        (directory / "outbox").mkdir(parents=True)
+        room.state.folder.disk.system = refusing = Refusing(name, On.REPLACE, times=1)
+        reserving.tend(room, turn_id)
+        answer = await asyncio.to_thread(ask, Disk(), directory, ["src/a.py"], SOON)
+        assert refusing.refused == 1
+        assert [one["owner"]["turn"] for one in desks.held()] == [turn_id]
+        await reserving.give_back(room, turn_id)
+        return answer
+
+    with at_work(desks.first) as room:
+        answer = asyncio.run(works(room))
+    assert (answer.patterns, answer.why) == (("src/a.py",), "")
 
 
 def test_without_reservations_the_tool_says_so_and_nothing_is_made(tmp_path: Path) -> None:
