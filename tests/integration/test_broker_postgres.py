@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import threading
 import time
@@ -339,3 +340,26 @@ def test_what_was_accepted_while_it_ended_and_came_back_is_there_once(
         assert {row[0] for row in rows} == set(accepted)
         assert len(accepted) == len(set(accepted)) == len(rows)
         assert [row[1] for row in rows] == list(range(1, len(rows) + 1))
+
+
+def test_what_listens_again_just_as_the_broker_ends_is_no_connection_that_stays(
+    server: Postgres, tmp_path: Path
+) -> None:
+    def listeners() -> list[tuple[int]]:
+        return server.administer("SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN%'")
+
+    with at(server, tmp_path) as desk, ThreadPoolExecutor(1) as pool:
+        [(listening,)] = listeners()
+        url = desk.settings.database.replace("+psycopg", "")
+        with psycopg.connect(url, autocommit=True) as watching, psycopg.connect(url) as holding:
+            # Whoever logs in now waits for us.
+            holding.execute("LOCK TABLE pg_catalog.pg_authid IN ACCESS EXCLUSIVE MODE")
+            watching.execute("SELECT pg_terminate_backend(%s)", (listening,))
+            waiting = "SELECT 1 FROM pg_locks WHERE relation = 'pg_authid'::regclass AND NOT granted"
+            until(lambda: watching.execute(waiting).fetchone(), "a connection that would listen")
+            ended = pool.submit(desk.stop)
+            until(lambda: not watching.execute("SELECT 1 FROM processes").fetchone(), "the end of the broker")
+            holding.rollback()
+        ended.result(60)
+        gc.collect()  # a connection that nobody has closed is told of here
+    assert not listeners()

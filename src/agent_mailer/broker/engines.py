@@ -6,7 +6,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import Enum, IntEnum, auto
 from typing import Any, cast
 
@@ -192,9 +192,12 @@ def listen(url: str, channels: Sequence[str]) -> Any:  # noqa: ANN401 - the driv
     pooled = engine.raw_connection()
     own: Any = pooled.driver_connection
     pooled.detach()
-    own.autocommit = True
-    for channel in channels:
-        own.execute(f'LISTEN "{channel}"')
+    with ExitStack() as unless_it_listens:
+        unless_it_listens.callback(own.close)
+        own.autocommit = True
+        for channel in channels:
+            own.execute(f'LISTEN "{channel}"')
+        unless_it_listens.pop_all()
     return own
 
 

@@ -91,6 +91,9 @@ class Peers:
         self._ear: Ear | None = None
         self._url = url
         self._speaker = Executor(url, writes=False)
+        self._reached: Any = None
+        """The connection that listens, or will: a thread leaves it here."""
+        self._over = False
         self._listening: Any = None
         self._line = -1
         self._others: tuple[str, ...] = ()
@@ -111,10 +114,13 @@ class Peers:
 
     async def close(self) -> None:
         """Leaves nothing behind that others would have to wait for."""
+        self._over = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._stop_listening()
+        if self._reached is not None:
+            self._reached.close()
         with suppress(SQLAlchemyError):
             await self._speaker.run(self._leave)
         await self._speaker.close()
@@ -189,11 +195,17 @@ class Peers:
                 await self._ear.look()
 
     async def _listen(self) -> None:
-        channels = (_EVERYBODY, _channel(self.id))
-        self._listening = await asyncio.to_thread(listen, self._url, channels)
+        await asyncio.to_thread(self._reach)
+        self._listening = self._reached
         # A number of its own: the driver closes its own one as soon as it finds the server gone.
         self._line = os.dup(self._listening.fileno())
         asyncio.get_running_loop().add_reader(self._line, self._heard)
+
+    def _reach(self) -> None:
+        """In a thread, which may outlive whoever has waited for it: one of the two sees what the other has left."""
+        self._reached = listen(self._url, (_EVERYBODY, _channel(self.id)))
+        if self._over:
+            self._reached.close()
 
     def _stop_listening(self) -> None:
         if self._listening is not None:
