@@ -231,6 +231,26 @@ def test_what_a_watcher_has_begun_with_when_the_time_is_up_is_not_told_as_left(
     assert not desk.place().state.requests.waiting()
 
 
+def test_what_a_watcher_dies_over_when_the_time_is_up_is_done_by_who_asks(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, looks = threading.Event(), count()
+
+    def monotonic() -> float:
+        # The time is up as soon as it was taken; from then on none passes.
+        return 60.0 if next(looks) and taken.wait(PATIENCE) else 0.0
+
+    def dies(place: Workplace) -> None:
+        [(name, _)] = place.state.requests.waiting()
+        assert place.state.requests.take(name)
+        taken.set()
+
+    monkeypatch.setattr("agent_mailer.desk.asking.time", SimpleNamespace(monotonic=monotonic, sleep=time.sleep))
+    with holding(desk, dies):
+        assert ask(desk.place(), PAUSE).ok
+    assert (paused(desk), desk.place().state.requests.waiting()) == ("lunch", [])
+
+
 def test_what_was_taken_back_is_not_done_by_who_has_read_it_already(desk: Desk) -> None:
     place = desk.place()
     place.prepare()

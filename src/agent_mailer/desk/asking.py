@@ -115,24 +115,16 @@ def _ask_watcher(place: Workplace, request: Request) -> Answer:
             if pinged is not None and heard is None:
                 heard = pinged.poll()
             if time.monotonic() >= next_lock:
-                # Whoever held the lock may have left without reading our request.
                 next_lock += LOCK_EVERY
-                lock = place.lock()
-                try:
-                    lock.acquire()
-                except BusyFault:
-                    continue
-                try:
-                    return requests.take_answer(name) or _instead(place, request, name)
-                finally:
-                    lock.release()
+                if (answer := _if_left(place, request, name)) is not None:
+                    return answer
             time.sleep(LOOK_EVERY)
     finally:
         left = requests.withdraw(name)
         if pinged is not None:
             pinged.end()
     if not left:
-        return _begun(place, name)
+        return _begun(place, request, name)
     if heard is not None and heard.waits:
         raise UnavailableFault(
             "mailbox_waits",
@@ -146,13 +138,16 @@ def _ask_watcher(place: Workplace, request: Request) -> Answer:
     )
 
 
-def _begun(place: Workplace, name: str) -> Answer:
+def _begun(place: Workplace, request: Request, name: str) -> Answer:
     """The answer to what the watcher has begun with: it can no longer be taken back."""
     give_up = time.monotonic() + TAKEN_SECONDS
-    while (answer := place.state.requests.take_answer(name)) is None and time.monotonic() < give_up:
-        time.sleep(LOOK_EVERY)
-    if answer is not None:
-        return answer
+    while True:
+        answer = place.state.requests.take_answer(name) or _if_left(place, request, name)
+        if answer is not None:
+            return answer
+        if time.monotonic() >= give_up:
+            break
+        time.sleep(LOCK_EVERY)
     raise UnavailableFault(
         "watcher_silent",
         f"the watcher of {place.workdir} is still at what was asked: it will be done",
@@ -160,7 +155,17 @@ def _begun(place: Workplace, name: str) -> Answer:
     )
 
 
-def _instead(place: Workplace, request: Request, name: str) -> Answer:
-    """The caller holds the lock: whoever had taken it up died over it."""
-    place.state.requests.withdraw(name, taken=True)
-    return _apply(place, request)
+def _if_left(place: Workplace, request: Request, name: str) -> Answer | None:
+    """Whoever held the lock may have left without reading it, or died over it. None where somebody holds it."""
+    lock = place.lock()
+    try:
+        lock.acquire()
+    except BusyFault:
+        return None
+    try:
+        if (answer := place.state.requests.take_answer(name)) is not None:
+            return answer
+        place.state.requests.withdraw(name, taken=True)
+        return _apply(place, request)
+    finally:
+        lock.release()
