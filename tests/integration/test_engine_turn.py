@@ -571,8 +571,10 @@ def test_what_left_no_record_of_its_turns_is_given_up_at_last(desk: Desk) -> Non
     sent = desk.send()
     ran = desk.base / "ran"
     destroys = 'echo garbage >"$AGENT_MAILER_TURN_DIR/turn.json"'
-    desk.shell(f"cat >/dev/null; echo x >>{ran}; {destroys}; kill -9 $PPID $(cat {desk.base}/w)")
+    knows = f"until [ -s {desk.base}/w ]; do sleep 0.01; done"
+    desk.shell(f"cat >/dev/null; {knows}; echo x >>{ran}; {destroys}; kill -9 $PPID $(cat {desk.base}/w)")
     for starts in (1, 2, 3):
+        (desk.base / "w").unlink(missing_ok=True)
         watcher = desk.start_watch()
         (desk.base / "w").write_text(str(watcher.pid))
         if starts == 3:

@@ -340,6 +340,7 @@ WRITES: dict[str, tuple[Act, Act, list[str]]] = {
             "rename requests/N.taken",
             "replace requests/N.answer",
             "unlink requests/N.taken",
+            "unlink requests/N.json",
             "fsync .agent-mailer/requests",
         ],
     ),

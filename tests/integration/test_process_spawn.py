@@ -12,7 +12,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from tests.desk import said_in
+from tests.desk import said_in, until
 
 from agent_mailer.process import handle
 from agent_mailer.process.handle import identify, is_alive, reap
@@ -60,6 +60,7 @@ def test_an_orphan_stays_below_its_holder(tmp_path: Path, way: str) -> None:
         assert found is not None
         assert found.parent == gated.identity.pid
         assert found.session != gated.identity.pid
+        until(lambda: "SigBlk" in (tmp_path / "stdout").read_text(), "what it says of itself")
     finally:
         report = asyncio.run(end_tree(turn_id, gated.identity, grace=0.2, first_signal=signal.SIGTERM))
         asyncio.run(supervised.wait_ended())

@@ -18,12 +18,13 @@ from agent_mailer.assemble import Workplace
 from agent_mailer.desk.asking import ask, order, watched
 from agent_mailer.disk import SystemCalls
 from agent_mailer.errors import UnavailableFault, UsageFault
+from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.state.lifts import Order, OrderVerb
 from agent_mailer.state.records import DeadLetter, RetryEntry
 from agent_mailer.state.requests import ANSWER_SUFFIX, MAILBOX_WAITS, Answer, Request, Verb
 from agent_mailer.state.stuck import StuckKind
-from agent_mailer.watch.requests import apply_waiting
+from agent_mailer.watch.requests import apply, apply_waiting
 
 PAUSE = Request(Verb.PAUSE, reason="lunch")
 ALLOW = Order(OrderVerb.ALLOW, ("ann",))
@@ -162,11 +163,14 @@ def test_a_watcher_that_waits_for_its_mailbox_finds_nothing_left_to_do_later(
 
 
 @pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("takes", [False, True])
 @pytest.mark.parametrize("asks", [lambda place: ask(place, PAUSE), lambda place: order(place, ALLOW)])
 def test_what_a_watcher_has_done_when_the_time_is_up_is_told_as_done(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, asks: Callable[[Workplace], Answer], half: bool
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, asks: Callable[[Workplace], Answer], takes: bool, half: bool
 ) -> None:
-    """Else a person asks for it once more. `half`: the answer is there, and so is what was asked for still."""
+    """Else a person asks for it once more. `half`: the answer is there, and so is what was asked for still. A wish for
+    a message is answered without being taken.
+    """
     done, looks = threading.Event(), count()
 
     def monotonic() -> float:
@@ -177,9 +181,14 @@ def test_what_a_watcher_has_done_when_the_time_is_up_is_told_as_done(
 
     def does(place: Workplace) -> None:
         if half:
-            place.disk.system = Refusing("requests/*.taken", On.UNLINK)
+            place.disk.system = Refusing("requests/*.[jt]*", On.UNLINK)
         with suppress(OSError):
-            apply_waiting(place.state)
+            if takes:
+                apply_waiting(place.state)
+            else:
+                [(name, request)] = place.state.requests.waiting()
+                assert request is not None
+                place.state.requests.answer(name, apply(place.state, request))
         done.set()
 
     monkeypatch.setattr("agent_mailer.desk.asking.time", SimpleNamespace(monotonic=monotonic, sleep=time.sleep))
@@ -229,6 +238,46 @@ def test_what_a_watcher_has_begun_with_when_the_time_is_up_is_not_told_as_left(
             goes_on.set()
     assert paused(desk) == "lunch"
     assert not desk.place().state.requests.waiting()
+
+
+def test_what_a_person_has_ordered_is_done_by_the_next_watcher_where_one_dies_over_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, over, looks = threading.Event(), threading.Event(), count()
+
+    def monotonic() -> float:
+        number = next(looks)
+        assert not number or taken.wait(PATIENCE)
+        return 60.0 * number
+
+    def dies(place: Workplace) -> None:
+        [(name, _)] = place.state.requests.waiting()
+        assert place.state.requests.take(name)
+        taken.set()
+        assert over.wait(PATIENCE)
+
+    monkeypatch.setattr("agent_mailer.desk.asking.time", SimpleNamespace(monotonic=monotonic, sleep=time.sleep))
+    with holding(desk, dies):
+        try:
+            with pytest.raises(UnavailableFault, match="it will be done"):
+                order(desk.place(), ALLOW)
+        finally:
+            over.set()
+    state = desk.place().state
+    apply_waiting(state)
+    assert state.lifts.standing.allowed == ("ann",)
+    assert not [*state.lifts.folder.glob("*.order")]
+
+
+def test_what_a_crash_left_under_both_its_names_is_done_once(desk: Desk) -> None:
+    """A file system that cannot rename without replacing links first."""
+    place = desk.place()
+    place.prepare()
+    name = place.state.requests.submit(PAUSE)
+    (place.folder.requests / f"{name}.taken").hardlink_to(place.folder.requests / f"{name}.json")
+    apply_waiting(place.state)
+    assert len(desk.log(EventName.REQUEST_APPLIED)) == 1
+    assert not place.state.requests.waiting()
 
 
 def test_what_a_watcher_dies_over_when_the_time_is_up_is_done_by_who_asks(

@@ -187,16 +187,23 @@ def now_ms(connection: Connection) -> int:
 
 
 def listen(url: str, channels: Sequence[str]) -> Any:  # noqa: ANN401 - the driver's own connection
-    """A connection of its own to a server, which is told what is said on those channels; close it."""
+    """A connection of its own to a server, which is told what is said on those channels; close it.
+
+    Raises sqlalchemy.exc.SQLAlchemyError.
+    """
     engine = _of_server(url, _SETTINGS, writes=False, size=1)
     pooled = engine.raw_connection()
     own: Any = pooled.driver_connection
     pooled.detach()
+    error_of = engine.dialect.loaded_dbapi.Error
     with ExitStack() as unless_it_listens:
         unless_it_listens.callback(own.close)
-        own.autocommit = True
-        for channel in channels:
-            own.execute(f'LISTEN "{channel}"')
+        try:
+            own.autocommit = True
+            for channel in channels:
+                own.execute(f'LISTEN "{channel}"')
+        except error_of as error:
+            raise DBAPIError.instance("LISTEN", None, error, error_of, dialect=engine.dialect) from error
         unless_it_listens.pop_all()
     return own
 

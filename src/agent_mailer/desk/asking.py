@@ -23,6 +23,9 @@ TAKEN_SECONDS = 60.0
 PING_AFTER = 3.0
 """Who is not answered by then asks what the loop does instead."""
 
+AT_IT = "at_it"
+"""The code of the fault where it was not at its end by then."""
+
 LOOK_EVERY = 0.02
 LOCK_EVERY = 0.5
 TURN_DIR = "AGENT_MAILER_TURN_DIR"
@@ -58,10 +61,16 @@ def order(place: Workplace, ordered: Order) -> Answer:
     """
     require_person()
     name = place.state.lifts.give(ordered)
+    begun = False
     try:
         return ask(place, Request(Verb.ORDER, (name,)))
+    except UnavailableFault as fault:
+        begun = fault.code == AT_IT
+        raise
     finally:
-        place.state.lifts.done(name)
+        # What a watcher has begun with it ends, or the next one does: without the order it would be refused.
+        if not begun:
+            place.state.lifts.done(name)
 
 
 def require_person() -> None:
@@ -123,6 +132,9 @@ def _ask_watcher(place: Workplace, request: Request) -> Answer:
         left = requests.withdraw(name)
         if pinged is not None:
             pinged.end()
+    # An answer is there before what it answers goes: what was withdrawn may have been done.
+    if (answer := requests.take_answer(name)) is not None:
+        return answer
     if not left:
         return _begun(place, request, name)
     if heard is not None and heard.waits:
@@ -149,7 +161,7 @@ def _begun(place: Workplace, request: Request, name: str) -> Answer:
             break
         time.sleep(LOCK_EVERY)
     raise UnavailableFault(
-        "watcher_silent",
+        AT_IT,
         f"the watcher of {place.workdir} is still at what was asked: it will be done",
         "agent-mailer status",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Coroutine, Sequence
+from collections.abc import Collection, Coroutine, Sequence
 from contextlib import AbstractContextManager, suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -148,9 +148,15 @@ def _has_all(text: str, wanted: Iterable[str]) -> bool:
     return all(any(w.startswith(one[:-1]) for w in words) if one[-1] == "*" else one in words for one in wanted)
 
 
-def snippet(body: str, wanted: Iterable[str]) -> str:
+def snippet(body: str, wanted: Collection[str]) -> str:
     """What stands around the first of these words in it, in one line."""
-    first = next((word for word in _WORDS.finditer(body) if any(_has_all(word[0], (one,)) for one in wanted)), None)
+    begins = tuple(one[:-1] for one in wanted if one[-1] == "*")
+    whole = frozenset(one for one in wanted if one[-1] != "*")
+
+    def is_wanted(text: str) -> bool:
+        return any(word in whole or word.startswith(begins) for word in _WORDS.findall(text.casefold()))
+
+    first = next((word for word in _WORDS.finditer(body) if is_wanted(word[0])), None)
     middle = first.start() if first else 0
     begin, end = max(0, middle - SNIPPET), middle + SNIPPET
     cut = " ".join(body[begin:end].split())

@@ -85,7 +85,9 @@ class RequestBox:
         One that was taken is among them: whoever took it may have died over it.
         """
         found: list[tuple[str, Request | None]] = []
-        for path in sorted(self._folder.requests / name for name in self._names(ASKED_SUFFIX, TAKEN_SUFFIX)):
+        paths = [self._folder.requests / name for name in self._names(ASKED_SUFFIX, TAKEN_SUFFIX)]
+        # Where a file system cannot rename without replacing, a crash leaves one under both names.
+        for path in sorted({path.stem: path for path in paths}.values()):
             data = self._folder.bytes_of(path)
             if data is None:
                 continue
@@ -136,7 +138,8 @@ class RequestBox:
         return existed
 
     def _forget(self, name: str) -> bool:
-        return any(self._folder.disk.remove(self._path(name, suffix)) for suffix in (TAKEN_SUFFIX, ASKED_SUFFIX))
+        taken, asked = (self._folder.disk.remove(self._path(name, suffix)) for suffix in (TAKEN_SUFFIX, ASKED_SUFFIX))
+        return taken or asked
 
     def tidy(self) -> None:
         """Remove answers nobody fetched and leftovers of interrupted writes."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent_mailer.disk import Disk
-from agent_mailer.errors import ConfigFault, UsageFault
+from agent_mailer.errors import ConfigFault, RefusedFault, UsageFault
 from agent_mailer.teams import embedded
 from agent_mailer.teams.stopped import at
 
@@ -60,8 +60,11 @@ def log_in_there(directory: Path) -> Login:
     except ConfigFault as fault:
         if fault.code != "no_login":
             raise
-    # Who has no login yet may have been broken off anywhere before it.
-    embedded.require_user(directory, person)
+    try:
+        return log_in(url, person.username, person.password, team=str(directory))
+    except RefusedFault:
+        # Who has no login yet may have been broken off anywhere before it.
+        embedded.require_user(directory, person)
     return log_in(url, person.username, person.password, team=str(directory))
 
 

@@ -127,7 +127,8 @@ def _require_watchable(one: Found) -> None:
         try:
             ready(place)
         except MailerError as fault:
-            raise MailerError(fault.code, f"{name}: {fault.message}", said_of(fault.fix, str(place.workdir))) from None
+            told = f"{name}: {fault.message}", said_of(fault.fix, str(place.workdir))
+            raise type(fault)(fault.code, *told) from None
 
 
 @attach_app.command("attach", cls=FastCommand)
