@@ -24,7 +24,7 @@ from agent_mailer.state.turns import TurnStore, shares
 from agent_mailer.state.workdirs import user_state
 
 _BEGIN = r"""
-cat >/dev/null
+prompt=$(cat)
 ids=${AGENT_MAILER_MESSAGE_IDS:-$AGENT_MAILER_MESSAGE_ID}
 for id in $ids; do echo "start $id $AGENT_MAILER_TURN_ID" >>"$AGENT_MAILER_WORKDIR/../witness"; done
 end() { for id in $ids; do echo "end $id" >>"$AGENT_MAILER_WORKDIR/../witness"; done; }
@@ -46,7 +46,9 @@ stage() {
   printf '{"key":"%s","action":"reply","created":%s,"body":"%s","at_once":%s}' "$1" "$(date +%s)" "$2" "$3" >".$1"
   mv ".$1" "$1.json"
 }
-stage k1 "half way" true; stage k2 "the work" false; stage k3 "and more" false
+# What has left of an attempt that was broken off is not written again: it is told so.
+case $prompt in *"Already sent from it"*) ;; *) stage k1 "half way" true ;; esac
+stage k2 "the work" false; stage k3 "and more" false
 end; say '{"type":"result","text":"not sent: it has written"}'"""
 _STAGES_ONE = r"""cd "$AGENT_MAILER_TURN_DIR/outbox"
 [ -e "$AGENT_MAILER_WORKDIR/../first" ] || {
