@@ -506,7 +506,7 @@ def test_in_tmux(amp: Amp, teams: Path, project: Path) -> None:
         # The first window is the board.
         screen.until("shop_coder", "shop_reviewer", "nothing needs you")
         names = tmux("list-windows", "-t", "=amp-shop:", "-F", "#{window_name}").split()
-        assert names == ["team", "shop_coder", "shop_reviewer"]
+        assert names == ["Team", "shop_coder", "shop_reviewer"]
         assert len(watchers(places(teams))) == 2
         assert amp("ask", "do it", "--wait", "60").status == 0
         before = watchers(places(teams))
