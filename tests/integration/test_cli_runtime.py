@@ -102,7 +102,7 @@ def test_of_turns_that_are_tried_side_by_side_none_finds_the_processes_of_anothe
     known = Known("none", "", read(DESCRIPTOR.format(argv='"/bin/true"').encode(), "none.toml"))
     bench = Bench(known, tmp_path / "bench", os.environ["PATH"], 20.0)
     bench.failing(PermissionMode.BYPASS_PERMISSIONS, [None, None])
-    turns = [path.name for path in bench.folder.glob("*/work/.agent-mailer/turns/*")]
+    turns = [path.name for path in bench.folder.rglob(".agent-mailer/turns/*")]
     assert len(set(turns)) == len(turns) == 2
 
 

@@ -6,7 +6,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from enum import Enum, IntEnum, auto
 from typing import Any, cast
 
@@ -196,15 +196,13 @@ def listen(url: str, channels: Sequence[str]) -> Any:  # noqa: ANN401 - the driv
     own: Any = pooled.driver_connection
     pooled.detach()
     error_of = engine.dialect.loaded_dbapi.Error
-    with ExitStack() as unless_it_listens:
-        unless_it_listens.callback(own.close)
-        try:
-            own.autocommit = True
-            for channel in channels:
-                own.execute(f'LISTEN "{channel}"')
-        except error_of as error:
-            raise DBAPIError.instance("LISTEN", None, error, error_of, dialect=engine.dialect) from error
-        unless_it_listens.pop_all()
+    try:
+        own.autocommit = True
+        for channel in channels:
+            own.execute(f'LISTEN "{channel}"')
+    except error_of as error:
+        own.close()
+        raise DBAPIError.instance("LISTEN", None, error, error_of, dialect=engine.dialect) from error
     return own
 
 

@@ -87,7 +87,7 @@ class RequestBox:
         found: list[tuple[str, Request | None]] = []
         paths = [self._folder.requests / name for name in self._names(ASKED_SUFFIX, TAKEN_SUFFIX)]
         # Where a file system cannot rename without replacing, a crash leaves one under both names.
-        for path in sorted({path.stem: path for path in paths}.values()):
+        for path in {path.stem: path for path in paths}.values():
             data = self._folder.bytes_of(path)
             if data is None:
                 continue
