@@ -328,13 +328,13 @@ CASES = {
     "nobody is asked any more": Case(ask, lambda s: s.approvals.close(["q-1"]), "q-1.json", asked),
     "a pause of the account": Case(
         nothing,
-        lambda s: s.pause.settled(MET),
+        lambda s: s.pause.settled(MET, 0.0),
         "accounts/*.json",
         lambda s: s.pause.account and s.pause.account.read(),
         losable=True,
     ),
     "a pause of the account, here": Case(
-        nothing, lambda s: s.pause.settled(MET), "pause.json", lambda s: s.pause.read(), losable=True
+        nothing, lambda s: s.pause.settled(MET, 0.0), "pause.json", lambda s: s.pause.read(), losable=True
     ),
     "a person's pause": Case(nothing, pause, "pause.json", lambda s: s.pause.read()),
     "a person's pause, ended": Case(

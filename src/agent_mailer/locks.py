@@ -7,10 +7,16 @@ import fcntl
 import os
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from agent_mailer.beneath import open_file
 from agent_mailer.errors import ConfigFault, put_aside
+
+HOLDS_ON = 2.0
+"""Seconds for which somebody may hold a lock who is not to keep it: a command that looks whether it is free, and what a
+process that was killed meanwhile was about to start, until that is executed.
+"""
 
 _AGAIN = 0.02
 _TRIES = 8
@@ -24,14 +30,16 @@ class FileLock:
         self.path = path
         self._fd: int | None = None
 
-    def acquire(self, seconds: float = 0.0) -> bool:
-        """Whether it could be had within `seconds`. Raises ConfigFault where there can be none, OSError."""
+    def acquire(self, seconds: float = 0.0, holder: Callable[[], object] = lambda: None) -> bool:
+        """Whether it could be had within `seconds`, or before `holder` finds who has it. Raises ConfigFault where there
+        can be none, OSError.
+        """
         until = time.monotonic() + seconds
         for _ in range(_TRIES):
             fd = self._open()
             try:
                 while not _take(fd, self.path):
-                    if time.monotonic() >= until:
+                    if time.monotonic() >= until or holder() is not None:
                         return False
                     time.sleep(_AGAIN)
                 if _identity(os.fstat(fd)) == self._named():

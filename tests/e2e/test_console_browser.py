@@ -462,6 +462,22 @@ def test_a_draft_is_there_again_and_goes_when_it_is_sent(page: Page, scene: Scen
     assert page.get_by_role("textbox", name="Your reply").input_value() == ""
 
 
+@pytest.mark.usefixtures("scene")
+def test_a_draft_is_shown_to_its_writer_alone_whoever_else_has_the_same_browser(page: Page) -> None:
+    field = page.get_by_role("textbox", name="Text")
+    page.goto("/console/compose")
+    field.fill("for nobody else")
+    for before, name, found in (("alice", "bob", ""), ("bob", "alice", "for nobody else")):
+        page.get_by_label(f"Menu of {before}").click()
+        page.get_by_role("button", name="Sign out").click()
+        page.get_by_role("textbox", name="Name", exact=True).fill(name)
+        page.get_by_label("Password", exact=True).fill(PASSWORD)
+        page.get_by_role("button", name="Sign in").click()
+        page.get_by_label(f"Menu of {name}").wait_for()
+        page.goto("/console/compose")
+        assert field.input_value() == found, name
+
+
 def test_a_session_that_ends_elsewhere_leaves_what_is_being_typed(
     browser: Browser, desk: BrokerDesk, scene: Scene
 ) -> None:

@@ -20,7 +20,7 @@ from agent_mailer.runtimes.command import CommandRuntime
 from agent_mailer.runtimes.port import CommandOutput, Runtime, RuntimeTraits
 from agent_mailer.runtimes.programs import build_env
 from agent_mailer.state import State
-from agent_mailer.state.pauses import AccountPause
+from agent_mailer.state.pauses import AccountPause, Pauses
 from agent_mailer.state.records import Pause, PauseReason, Settlement
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.watch.occasions import worth_telling
@@ -208,7 +208,7 @@ def test_who_has_nothing_to_try_does_not_wait_for_who_tries(agents: tuple[Agent,
     """For its result he would be woken again and again, and `--once` would have failed."""
     one, two = (agent.place() for agent in agents)
     one.state.pause.settled(
-        Settlement(Outcome.LIMITED, "", 1.0, 1.0, finished=False, pause=Pause(PauseReason.LIMITED, 1.0, 1.0))
+        Settlement(Outcome.LIMITED, "", 1.0, 1.0, finished=False, pause=Pause(PauseReason.LIMITED, 1.0, 1.0)), 0.0
     )
     prober = somebody_else(agents[0].accounts)
     assert prober.may_probe()
@@ -250,7 +250,7 @@ def test_what_one_meets_the_others_hear_from_it_and_any_of_them_ends_it(
 ) -> None:
     one, two = (agent.place().state.pause for agent in agents)
     met = decide_pause(Judgement(outcome), None, now := time.time(), 0.5)
-    one.settled(Settlement(outcome, "", now, 1.0, finished=False, pause=met))
+    one.settled(Settlement(outcome, "", now, 1.0, finished=False, pause=met), now - 1)
     for look in ("first", "next"):
         own, heard = one.current(), two.current()
         assert own is not None
@@ -261,8 +261,28 @@ def test_what_one_meets_the_others_hear_from_it_and_any_of_them_ends_it(
         assert heard is not None
         assert (heard.reason, heard.until) == (own.reason, own.until)
         assert not worth_telling(msgspec.structs.replace(heard, probes=1)), f"he is told once: {look} look"
-    two.settled(Settlement(Outcome.DONE, "", now + 9, 1.0, finished=True))
+    two.settled(Settlement(Outcome.DONE, "", now + 9, 1.0, finished=True), now + 8)
     assert (one.current(), two.current()) == (None, None)
+
+
+@pytest.mark.parametrize("found", [Outcome.LIMITED, Outcome.SIGNED_OUT])
+def test_who_probes_what_another_met_tells_of_what_he_finds_where_that_is_something_else(
+    agents: tuple[Agent, Agent], found: Outcome
+) -> None:
+    one, two = (agent.place().state.pause for agent in agents)
+
+    def ends(pauses: Pauses, outcome: Outcome, now: float) -> None:
+        met = decide_pause(Judgement(outcome), pauses.current(), now, 0.5)
+        pauses.settled(Settlement(outcome, "", now, 1.0, finished=False, pause=met), now - 1.0)
+
+    ends(one, Outcome.LIMITED, now := time.time())
+    for probe in (1, 2):
+        ends(two, found, now + probe)
+        for look in ("first", "next"):
+            known = [pauses.current() for pauses in (one, two)]
+            assert [pause and pause.reason.value for pause in known] == [found.value] * 2
+            telling = [pause is not None and worth_telling(pause) for pause in known]
+            assert telling == [found is Outcome.LIMITED, found is not Outcome.LIMITED], (probe, look)
 
 
 def test_those_that_waited_start_at_a_moment_of_their_own(

@@ -712,8 +712,11 @@ def test_how_a_turn_went_is_told_in_order_and_marks_the_message_read() -> None:
         receipts = "POST /messages/m1/receipts"
         at.broker.on(receipts, drops, says(201, {}))
         at.mailbox.report(envelope, Progress("turn-1", Stage.STARTED))
+        at.mailbox.report(envelope, Progress("turn-1", Stage.ADOPTED))
         await at.mailbox.done(envelope, Progress("turn-1", Stage.SETTLED, "done", "d" * 700, final=True))
         told = [json.loads(one.body) for one in at.broker.requests(receipts)]
+        # That another watcher goes on with it is no news for its sender.
+        assert {one["stage"] for one in told} == {"started", "settled"}
         assert told[0]["stage"] == "started"
         assert told[-1] == {
             "stage": "settled",

@@ -469,6 +469,17 @@ def test_a_revoked_key_ends_its_streams(room: Room) -> None:
     assert room.desk.app.state.streams.lease(agent["id"]) is None
 
 
+def test_a_deleted_agent_is_listened_for_and_held_no_more(room: Room) -> None:
+    agent, other = room.agent(), room.agent()
+    with room.listening(other) as kept, room.listening(agent, watcher="w") as ended:
+        assert (kept.hello(), ended.hello()) == (0, 0)
+        room.desk.call("DELETE", f"/users/me/agents/{agent['id']}", headers=room.alice.login)
+        assert ended.over.wait(20), "though its key is good for others"
+        room.send(other)
+        assert kept.mail() == 1
+    assert room.desk.app.state.streams.lease(agent["id"]) is None
+
+
 def test_a_gone_client_frees_the_agent(room: Room) -> None:
     agent = room.agent()
     streams = room.desk.app.state.streams

@@ -275,7 +275,12 @@ def test_a_message_in_the_trash(pair: Pair) -> None:
     forwarded = {"action": "forward", "parent_id": first["id"], "forward_scope": "thread"}
     assert "to go" not in pair.send(**forwarded)["body"]
 
-    # With its thread in the archive it comes back when that does.
+    # When its thread comes back from the archive it stays.
+    pair.act(f"threads/{thread}/archive")
+    pair.act(f"threads/{thread}/unarchive")
+    assert (first["id"] in pair.inbox(), name in pair.inbox()) == (True, False)
+    assert name in {one["message_id"] for one in pair.get("trash/messages")}
+    # Restored while its thread is in the archive it comes back when that does.
     pair.act(f"threads/{thread}/archive")
     pair.act(f"messages/{name}/restore")
     assert pair.inbox() == []

@@ -20,6 +20,7 @@ from agent_mailer.checks import Level
 from agent_mailer.checks.agent import check_probes, program_of
 from agent_mailer.checks.trial import trial_settings
 from agent_mailer.config import expand
+from agent_mailer.state.records import Pause, PauseReason
 
 Break = Callable[[Desk], object]
 
@@ -228,13 +229,27 @@ def test_what_never_ends_is_ended(desk: Desk, scratch: Path) -> None:
     assert gone(witness)
 
 
-def test_a_limit_met_by_the_trial_pauses_nobody(desk: Desk, scratch: Path, home: Path) -> None:
-    typed('{"type":"result","outcome":"limited"}')(desk)
+def test_a_limit_met_by_the_trial_pauses_nobody_and_one_met_by_others_keeps_it_from_nothing(
+    desk: Desk, scratch: Path, home: Path
+) -> None:
+    """The account is that of all watchers of the user on it."""
+    said = '{"type":"result","subtype":"success","is_error":%s,"result":"%s","session_id":"s","api_error_status":%s}'
+    desk.configure(runtime="claude")
+    fake_claude(desk, said % ("true", "out of quota", "429"))
     done = try_out(desk)
-    assert done.status == 69
+    assert (done.status, "claude ended as limited" in done.out) == (69, True)
     assert "paused" not in done.out
     assert [path for path in home.rglob("*") if path.is_file()] == []
     assert not (desk.state / "pause.json").exists()
+    place = desk.place()
+    place.share_pause(place.runtime())
+    account = place.state.pause.account
+    assert account is not None
+    paused = Pause(PauseReason.LIMITED, place.clock.now(), place.clock.now() + 3600)
+    account.write(paused)
+    fake_claude(desk, said % ("false", "pong", "null"))
+    assert try_out(desk, "--json").json["answer"] == "pong"
+    assert account.read() == paused
 
 
 def test_ctrl_c_ends_the_turn_and_leaves_nothing(desk: Desk, scratch: Path) -> None:

@@ -11,10 +11,14 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import msgspec
 import pytest
+from sqlalchemy import Connection
 from tests.broker_desk import BrokerDesk, Person
 from tests.console_stage import Scene, Visitor, running_console
 from tests.strict_html import check
 
+from agent_mailer.broker.threads.rows import Mark
+from agent_mailer.broker.threads.trash import Trashed, trashed
+from agent_mailer.console.mail import threads
 from agent_mailer.outside.signature import HEADER, sign
 
 HOSTILE = "<img src=x onerror=alert(1)>'\" &"
@@ -296,6 +300,28 @@ def test_a_thread_shows_what_of_it_is_in_the_trash_however_much_is_there(visitor
     assert visitor.post("/console/trash/empty", None).status_code == 303
     assert "Newer" not in visitor.get("/console/trash").text
     assert scene.call("GET", "/admin/trash/messages") == []
+
+
+def test_to_empty_the_trash_ends_and_leaves_only_what_was_answered_there(
+    visitor: Visitor, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "MOST_SHOWN", 1)
+    those = [scene.send("me", "planner", subject, "x") for subject in ("Older", "Answered", "Newer")]
+    for one in those:
+        scene.call("POST", f"/admin/messages/{one['id']}/trash")
+    stays = those[1]["id"]
+    scene.send("planner", "me", "Re: Answered", "I had it already", parent_id=stays)
+    looks = []
+
+    def counted(connection: Connection, user_id: str, after: Mark, most: int) -> list[Trashed]:
+        looks.append(after)
+        assert len(looks) < 9, "it turns round"
+        return trashed(connection, user_id, after, most)
+
+    monkeypatch.setattr(threads, "trashed", counted)
+    assert visitor.post("/console/trash/empty", None).status_code == 303
+    assert [one["message_id"] for one in scene.call("GET", "/admin/trash/messages")] == [stays]
+    scene.call("POST", f"/admin/messages/{stays}/restore")
 
 
 def test_the_page_of_a_long_thread_marks_what_it_says_and_nothing_that_it_does_not_show(

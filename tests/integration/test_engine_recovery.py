@@ -8,6 +8,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,8 @@ from tests.desk import Desk, outcomes, until
 from tests.sizes import LONG
 
 from agent_mailer.events import EventName, LogRecord
+from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
+from agent_mailer.mailbox.port import Envelope, Progress, Stage
 from agent_mailer.names import new_turn_id
 from agent_mailer.process.handle import ProcessIdentity, is_alive
 from agent_mailer.watch.watcher import Watcher
@@ -34,6 +38,17 @@ def waiting_agent(desk: Desk) -> Path:
     return go
 
 
+@contextmanager
+def left_at_work(desk: Desk) -> Iterator[str]:
+    """Its watcher is killed while the agent works; what it works on, by id."""
+    sent = desk.send()
+    with desk.watching() as watcher:
+        until(desk.marks, "the agent's start")
+        watcher.kill()
+        watcher.wait()
+        yield sent
+
+
 def holder(desk: Desk) -> ProcessIdentity:
     [turn] = (desk.state / "turns").iterdir()
     import msgspec
@@ -44,11 +59,7 @@ def holder(desk: Desk) -> ProcessIdentity:
 
 def test_a_turn_survives_the_death_of_its_watcher_and_runs_once(desk: Desk) -> None:
     go = waiting_agent(desk)
-    desk.send()
-    with desk.watching() as watcher:
-        until(desk.marks, "the agent's start")
-        watcher.kill()
-        watcher.wait()
+    with left_at_work(desk):
         assert is_alive(holder(desk))
         with desk.watching():
             until(lambda: desk.log(EventName.TURN_ADOPTED), "the adoption")
@@ -60,11 +71,7 @@ def test_a_turn_survives_the_death_of_its_watcher_and_runs_once(desk: Desk) -> N
 
 def test_a_turn_that_ended_while_nobody_watched_is_judged_from_its_files(desk: Desk) -> None:
     go = waiting_agent(desk)
-    desk.send()
-    with desk.watching() as watcher:
-        until(desk.marks, "the agent's start")
-        watcher.kill()
-        watcher.wait()
+    with left_at_work(desk):
         identity = holder(desk)
         go.touch()
         until(lambda: not is_alive(identity), "the agent's end")
@@ -115,14 +122,46 @@ def test_what_its_agent_prints_is_read_as_it_was_told_when_it_began(
     assert [m.body for m in desk.inbox()] == ["finished\n"]
 
 
+@pytest.mark.parametrize("runs", [True, False])
+def test_others_may_hear_that_a_turn_goes_on_under_another_watcher(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, runs: bool
+) -> None:
+    told: list[tuple[str, Stage]] = []
+    report = MaildirMailbox.report
+
+    def noted(mailbox: MaildirMailbox, envelope: Envelope, progress: Progress) -> None:
+        told.append((envelope.id, progress.stage))
+        go.touch()
+        report(mailbox, envelope, progress)
+
+    go = waiting_agent(desk)
+    with left_at_work(desk) as sent:
+        monkeypatch.setattr(MaildirMailbox, "report", noted)
+        if not runs:
+            go.touch()
+            until(lambda: not is_alive(holder(desk)), "the turn's end")
+        assert outcomes(desk.once()) == ["done"]
+    # What has ended already, and is only judged, is not at work.
+    assert told == ([(sent, Stage.ADOPTED)] if runs else [])
+
+
+def test_a_turn_that_ended_while_nobody_watched_took_no_longer_than_it_ran(desk: Desk) -> None:
+    """Else a night without a watcher would be a night's work, also for `limits.minutes_per_day`."""
+    go = waiting_agent(desk)
+    with left_at_work(desk):
+        go.touch()
+        until(lambda: not is_alive(holder(desk)), "the turn's end")
+    clock = FakeClock(time.time() + 7200)
+    [seconds] = [row.fields["seconds"] for row in desk.once(clock) if row.event is EventName.TURN_ENDED]
+    assert isinstance(seconds, float)
+    assert seconds < 3600
+    assert desk.place(clock).state.usage.today().seconds < 3600
+
+
 def test_an_adopted_turn_has_no_more_time_than_it_began_with(desk: Desk) -> None:
     desk.configure(turn_timeout=3600)
     go = waiting_agent(desk)
-    desk.send()
-    with desk.watching() as watcher:
-        until(desk.marks, "the agent's start")
-        watcher.kill()
-        watcher.wait()
+    with left_at_work(desk):
         # Else it would be waited for as long as it has time.
         end = threading.Timer(10, go.touch)
         end.start()

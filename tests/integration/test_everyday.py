@@ -47,6 +47,17 @@ def test_a_long_address_moves_no_other_commands_remark(desk: Desk) -> None:
     assert max(len(line) for line in following if far not in line) < 80
 
 
+def test_the_folders_of_all_agents_stand_in_one_column(desk: Desk) -> None:
+    other = desk.base / "second"
+    (other / ".agent-mailer").mkdir(parents=True)
+    (other / ".agent-mailer" / "config.toml").write_text("= no TOML\n")
+    remember(other)
+    desk.send("ask")
+    agents = type_in(desk.workdir, env={"HOME": str(desk.base)}).out.split("\n\n")[0].splitlines()[1:]
+    assert {line.split()[-1] for line in agents} == {"~/coder", "~/second"}
+    assert len({line.index("~/") for line in agents}) == 1, agents
+
+
 def test_alone_without_agents_it_says_how_one_begins(tmp_path: Path) -> None:
     shown = type_in(tmp_path)
     assert shown.status == 0

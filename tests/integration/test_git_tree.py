@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from tests.desk import CLI, SOON, Desk, until
+from tests.integration.test_engine_turn import Ahead
 from tests.integration.test_start_faults import can_mount
 from tests.powers import no_powers
 from tests.sizes import LONG
@@ -454,6 +455,44 @@ def test_a_tree_that_goes_before_the_first_look_gives_its_folder_to_no_tree_furt
         lock.release()
     assert not _names(outer / ".git" / "info" / "exclude", desk.workdir.name)
     assert _names(desk.workdir / ".git" / "info" / "exclude", "/.agent-mailer/")
+
+
+@pytest.mark.parametrize("for_good", [False, True])
+def test_each_tree_that_goes_is_waited_for_whatever_became_of_one_before(tmp_path: Path, for_good: bool) -> None:
+    """What we made in the tree further out would be in the way of whoever goes on removing."""
+    outer = make_project(tmp_path) / ".git" / "info" / "exclude"
+    desk, clock = Desk(tmp_path), Ahead()
+    place = desk.place(clock)
+    lock = place.lock()
+    lock.acquire()
+
+    async def looks(_: Callable[[], Awaitable[None]], heed: Callable[[], bool] | None) -> None:
+        assert heed is not None
+
+        def comes() -> None:
+            git(desk.workdir, "init", "-q", check=True)
+            heed()
+            outer.write_text("")
+
+        def goes() -> None:
+            shutil.rmtree(desk.workdir / ".git")
+            heed()
+            assert not _names(outer, desk.workdir.name)
+
+        comes()
+        goes()
+        if for_good:
+            clock.ahead += GONE_SECONDS + 1
+            heed()
+            assert _names(outer, desk.workdir.name)
+        comes()
+        clock.ahead += GONE_SECONDS + 1
+        goes()
+
+    try:
+        asyncio.run(keep_out_of_trees(place.room(lock), looks))
+    finally:
+        lock.release()
 
 
 def test_a_folder_above_that_may_not_be_read_is_not_asked_for_again_and_again(tmp_path: Path) -> None:

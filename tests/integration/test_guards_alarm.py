@@ -7,10 +7,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
+import pytest
 from tests.clocks import FakeClock
 from tests.guard_desk import Company
 from tests.watch_room import Scene
 
+from agent_mailer.names import new_turn_id
+from agent_mailer.state.records import Pause, PauseReason, Phase, TurnRecord
 from agent_mailer.watch.guards.alarm import AlarmPolicy
 from agent_mailer.watch.room import Stage, Work
 from agent_mailer.watch.rules import Candidate
@@ -62,6 +65,38 @@ def test_mail_that_is_worked_on_waits_for_nobody(tmp_path: Path) -> None:
     assert silent() == ()
     room.work.clear()
     assert silent() == ("mail_waits",)
+    scene.close()
+
+
+@pytest.mark.parametrize("ahead", ["a turn", "mail", "a pause"])
+def test_what_lies_ahead_of_the_clock_silences_no_alarm(tmp_path: Path, ahead: str) -> None:
+    """The clock was set back, or its sender's is wrong: it counts from when it was first seen so."""
+    clock = FakeClock()
+    scene = Scene(tmp_path, clock, told=True)
+    room, now = scene.room, clock.moment
+    alarm = AlarmPolicy(mail_waits=600.0, no_turn=600.0)
+    room.policy = msgspec.structs.replace(room.policy, guards=msgspec.structs.replace(room.policy.guards, alarm=alarm))
+    mail = msgspec.structs.replace(scene.mail(), created=now - 1)
+
+    def silent(pause: Pause | None = None) -> tuple[str, ...]:
+        room.hear([Candidate(mail)], pause, now)
+        return scene.state.notices.told.silent
+
+    later = now + 30 * 86400
+    if ahead == "a turn":
+        room.gate.claimed(TurnRecord(new_turn_id(later), mail, Phase.CLAIMED, "command", later))
+    elif ahead == "mail":
+        mail = msgspec.structs.replace(mail, created=later)
+    else:
+        room.hear([Candidate(mail)], Pause(PauseReason.BY_HAND, later), later)
+        room.hear([Candidate(mail)], None, later)
+    told: list[tuple[str, ...]] = [silent()]
+    for seconds in (599, 1, 1):
+        now += seconds
+        told.append(silent())
+    both = ("mail_waits", "no_turn")
+    first: tuple[str, ...] = ("mail_waits",) if ahead == "a turn" else ()
+    assert told == [(), first, both, both]
     scene.close()
 
 

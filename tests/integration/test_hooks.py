@@ -218,6 +218,23 @@ def test_a_retry_is_of_what_was_named_alone_else_of_all_that_failed(tmp_path: Pa
     book.close()
 
 
+def test_what_failed_is_tried_again_however_much_of_it_there_is(tmp_path: Path) -> None:
+    """After days in which its mailbox was away."""
+    hook, many = HookDesk(tmp_path), 10_001
+    hook.type("retry")
+    [path] = (tmp_path / "state").rglob("*.db")
+    book = Book(path)
+    with book.change():
+        for age in range(many):
+            row = Row(f"digest {age}", f"{age} back", 1e6 - age, "e", "o", "i", Outcome.FAILED, due_ms=9, held="{}")
+            book.put(row)
+    assert hook.type("retry", "--delivery", f"{many - 1} back").status == 0
+    assert [row.delivery for row in book.due(0, 10)] == [f"{many - 1} back"], "the oldest"
+    assert f"{many} will be tried again" in hook.type("retry").out
+    assert len(book.due(0, many)) == many
+    book.close()
+
+
 def test_a_book_that_is_busy_is_not_called_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent_mailer.hooks.book.PATIENCE", 0.01)
     path = tmp_path / "deliveries.db"

@@ -174,6 +174,33 @@ def test_what_was_rotated_between_two_looks_comes_in_order_and_once(desk: Desk, 
         assert [line.record["n"] for line in reader.new()] == [99]
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_a_line_that_is_half_written_when_it_is_looked_comes_whole_and_once(desk: Desk, before: bool) -> None:
+    """`before`: it was already when the reader was made."""
+    log = desk.state / "log.jsonl"
+    append(desk, 0)
+
+    def half() -> None:
+        with log.open("a") as stream:
+            stream.write('{"event":"x",')
+
+    if before:
+        half()
+    with LogReader(log) as reader:
+        if not before:
+            half()
+        assert [line.record["n"] for line in reader.tail(9)] == [0]
+        for _ in range(2):
+            assert [*reader.new()] == []
+        with log.open("a") as stream:
+            stream.write('"n":1}\n{"ev')
+        assert [line.record for line in reader.new()] == [{"event": "x", "n": 1}]
+        with log.open("a") as stream:
+            stream.write('ent":"x","n":2}\n')
+        append(desk, 3)
+        assert [line.record["n"] for line in reader.new()] == [2, 3]
+
+
 def test_following_a_thread_that_is_to_come_beside_a_real_watcher(desk: Desk) -> None:
     with following(desk, "--thread", "new", "--json") as follower, desk.watching():
         desk.send(thread="other")

@@ -19,6 +19,7 @@ from tests.refusing import Died, On, Refusing, unreadable
 from agent_mailer.disk import Disk, SystemCalls
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.mailbox.maildir.consume import LARGEST_COPY
+from agent_mailer.mailbox.maildir.format import MAX_MESSAGE_BYTES
 from agent_mailer.mailbox.maildir.layout import Paths, make_root
 from agent_mailer.mailbox.port import (
     Envelope,
@@ -316,6 +317,18 @@ def test_what_was_put_away_is_listed_again_once_it_can_be_read(box: Box) -> None
     assert isinstance(box.claim(box.one()), Message)
     assert box.mailbox.put_back("m1.md", digest) is None
     assert (box.names("inbox/new"), box.names("inbox/cur")) == ([], ["m1.md"])
+
+
+def test_a_dead_letter_of_the_largest_message_that_can_be_one_is_listed_again_whole(box: Box) -> None:
+    """Its own file is larger than that."""
+    data = message("m1").ljust(MAX_MESSAGE_BYTES, b"x")
+    box.put("m1", data)
+    asyncio.run(box.mailbox.set_aside(box.one(), "another one"))
+    (name,) = box.names("dlq/new")
+    assert (box.paths.dlq_new / name).stat().st_size > MAX_MESSAGE_BYTES
+    assert box.mailbox.put_back("m1.md", hashlib.sha256(data).hexdigest()) is None
+    assert (box.paths.new / "m1.md").read_bytes() == data
+    assert box.names("dlq/new") == []
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import io
 import json
 import os
+import re
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -14,17 +18,20 @@ import msgspec
 import pytest
 from tests.clocks import FakeClock
 from tests.desk import Desk, until
+from tests.refusing import Died, On, Refusing
 from tests.typed import COMMAND, type_in
 
+from agent_mailer.cli.memory import edit
 from agent_mailer.cli.stuck import show as show_stuck
 from agent_mailer.disk import SystemCalls
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Envelope
-from agent_mailer.names import new_turn_id
+from agent_mailer.names import GLOBAL_NOTE, memory_file, new_turn_id
 from agent_mailer.process.handle import identify
 from agent_mailer.state import notes
 from agent_mailer.state.notes import PATIENCE, note_lock
 from agent_mailer.state.records import Phase, TurnRecord
+from agent_mailer.state.turns import TurnStore
 from agent_mailer.turn_tools.folder import MAIL, MAX_NOTE_BYTES, NoteScope, NoteWrite
 from agent_mailer.views.kept import note_changes
 
@@ -62,6 +69,42 @@ def test_while_a_turn_runs_its_notes_are_not_edited(desk: Desk) -> None:
         waiting.communicate(timeout=60)
         assert waiting.returncode == 0
     assert (desk.state / "memory" / "busy.md").read_text().endswith("mine\n")
+
+
+class Ends(io.StringIO):
+    """A screen: each turn whose end is waited for on it ends as that is said."""
+
+    def __init__(self, turns: TurnStore) -> None:
+        super().__init__()
+        self._turns = turns
+        self.waited: list[str] = []
+
+    def write(self, text: str) -> int:
+        for turn in re.findall(r"waiting for the end of turn (\S+);", text):
+            self.waited.append(turn)
+            self._turns.remove([turn])
+        return super().write(text)
+
+
+@pytest.mark.parametrize("thread", [None, "t"])
+def test_who_waits_for_turns_side_by_side_edits_once_none_of_them_may_write_the_note(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, thread: str | None
+) -> None:
+    place, open_by_then = desk.place(), desk.base / "open"
+    place.folder.hold()
+    place.prepare()
+    runs = msgspec.structs.replace(settling(), phase=Phase.RUNNING, process=identify(os.getpid()))
+    turns = [msgspec.structs.replace(runs, turn_id=new_turn_id(NOW)) for _ in range(3)]
+    for turn in turns:
+        place.state.turns.create(turn)
+    screen = Ends(place.state.turns)
+    monkeypatch.setattr(sys, "stderr", screen)
+    folder = place.state.turns.path(turns[0].turn_id).parent
+    monkeypatch.setenv("VISUAL", f"sh -c 'ls {folder} >{open_by_then}; echo mine >>\"$1\"' sh")
+    edit(thread, wait=True, workdir=desk.workdir)
+    assert sorted(screen.waited) == sorted(turn.turn_id for turn in turns)
+    assert not [turn for turn in turns if turn.turn_id in open_by_then.read_text()], "before the editor opens"
+    assert (place.folder.memory / f"{thread or GLOBAL_NOTE}.md").read_text().endswith("mine\n")
 
 
 def test_a_note_that_changed_under_the_editor_is_left_and_the_text_kept(desk: Desk) -> None:
@@ -138,6 +181,47 @@ def test_a_note_that_its_turn_saw_in_part_is_kept_beside_what_the_turn_wrote(des
     assert path.read_text() == "short\n"
     beside = [one.stat().st_size for one in place.folder.memory.glob("t.md.before-*")]
     assert beside == ([MAX_NOTE_BYTES + more] if kept else [])
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, None])
+@pytest.mark.parametrize("note", ["global.md", "t.md"])
+def test_of_two_notes_both_are_written_in_the_end_whichever_could_not_be_at_first(
+    desk: Desk, note: str, code: int | None
+) -> None:
+    place = desk.place()
+    place.folder.hold()
+    place.prepare()
+    record = settling()
+    place.state.turns.create(record)
+    left = [NoteWrite(NoteScope.GLOBAL, "for all\n"), NoteWrite(NoteScope.THREAD, "of one\n")]
+    place.disk.system = Refusing(f"memory/{note}", On.REPLACE, code=code, times=1)
+    with pytest.raises((Died, OSError)):
+        place.state.notes.write(record, left)
+    place.disk.system = SystemCalls()
+    place.state.notes.write(record, left)
+    memory = place.folder.memory
+    assert [(memory / name).read_text() for name in ("global.md", "t.md")] == ["for all\n", "of one\n"]
+
+
+@pytest.mark.parametrize("denied", ["global.md", "t.md", "*.md"])
+def test_of_two_notes_each_that_may_not_be_written_is_kept_and_keeps_the_other_from_nothing(
+    desk: Desk, denied: str
+) -> None:
+    place = desk.place()
+    place.folder.hold()
+    place.prepare()
+    record, told = settling(), list[str]()
+    place.state.turns.create(record)
+    place.log.listen(lambda said: told.append(said.event))
+    left = [NoteWrite(NoteScope.GLOBAL, "for all\n"), NoteWrite(NoteScope.THREAD, "of one\n")]
+    place.disk.system = Refusing(f"memory/{denied}", On.REPLACE, code=errno.EACCES)
+    for _ in range(2):
+        place.state.notes.write(record, left)
+    written = [path.read_text() for path in place.folder.memory.glob("*.md")]
+    kept = [path.read_text() for path in place.state.turns.path(record.turn_id).glob("unwritten-*")]
+    refused = [Path(name).match(denied) for name in ("global.md", "t.md")]
+    assert [(one.text in written, one.text in kept) for one in left] == [(not one, one) for one in refused]
+    assert told.count(EventName.STATE_TROUBLE) == len(kept)
 
 
 def test_what_a_person_just_writes_is_written_down_before_a_turn_looks(
@@ -324,3 +408,34 @@ def test_while_any_turn_runs_no_change_of_the_note_of_all_threads_is_made_or_und
     finally:
         lock.release()
     assert type_in(desk.workdir, "memory", verb, found["global.md"]["id"]).status == 0, "where nobody is at work"
+
+
+def test_what_a_person_changed_is_not_undone_or_made_again_while_a_turn_of_that_thread_runs(desk: Desk) -> None:
+    """Nothing but the note's file says then of which thread it is."""
+    for _ in range(2):
+        assert type_in(desk.workdir, "memory", "edit", "--thread", "Paint: red", env=APPEND).status == 0
+    place = desk.place()
+    note = memory_file(place.folder.memory, "Paint: red")
+    first, second = note.read_text().removesuffix("mine\n"), note.read_text()
+    change = max(note_changes(place), key=lambda one: len(one.after or "")).id
+    lock = place.lock()
+    lock.acquire()
+    try:
+        place.prepare()
+        for verb, before, after in (("revert", second, first), ("apply", first, second)):
+            turns = [
+                TurnRecord(
+                    new_turn_id(NOW), Envelope(thread, thread, "user", NOW, "", ""), Phase.RUNNING, "command", NOW
+                )
+                for thread in ("another", "Paint: red")
+            ]
+            for turn in turns:
+                place.state.turns.create(turn)
+            refused = type_in(desk.workdir, "memory", verb, change)
+            assert (refused.status, f"turn {turns[1].turn_id} runs" in refused.err) == (75, True), verb
+            assert note.read_text() == before
+            place.state.turns.remove([turns[1].turn_id])
+            assert type_in(desk.workdir, "memory", verb, change).status == 0, "of another thread it knows nothing"
+            assert note.read_text() == after
+    finally:
+        lock.release()

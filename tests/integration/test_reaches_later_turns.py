@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tests.clocks import FakeClock
 from tests.desk import Desk
 from tests.powers import no_powers
 from tests.refusing import Died, On, Refusing
@@ -207,6 +208,94 @@ def test_what_a_person_wrote_into_it_meanwhile_stays(desk: Desk) -> None:
     turn(desk, "true", edited, memory_global="read")
     assert path.read_text() == "mine\n"
     assert desk.log(EventName.NOTE_CHANGED) == []
+
+
+class Fixed:
+    """A state whose note of all threads no turn may change, and turns that have begun with what it held."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.clock = FakeClock()
+        self.place = desk.place(self.clock)
+        self.place.folder.hold()
+        self.place.prepare()
+        self.notes = self.place.state.notes
+        self.path = self.place.folder.memory / "global.md"
+        self.path.write_text("good\n")
+
+    def begins(self) -> TurnRecord:
+        self.clock.moment += 1
+        at = self.clock.moment
+        envelope, process = Envelope("m", "t", "user", at, "o", "l"), ProcessIdentity(1, 1, "another boot")
+        record = TurnRecord(new_turn_id(at), envelope, Phase.SETTLING, "command", at, process=process, started_at=at)
+        self.place.state.turns.create(record)
+        copy = self.place.state.turns.folder(record.turn_id).note_copy(NoteScope.GLOBAL)
+        copy.write_bytes(self.path.read_bytes())
+        copy.with_name(MAIL).write_bytes(b"")
+        return record
+
+    def ends(self, record: TurnRecord) -> None:
+        self.clock.moment += 1
+        self.notes.write(record, [], fixed=True)
+
+    def edited(self, text: str) -> None:
+        """As `memory edit` saves what was opened before a turn began."""
+        self.clock.moment += 1
+        before = self.path.read_bytes()
+        self.path.write_text(text)
+        self.notes.by_hand(self.path, before, text.encode())
+
+
+@pytest.mark.parametrize("then", ["evil\n", "mine\nevil\n", "good\n", "first\n", None])
+def test_what_a_person_has_edited_stays_whatever_a_turn_makes_of_a_note_that_it_may_not_change(
+    desk: Desk, then: str | None
+) -> None:
+    """A turn that gives it a text of before has changed it, too."""
+    fixed = Fixed(desk)
+    record = fixed.begins()
+    fixed.edited("first\n")
+    fixed.edited("mine\n")
+    for _ in range(9):
+        # What others have tried meanwhile makes nothing unknown.
+        other = fixed.begins()
+        fixed.path.write_text("other\n")
+        fixed.ends(other)
+    fixed.path.unlink() if then is None else fixed.path.write_text(then)
+    fixed.ends(record)
+    assert fixed.path.read_text() == "mine\n"
+    change = next(one for one in fixed.notes.history.all() if one.turn_id == record.turn_id)
+    assert (change.how, change.before, change.after) == ("refused", "mine\n", then)
+
+
+@pytest.mark.parametrize("first_ends_first", [False, True])
+@pytest.mark.parametrize("edits", [False, True])
+@pytest.mark.parametrize("writes", ["", "evil\n", "worse\n"])
+def test_what_one_turn_has_written_and_another_has_begun_with_is_gone_when_both_have_ended(
+    desk: Desk, writes: str, edits: bool, first_ends_first: bool
+) -> None:
+    fixed = Fixed(desk)
+    first = fixed.begins()
+    fixed.path.write_text("evil\n")
+    second = fixed.begins()
+    if edits:
+        fixed.edited("mine\n")
+    if writes:
+        fixed.path.write_text(writes)
+    for record in (first, second) if first_ends_first else (second, first):
+        fixed.ends(record)
+    assert fixed.path.read_text() == ("mine\n" if edits else "good\n")
+
+
+def test_an_edit_that_is_too_long_to_be_remembered_is_not_undone(desk: Desk) -> None:
+    fixed = Fixed(desk)
+    record = fixed.begins()
+    long = "x" * (MAX_NOTE_BYTES + 1)
+    fixed.edited(long)
+    fixed.ends(record)
+    assert fixed.path.read_text() == long
+    assert desk.log(EventName.NOTE_CHANGED) == []
+    fixed.path.write_text("evil\n")
+    fixed.ends(record)
+    assert [told["how"] for told in desk.log(EventName.NOTE_CHANGED)] == ["file"], "it is told, and not undone"
 
 
 def test_a_turn_that_changes_what_tells_agents_what_to_do_is_told_of(desk: Desk) -> None:

@@ -324,7 +324,8 @@ def test_who_was_pruned_registers_again_and_loses_no_mail(town: Town) -> None:
     asyncio.run(scenario())
 
 
-def test_others_see_whether_it_works_and_when_it_is_gone(town: Town) -> None:
+@pytest.mark.parametrize("again", [Stage.STARTED, Stage.ADOPTED])
+def test_others_see_whether_it_works_and_when_it_is_gone(town: Town, again: Stage) -> None:
     def status() -> object:
         return town.fake.asked("select status from agents where id = 'coder'")[0][0]
 
@@ -339,7 +340,7 @@ def test_others_see_whether_it_works_and_when_it_is_gone(town: Town) -> None:
             await seen_by(lambda: status() == "busy", "it is not shown as busy")
             box.report(envelope, Progress("t", Stage.SETTLED, "failed", final=False))
             await seen_by(lambda: status() == "idle", "it waits for its next attempt, and is shown as busy")
-            box.report(envelope, Progress("t", Stage.STARTED))
+            box.report(envelope, Progress("t", again))
             await seen_by(lambda: status() == "busy", "it is not shown as busy")
             await box.done(envelope, Progress("t", Stage.SETTLED, "done", final=True))
             await seen_by(lambda: status() == "idle", "it is not shown as idle")

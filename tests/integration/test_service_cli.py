@@ -10,9 +10,10 @@ import pytest
 from tests.desk import Desk, until
 from tests.typed import type_in
 
+from agent_mailer.cli.service import uninstall as take_out
 from agent_mailer.cli.service.status import show
 from agent_mailer.disk import Disk
-from agent_mailer.errors import MailerError
+from agent_mailer.errors import BusyFault, MailerError, UnavailableFault
 from agent_mailer.events import EventName
 from agent_mailer.service import manager
 from agent_mailer.service.folder import Units, units_folder
@@ -20,7 +21,7 @@ from agent_mailer.service.install import plan, uninstall
 from agent_mailer.service.unit import Instance
 from agent_mailer.teams.running import dismiss
 
-VERBS = ("install", "uninstall", "start", "stop", "restart", "status")
+VERBS = ("install", "start", "stop", "restart", "status")
 
 
 @pytest.fixture
@@ -54,7 +55,52 @@ def test_without_systemd_every_command_says_the_way_out(desk: Desk, home: Path, 
     )
 
 
-@pytest.mark.parametrize("words", [("service", "logs"), ("doctor", "--as-service")])
+@pytest.mark.parametrize("systemd", [None, "echo 'Failed to connect to bus' >&2; exit 1", "echo Version=252"])
+def test_where_no_service_is_installed_there_is_nothing_to_uninstall(desk: Desk, systemd: str | None) -> None:
+    env = with_systemctl(desk.base / "bin", systemd) if systemd else {"PATH": "/nowhere"}
+    done = type_in(desk.workdir, "service", "uninstall", "--all", env=env)
+    assert (done.status, done.out, done.err) == (0, "no services here: nothing to uninstall\n", "")
+
+
+@pytest.mark.parametrize("words", [("--all",), ("coder",), ()])
+def test_without_systemd_the_files_of_a_service_are_taken_out_and_nothing_else(
+    desk: Desk,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+) -> None:
+    monkeypatch.setattr(manager, "BOOTED", desk.base / "no systemd")
+    monkeypatch.setenv("PATH", "/nowhere")
+    instance, folder = installed(home, desk.workdir), home / ".config" / "systemd" / "user"
+    enabled, other = (folder / "default.target.wants" / name for name in (instance.unit, "other.service"))
+    enabled.parent.mkdir()
+    enabled.symlink_to(folder / "agent-mailer@.service")
+    other.symlink_to("/usr/lib/systemd/user/other.service")
+    take_out([word for word in words if word == "coder"], desk.workdir, every="--all" in words)
+    said = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in said} == {"removed"}, "none is said to be stopped"
+    assert [path for path in folder.rglob("*") if path.is_symlink() or path.is_file()] == [other]
+
+
+def test_where_systemd_is_out_of_reach_or_a_watcher_runs_no_service_is_taken_out(
+    desk: Desk, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance, units = installed(home, desk.workdir), Units(home / ".config" / "systemd" / "user", Disk())
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(manager, "BOOTED", desk.base)
+    with pytest.raises(UnavailableFault):
+        take_out(every=True)
+    monkeypatch.setattr(manager, "BOOTED", desk.base / "no systemd")
+    with desk.watching() as watcher:
+        until(lambda: desk.log(EventName.WATCH_STARTED), "the watcher runs")
+        with pytest.raises(BusyFault, match=rf"a watcher \(pid {watcher.pid}\) runs in") as refused:
+            take_out(every=True)
+    assert refused.value.fix == f"kill {watcher.pid}, then uninstall again"
+    assert units.named(instance.name) is not None
+
+
+@pytest.mark.parametrize("words", [("service", "logs"), ("doctor", "--as-service"), ("service", "uninstall")])
 def test_where_nothing_can_be_installed_nobody_is_told_to_install_it(desk: Desk, words: tuple[str, ...]) -> None:
     done = type_in(desk.workdir, *words, env={"PATH": "/nowhere"})
     assert (done.status, "service install" in done.err) == (69, False)
@@ -113,22 +159,22 @@ def test_what_is_installed_anew_is_as_it_is_said_and_else_as_it_was(
     assert (found.allow_sudo, found.more) == ((before, kept) if said is None else (said, given))
 
 
-@pytest.mark.parametrize("by_path", [True, False])
+@pytest.mark.parametrize("named", ["agent", "{program}", "bin/agent", "./bin/agent"])
 @pytest.mark.parametrize("runtime", ["claude", "codex", "command"])
 def test_no_other_program_is_looked_for_beside_an_agent_program_that_is_named_by_its_path(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, runtime: str, by_path: bool
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, runtime: str, named: str
 ) -> None:
     """The agent may write there: what it lays beside itself as `git` would run outside of its sandbox."""
-    program = desk.base / "project" / "bin" / "agent"
+    program = (desk.workdir if named.endswith("bin/agent") else desk.base / "project") / "bin" / "agent"
     program.parent.mkdir(parents=True)
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    word = str(program) if by_path else program.name
+    word = named.format(program=program)
     desk.configure(runtime=runtime, **{"command": [word]} if runtime == "command" else {f"{runtime}_command": word})
     found = plan(desk.place(), Units(desk.base / "units", Disk()), name=None, more=None, allow_sudo=None)
     assert program in found.needs
-    assert (str(program.parent) in found.path) is not by_path
+    assert (str(program.parent) in found.path) is (named == "agent")
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -267,11 +313,18 @@ def test_a_watcher_that_is_gone_is_told_by_every_way_and_not_while_one_runs(desk
     assert (told.read_text(), len(desk.inbox())) == (once, 1), "the next watcher has nothing left to tell"
 
 
-def test_what_could_not_be_told_of_a_watcher_that_is_gone_tells_the_next_one(desk: Desk) -> None:
-    told = desk.base / "told"
-    command = ["/bin/sh", "-c", f'test -e {desk.base}/up && echo "$AGENT_MAILER_NOTICE_KIND" >>{told}']
+@pytest.mark.parametrize("reached", [True, False])
+def test_of_a_watcher_that_is_gone_the_next_one_tells_what_could_not_be_told_and_nothing_else(
+    desk: Desk, reached: bool
+) -> None:
+    """By a way that takes the same word twice, as mail does not."""
+    told, up = desk.base / "told", desk.base / "up"
+    command = ["/bin/sh", "-c", f'test -e {up} && echo "$AGENT_MAILER_NOTICE_KIND" >>{told}']
     desk.configure(notify={"command": command})
-    assert type_in(desk.workdir, "service", "gone", env=GONE).out == "command: it ended with 1\n"
-    (desk.base / "up").touch()
+    if reached:
+        up.touch()
+    first = "told" if reached else "it ended with 1"
+    assert type_in(desk.workdir, "service", "gone", env=GONE).out == f"command: {first}\n"
+    up.touch()
     desk.once()
     assert told.read_text() == "gone\n"

@@ -18,6 +18,7 @@ from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Priority
 from agent_mailer.state.records import Pause, PauseReason
 from agent_mailer.state.workdirs import remember
+from agent_mailer.views.local import everywhere
 
 MORE_THAN_ARE_READ = 520
 
@@ -245,3 +246,14 @@ def test_init_and_watch_make_a_workdir_known(tmp_path: Path) -> None:
     assert type_in(desk.workdir, "watch", "--once").status == 0
     everything = type_in(tmp_path, "status", "--all", "--json").json
     assert {one["workdir"] for one in everything["workdirs"]} == {str(tmp_path), str(desk.workdir)}
+
+
+def test_the_workdir_one_stands_in_is_shown_once_by_whatever_path_it_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(tmp_path / "disk")
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    known = tmp_path / "link" / desk.workdir.name
+    remember(known)
+    monkeypatch.chdir(desk.workdir)
+    assert [one.workdir for one in everywhere().workdirs] == [str(known)]

@@ -18,6 +18,8 @@ from tests.typed import type_in
 
 from agent_mailer.assemble import Workplace
 from agent_mailer.cli.team.login import log_in, logout
+from agent_mailer.errors import ConfigFault
+from agent_mailer.setup.logins import Login
 
 
 def nobody() -> str:
@@ -85,21 +87,49 @@ def test_a_login_by_amp_is_what_init_takes_and_ends_with_it(
     assert (unknown.status, f"amp login {team_broker.url}" in " ".join(unknown.err.split())) == (78, True), unknown
 
 
+def ways_in(broker: BrokerDesk, login: Login) -> list[int]:
+    """How the broker answers who comes by the login's token, and by its key."""
+    ways = {"/users/me": ("Authorization", f"Bearer {login.token}"), "/agents": ("X-API-Key", login.api_key)}
+    return [broker.http.get(path, headers=dict([header])).status_code for path, header in ways.items()]
+
+
 def test_who_logs_out_is_nobody_there_any_more_neither_by_login_nor_by_key(
     team_broker: BrokerDesk, capsys: pytest.CaptureFixture[str]
 ) -> None:
     team_broker.person("ann")
     login = log_in(team_broker.url, "ann", PASSWORD)
 
-    def known() -> list[int]:
-        by_login, by_key = {"Authorization": f"Bearer {login.token}"}, {"X-API-Key": login.api_key}
-        ways = (("/users/me", by_login), ("/agents", by_key))
-        return [team_broker.http.get(path, headers=headers).status_code for path, headers in ways]
-
-    assert known() == [200, 200]
+    assert ways_in(team_broker, login) == [200, 200]
     logout()
-    assert known() == [401, 401]
+    assert ways_in(team_broker, login) == [401, 401]
     assert capsys.readouterr().out == f"logged out at {team_broker.url}\n"
+
+
+@pytest.mark.parametrize(("next_one", "its_key"), [("ann", "is there"), ("eve", "is there"), ("ann", "is gone")])
+def test_a_login_that_is_replaced_ends_at_its_broker_once_the_next_is_kept(
+    team_broker: BrokerDesk, next_one: str, its_key: str
+) -> None:
+    for name in {"ann", next_one}:
+        team_broker.person(name)
+    first = log_in(team_broker.url, "ann", PASSWORD)
+    if its_key == "is gone":
+        header = {"Authorization": f"Bearer {first.token}"}
+        assert team_broker.http.delete(f"/users/api-keys/{first.key_id}", headers=header).status_code == 204
+    second = log_in(team_broker.url, next_one, PASSWORD)
+
+    assert ways_in(team_broker, first) == [401, 401]
+    assert ways_in(team_broker, second) == [200, 200]
+
+
+def test_a_login_that_could_not_be_kept_is_not_made(team_broker: BrokerDesk, home: Path) -> None:
+    ann = team_broker.person("ann")
+    file = home / ".agent-mailer" / "credentials.json"
+    file.parent.mkdir(mode=0o700)
+    file.write_text("{")
+    before = team_broker.call("GET", "/users/api-keys", headers=ann.login)
+    with pytest.raises(ConfigFault, match="holds no logins"):
+        log_in(team_broker.url, "ann", PASSWORD)
+    assert team_broker.call("GET", "/users/api-keys", headers=ann.login) == before
 
 
 @LONG

@@ -1,7 +1,9 @@
-"""Which permission mode a new team gets."""
+"""What a new team gets: its permission mode, and scripts that start and stop it."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,3 +50,22 @@ def test_a_new_team_gets_what_the_program_of_each_of_its_agents_carries(
         f'permission_mode = "{mode}"'
         in (tmp_path / "shop" / "agents" / other.name / ".agent-mailer" / "config.toml").read_text()
     )
+
+
+@pytest.mark.parametrize("name", ["my shop", "it's $HOME; *"])
+@pytest.mark.parametrize("verb", ["start", "stop"])
+def test_its_scripts_mean_the_folder_in_which_they_lie_however_that_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, verb: str
+) -> None:
+    program = tmp_path / "the bin" / "agent-mailer"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\npwd\necho "$*"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program.with_name("python")))
+    coder = Member("shop_coder", "coder", values={"command": ("cat", "-")})
+    team = Team("shop", RuntimeKind.COMMAND, PermissionMode.ACCEPT_EDITS, (coder,))
+    folder = tmp_path / name
+    assert list(make(team, folder, None, Disk(), mode=PermissionMode.PLAN, unfenced=lambda _: PermissionMode.PLAN))
+    for way in (folder / f"{verb}-team.sh", Path(name) / f"{verb}-team.sh"):
+        done = subprocess.run([way, "--now"], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.stdout.splitlines() == [str(folder), f"team {verb} --dir . --now"], done

@@ -54,8 +54,10 @@ def windows(session: Session) -> list[str]:
     return tmux("list-windows", "-t", f"={session.name}:", "-F", "#{window_name}").split()
 
 
-def test_a_session_is_its_folders_and_not_that_of_a_team_of_the_same_name(team: Team) -> None:
+def test_a_session_is_its_folders_and_not_that_of_a_team_of_the_same_name(team: Team, tmp_path: Path) -> None:
     team("work/shop").open(BOARD)
+    (tmp_path / "teams" / "by-link").symlink_to("work")
+    assert team("by-link/shop").is_ours(), "by whatever name one has come there"
     assert (team("work/shop").is_ours(), team("home/shop").is_ours()) == (True, False)
     with pytest.raises(BusyFault):
         team("home/shop").require_ours()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,14 @@ from tests.desk import Desk, outcomes, until
 from tests.integration.test_odd_surroundings import once
 from tests.typed import type_in
 
+from agent_mailer.desk.doing import do
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import Automatic, Kind, Message
+from agent_mailer.mailbox.port import Automatic, Envelope, Kind, Message
+from agent_mailer.names import new_turn_id
+from agent_mailer.process.holder import TURN_ID_VARIABLE
 from agent_mailer.process.tree import members
-from agent_mailer.state.records import AfterStop
+from agent_mailer.remote.access import RemoteVerb
+from agent_mailer.state.records import AfterStop, Phase, TurnRecord
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.watch.requests import apply
 
@@ -129,6 +135,26 @@ def test_without_a_watcher_its_processes_end_at_once(desk: Desk) -> None:
         until((desk.state / "turns" / turn / "exit").exists, "the end of the agent", patience=1.0)
     assert outcomes(desk.once()) == ["interrupted"]
     assert len(answers(desk)) == 1
+
+
+def test_where_no_watcher_runs_a_page_too_stops_a_turn_by_ending_its_processes(desk: Desk) -> None:
+    place, now = desk.place(), time.time()
+    place.prepare()
+    turns = [new_turn_id(now) for _ in range(3)]
+    for turn in turns:
+        envelope = Envelope(turn, "t", "user", now, "", "")
+        place.state.turns.create(TurnRecord(turn, envelope, Phase.RUNNING, "command", now))
+    agents = [
+        subprocess.Popen(["sleep", LONG], env={**os.environ, TURN_ID_VARIABLE: turn}, start_new_session=True)
+        for turn in turns
+    ]
+    try:
+        assert do(place, RemoteVerb.STOP, turns[:2]).ok
+        assert [agent.poll() for agent in agents] == [-signal.SIGTERM, -signal.SIGTERM, None]
+    finally:
+        for agent in agents:
+            agent.kill()
+            agent.wait()
 
 
 def test_what_cannot_be_stopped_is_said(desk: Desk) -> None:

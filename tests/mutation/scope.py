@@ -41,6 +41,7 @@ _GUARDS_UNIT = (
     "guards_bounds",
     "guards_keys",
     "guards_gate",
+    "guards_admitted",
     "approval_answers",
     "watch_rules",
     "watch_backlog",

@@ -492,6 +492,24 @@ def test_an_answer_before_several_tools_in_a_row_is_the_answer_still(said: str, 
     assert judge(talk.ended, Staged(finished=True), resumed=False).text == "It is 42."
 
 
+def test_who_is_asked_whether_that_was_all_and_says_so_without_a_word_has_given_its_answer_before() -> None:
+    """And what it had said before it looked is none, the first time or the second."""
+    talk = Talk()
+    talk.prompted()
+    talk.update("agent_message_chunk", content={"type": "text", "text": "Let me look."})
+    talk.update("tool_call", toolCallId="t1", status="completed")
+    talk.update("agent_message_chunk", content={"type": "text", "text": "It is 42."})
+    talk.answer(stopReason="end_turn")
+    said = talk.ended
+    assert talk.of.ask_again("Was that all?")
+    talk.take()
+    talk.update("tool_call", toolCallId="t2", title="finish", status="completed")
+    talk.answer(stopReason="end_turn")
+    verdict = of_a_second_word(said, talk.ended, Staged(finished=True))
+    assert verdict is not None
+    assert (verdict.outcome, verdict.text) == (Outcome.DONE, "It is 42.")
+
+
 def test_a_shell_command_is_no_mail_tool_whatever_it_is_called() -> None:
     call = {"toolCallId": "t1", "kind": "execute", "title": "agent_mailer_reply"}
     params = {"toolCall": call, "announced": call, "options": [{"optionId": "y", "kind": "allow_once"}]}

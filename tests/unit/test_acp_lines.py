@@ -113,6 +113,17 @@ def test_what_was_said_before_a_tool_is_no_answer() -> None:
     assert heard.talk.in_a_tool
 
 
+@pytest.mark.parametrize("between", [(), (line("x", text="\n"),)], ids=["nothing", "a blank"])
+def test_an_answer_before_several_tools_in_a_row_is_the_answer_still(between: tuple[bytes, ...]) -> None:
+    """As of an agent that writes a note before it says that it is done."""
+    words = [line("x", text="I look."), line("use", id="1"), line("used", id="1"), line("x", text="It is 42.")]
+    note, finish = ((line("use", id=name), line("used", id=name), *between) for name in "23")
+    heard = Heard(*words, *note, *finish, line("e"))
+    assert heard.talk.ended is not None
+    assert (heard.talk.ended.text, heard.talk.ended.before) == ("", "It is 42.")
+    assert judge(heard.talk.ended, Staged(finished=True), resumed=False).text == "It is 42."
+
+
 def test_of_words_and_tools_without_end_as_much_is_kept_as_anybody_needs() -> None:
     words = [line("x", text="x" * 100_000)] * 3
     tools = [line("use", id=str(number), name="sh") for number in range(MOST_OPEN + 10)]

@@ -92,6 +92,26 @@ def test_a_command_is_asked_about_wherever_it_stands(rule: str, command: str) ->
     assert is_named([rule], bash(command))
 
 
+@pytest.mark.parametrize("beside", ["file_path", "notebook_path", "path", "url", "query"])
+@pytest.mark.parametrize("command", ["sudo git push it", ["sudo", "git", "push", "it"]], ids=["text", "words"])
+def test_a_command_is_asked_about_whatever_else_the_call_names(command: str | list[str], beside: str) -> None:
+    for tool in ("shell", "mcp__hub__shell"):
+        call = call_of(tool, {"command": command, beside: "/srv/work"})
+        assert call is not None
+        assert is_named([f"{tool}(git push *)"], call)
+        # As an editor's `{"command": "view", "path": ...}`.
+        assert is_named([f"{tool}(/srv/*)"], call)
+        assert not is_named([f"{tool}(/etc/*)", f"{tool}(git fetch *)"], call)
+
+
+@pytest.mark.parametrize("beside", [{}, {"path": "/srv/work"}], ids=["alone", "beside a path"])
+def test_a_command_that_is_neither_text_nor_words_is_compared_by_all_that_the_call_says(beside: dict[str, str]) -> None:
+    call = call_of("shell", {"command": {"argv": ["git", "push"]}, **beside})
+    assert call is not None
+    assert is_named(["shell(*git*push*)"], call)
+    assert not is_named(["shell(*git*fetch*)"], call)
+
+
 @pytest.mark.parametrize("between", ["||", "&&", ";", "&", "|", "\n", "(", ")", "{", "}", "`"])
 def test_a_command_ends_where_the_shell_begins_another(between: str) -> None:
     assert is_named(["Bash(npm publish)"], bash(f"true{between}npm publish{between}true"))

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from tests.desk import Desk
 
+from agent_mailer.console.own.port import Letter
 from agent_mailer.desk.addresses import Address, addresses_of
-from agent_mailer.desk.mail import _meant
+from agent_mailer.desk.here import AgentsHere
+from agent_mailer.desk.mail import MailHere, _meant
 from agent_mailer.errors import UsageFault
 from agent_mailer.mailbox.maildir.layout import make_mailbox
 
@@ -50,3 +52,15 @@ def test_agents_of_one_name_in_folders_of_one_name_are_shown_with_the_whole_path
     for desk in desks:
         assert known[f"coder@{desk.workdir}"] == Address("coder", desk.root, str(desk.workdir))
     assert "coder" not in known
+
+
+@pytest.mark.parametrize("to", [("coder",), ("planner",), ("coder", "planner"), ("planner", "coder")])
+def test_an_answer_goes_to_whom_it_names_and_to_nobody_else(tmp_path: Path, to: tuple[str, ...]) -> None:
+    """On the page of an answer its recipients can be changed."""
+    desk = desk_of(tmp_path, "coder")
+    asked = desk.send("Which?", sender="coder", to="user", thread="th-which")
+    MailHere(AgentsHere([desk.workdir]).looking).send(Letter(to, "Re: task", "This.", "reply", asked))
+    answers = {name: [one for one in desk.inbox(name) if one.refs == (asked,)] for name in ("coder", "planner")}
+    assert {name for name, found in answers.items() if found} == set(to)
+    [told] = {(one.body.strip(), one.envelope.thread) for found in answers.values() for one in found}
+    assert told == ("This.", "th-which")

@@ -21,9 +21,11 @@ from agent_mailer.errors import UnavailableFault, UsageFault
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.state.lifts import Order, OrderVerb
+from agent_mailer.state.lock import LockHolder, WorkdirLock, holder_of
 from agent_mailer.state.records import DeadLetter, RetryEntry
 from agent_mailer.state.requests import ANSWER_SUFFIX, MAILBOX_WAITS, Answer, Request, Verb
 from agent_mailer.state.stuck import StuckKind
+from agent_mailer.teams.running import require_no_stranger
 from agent_mailer.watch.requests import apply, apply_waiting
 
 PAUSE = Request(Verb.PAUSE, reason="lunch")
@@ -68,6 +70,26 @@ def test_who_watches_does_it(desk: Desk) -> None:
         assert ask(desk.place(), PAUSE).ok
     assert (paused(desk), watched(desk.place())) == ("lunch", False)
     assert not desk.place().state.requests.waiting()
+
+
+@pytest.mark.parametrize(
+    "looks", [watched, lambda place: ask(place, PAUSE), lambda place: require_no_stranger({"agent": place}, "amp-team")]
+)
+def test_who_holds_the_workdir_for_a_moment_is_taken_for_nobody_who_watches_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, looks: Callable[[Workplace], object]
+) -> None:
+    """A watcher that comes meanwhile would be refused by that name, instead of waiting for the moment's end."""
+    names, lets_go = list[LockHolder | None](), WorkdirLock.release
+
+    def seen(lock: WorkdirLock) -> None:
+        assert lock.still_ours()
+        names.append(holder_of(desk.state / ".lock"))
+        lets_go(lock)
+
+    desk.place().folder.hold()
+    monkeypatch.setattr(WorkdirLock, "release", seen)
+    looks(desk.place())
+    assert names == [None]
 
 
 def leaves_it(place: Workplace) -> None:

@@ -238,6 +238,18 @@ def test_what_came_too_late_or_twice_is_not_done(operated: Operated) -> None:
     assert operated.state.pause.read() is None
 
 
+def test_of_several_that_come_once_more_none_is_done_again(operated: Operated) -> None:
+    """To refuse the first of them makes none of the others new."""
+    for _ in range(3):
+        operated.ask(RemoteVerb.PAUSE)
+    for answered in operated.look():
+        operated.state.remote.told(answered)
+    operated.state.pause.clear()
+    operated.begin()
+    assert [(one.number, one.became) for one in operated.look()] == [(number, Became.REFUSED) for number in (1, 2, 3)]
+    assert (operated.state.pause.read(), operated.state.remote.seen) == (None, 3)
+
+
 def test_nothing_is_done_that_was_not_written_down_and_that_is_done_once_the_disk_takes_it(operated: Operated) -> None:
     disk = operated.state.folder.disk
     disk.system = Refuses("/remote/")

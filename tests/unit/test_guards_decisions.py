@@ -333,6 +333,17 @@ def test_what_is_over_is_forgotten_and_what_is_not_stays() -> None:
     assert [*rounds._all] == [2, 4]
 
 
+@pytest.mark.parametrize(("thread", "guard"), [("t", Guard.THREAD), ("other", Guard.DAY), (None, Guard.PAIR)])
+def test_a_loop_that_began_days_ago_and_runs_is_not_forgotten(thread: str | None, guard: Guard) -> None:
+    """Whatever else is tidied away: it would have its whole allowance anew."""
+    rounds = Rounds("a", alone(rounds_per_day=2) if thread else alone(pair_rounds=2))
+    for at_moment, depth in ((1.0, 1), (DAY + 9, 2), (DAY + 9, 3)):
+        rounds.note(Round(at_moment, "t", "b", depth))
+    for _ in range(TIDIED_AFTER - 3):
+        rounds.note(Round(DAY + 9, "elsewhere", "c", 1))
+    assert verdict_of(rounds, mail(thread=thread or "t"), 4, DAY + 10).guard is guard
+
+
 # Budgets.
 
 

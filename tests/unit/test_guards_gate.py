@@ -416,9 +416,9 @@ def test_the_last_turn_and_the_last_that_went_through_are_remembered(scene: Scen
     scene.ran("none", NOON - 30, process=None)
     scene.ran("sent again", NOON - 20, resends="x")
     scene.admit()
-    assert scene.gate.last_turn == NOON - 60
+    assert scene.gate.last_turn(NOON) == NOON - 60
     scene.gate.claimed(turn("two", NOON - 70))
-    assert scene.gate.last_turn == NOON - 60
+    assert scene.gate.last_turn(NOON) == NOON - 60
     scene.gate.settled(turn("two", NOON - 70))
     assert scene.gate.went_through == NOON - 65
     scene.gate.settled(turn("before", NOON - 90))
@@ -444,7 +444,7 @@ def test_a_text_is_known_for_sixty_four_others(scene: Scene) -> None:
 
 
 def test_a_fresh_gate_knows_of_no_turn_and_each_candidate_is_judged(scene: Scene) -> None:
-    assert (scene.gate.last_turn, scene.gate.went_through) == (0.0, 0.0)
+    assert (scene.gate.last_turn(NOON), scene.gate.went_through) == (0.0, 0.0)
     scene.guards(max_hops=2, turns_per_hour=2)
     others = [wants(mail(name, thread=name)) for name in "abc"]
     found = scene.admit(wants(mail("far", visited="a b c")), wants(mail("ann", "ann")), *others)

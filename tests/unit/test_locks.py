@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from agent_mailer.errors import ConfigFault
+from agent_mailer.errors import BusyFault, ConfigFault
 from agent_mailer.locks import FileLock
 from agent_mailer.state.lock import WorkdirLock, holder_of
 
@@ -106,3 +107,30 @@ def test_who_holds_a_workdir_says_when_he_is_about_to_leave(path: Path) -> None:
         assert holder.leaving is leaves
     lock.release()
     assert holder_of(path) is None
+
+
+def test_who_holds_a_workdir_for_a_moment_and_says_nowhere_who_he_is_refuses_nobody(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a command that asks whether it is watched, or what a watcher that was killed was about to start."""
+    held = FileLock(path)
+    assert held.acquire()
+
+    def looked_for(path: Path) -> None:
+        assert path.exists()
+        held.release()
+
+    monkeypatch.setattr("agent_mailer.state.lock.holder_of", looked_for)
+    lock = WorkdirLock(path)
+    lock.acquire()
+    assert lock.still_ours()
+    lock.release()
+
+
+def test_who_says_that_he_holds_a_workdir_is_not_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = WorkdirLock(path)
+    lock.acquire()
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it was waited"))
+    with pytest.raises(BusyFault, match=f"pid {os.getpid()}"):
+        WorkdirLock(path).acquire()
+    lock.release()

@@ -20,11 +20,12 @@ from agent_mailer.events import EventName
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.mailbox.port import Capabilities, Delivered, Envelope, Outgoing, Refused, Unknown
 from agent_mailer.outcomes import Outcome
+from agent_mailer.state.held import Guard
 from agent_mailer.state.notices import Channel, Notice, NoticeKind
 from agent_mailer.state.records import Pause, PauseReason, Phase, Settlement, TurnRecord
 from agent_mailer.state.stuck import StuckKind
 from agent_mailer.watch.guards.alarm import Silence
-from agent_mailer.watch.notices import MAIL_PATIENCE, QUESTIONS_A_DAY, TRIES, Notices
+from agent_mailer.watch.notices import MAIL_PATIENCE, QUESTIONS_A_DAY, STRANGERS_A_DAY, TRIES, Notices
 from agent_mailer.watch.telling import Teller
 from agent_mailer.watch.trouble import OWN
 
@@ -120,6 +121,27 @@ def test_of_very_many_questions_the_operator_hears_together_and_each_sender_of_h
     assert telling.waiting[-1].left == (Channel.COMMAND, Channel.MAIL, Channel.SENDER), "another day"
 
 
+def test_what_was_told_while_the_clock_was_ahead_is_none_of_the_day_to_which_it_is_set_back(telling: Telling) -> None:
+    """Else nothing would be told one by one until the clock came there again."""
+
+    def held(number: int) -> None:
+        envelope = Envelope(f"m{number}", f"th{number}", f"stranger-{number}", 1.0, "", "")
+        telling.notices.held(Guard.WHO, f"who\0stranger-{number}", envelope, "not in allow_from")
+
+    telling.clock.moment += 30 * 86400
+    for number in range(max(QUESTIONS_A_DAY, STRANGERS_A_DAY) + 1):
+        telling.asks(number)
+        held(number)
+    many = [one for one in telling.waiting if not one.sender]
+    assert [(one.kind, one.reason) for one in many] == [(NoticeKind.APPROVAL, "many"), (NoticeKind.HELD, "who")]
+    telling.clock.moment = NOON
+    telling.asks(99)
+    held(99)
+    asked, stranger = telling.waiting[-2:]
+    assert (asked.reason, asked.left) == ("asked", (Channel.COMMAND, Channel.MAIL, Channel.SENDER))
+    assert (stranger.kind, stranger.sender) == (NoticeKind.HELD, "stranger-99")
+
+
 def test_each_way_tells_for_itself_and_its_tries_are_counted_over_restarts(telling: Telling) -> None:
     telling.notices.tell(Notice("n-1", NoticeKind.INSTRUCTIONS, NOON, "changed", sender="ann"))
     for tries in range(1, TRIES):
@@ -147,9 +169,15 @@ def test_each_way_tells_for_itself_and_its_tries_are_counted_over_restarts(telli
         telling.notices._take(notice, Channel.COMMAND, Delivered())
         telling.notices._take(notice, Channel.MAIL, delivery)
         assert telling.waiting == []
+    # Nor does it come back with a way that is tried once more.
+    telling.notices.tell(Notice("n-4", NoticeKind.INSTRUCTIONS, NOON, "changed", sender="ann"))
+    [notice] = telling.waiting
+    telling.notices._take(notice, Channel.MAIL, Delivered())
+    telling.notices._take(notice, Channel.COMMAND, Unknown("it ended with 1"))
+    assert [(one.left, one.tries) for one in telling.waiting] == [((Channel.COMMAND,), 1)]
     log = telling.scene.desk.log
     assert [one["by"] for one in log(EventName.NOTICE_GIVEN_UP)] == ["command", "mail", "mail"]
-    assert [one["by"] for one in log(EventName.NOTICE_SENT)] == ["command", "mail", "command"]
+    assert [one["by"] for one in log(EventName.NOTICE_SENT)] == ["command", "mail", "command", "mail"]
 
 
 def test_whose_workdir_is_anothers_by_now_tells_nobody(telling: Telling) -> None:

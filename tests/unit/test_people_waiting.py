@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import cast
 
 import pytest
+from tests.desk import Desk
 
-from agent_mailer.mailbox.port import MailboxRefused, MailboxUnavailable
-from agent_mailer.people import send
+from agent_mailer.clock import SystemClock
+from agent_mailer.mailbox.port import Action, Automatic, Draft, MailboxRefused, MailboxUnavailable
+from agent_mailer.people import Person, new_key, send
 from agent_mailer.people.arrivals import Fate, wait_for_fate
+from agent_mailer.people.folder import mail_in
 from agent_mailer.people.port import Ending, MessageState, PersonalMail, Receipt, Report, Rest, Sent
 
 DOWN = MailboxUnavailable("unreachable", "it does not answer", "wait")
@@ -68,6 +72,31 @@ def test_a_wait_for_several_ends_once_none_of_them_will_answer() -> None:
     assert ending(done, done) is Ending.UNANSWERED
     assert ending(done, dead) is Ending.DEAD
     assert ending(unreadable=True) is Ending.DEAD
+
+
+@pytest.mark.parametrize(
+    ("state", "automatic", "ending"),
+    [
+        (MessageState.DONE, Automatic.NO, Ending.ANSWERED),
+        (MessageState.GIVEN_UP, Automatic.NOTICE, Ending.DEAD),
+    ],
+)
+def test_what_arrives_while_it_is_looked_how_the_message_stands_is_not_denied(
+    tmp_path: Path, state: MessageState, automatic: Automatic, ending: Ending
+) -> None:
+    """Whoever is seen to be at his end has sent before that what he sends."""
+    desk = Desk(tmp_path)
+    user, coder = (Person(mail_in(desk.place(), whose), SystemClock()) for whose in ("user", "coder"))
+    sent = user.send(Draft(new_key(), Action.SEND, SystemClock().now(), to=("coder",), subject="s", body="b"))
+
+    def settles(_: Sent, __: str) -> Report:
+        draft = Draft(new_key(), Action.REPLY, SystemClock().now(), body="the last word", automatic=automatic)
+        coder.send(draft, coder.find(sent.id).message)
+        return Report(state, "is at its end", final=True)
+
+    waited = user.wait_for_answer(sent, 0.0, settles)
+    assert waited.answer is not None
+    assert (waited.ending, waited.answer.body.strip()) == (ending, "the last word")
 
 
 def test_all_recipients_have_it_only_once_each_has() -> None:

@@ -146,6 +146,25 @@ def test_a_rerun_says_how_the_earlier_turn_ended(room: Room, outcome: Outcome, w
     assert "untrusted detail" not in prompt
 
 
+@pytest.mark.parametrize(
+    ("sent", "left"),
+    [((), "Nothing was sent from it."), (("a", "b"), "Already sent from it, do not send again: a; b.")],
+    ids=["none left", "two left"],
+)
+@pytest.mark.parametrize(
+    ("dropped", "stayed"),
+    [(0, ""), (1, "1 staged message did not leave: send anew"), (2, "2 staged messages did not leave: send anew")],
+    ids=["none stayed", "one stayed", "two stayed"],
+)
+def test_a_rerun_is_told_what_has_left_and_what_has_not_each_for_itself(
+    room: Room, sent: tuple[str, ...], left: str, dropped: int, stayed: str
+) -> None:
+    prompt = room.render(record(rerun=RetryEntry(record().envelope, sent=sent, dropped=dropped)), PromptKind.RERUN)
+    assert f"{left} {stayed}".strip() in prompt
+    assert [word in prompt for word in ("Nothing was sent", "Already sent")] == [not sent, bool(sent)]
+    assert ("did not leave" in prompt) is bool(dropped)
+
+
 def test_a_rerun_without_a_past_is_told_nothing_wrong(room: Room) -> None:
     prompt = room.render(record(rerun=RetryEntry(record().envelope)), PromptKind.RERUN)
     assert "did not finish" in prompt

@@ -30,3 +30,11 @@ def test_one_name_in_two_domains_is_nobody_until_it_is_whole() -> None:
         _find(Wish(address="coder"), agents)
     assert _find(Wish(address="coder@ann.old.example"), agents) == agents[1]
     assert _find(Wish(fallback="tester"), agents) is None
+
+
+def test_who_is_only_called_nearly_so_is_another() -> None:
+    others = [AgentInfo(str(number), f"{name}@ann.amp.example") for number, name in enumerate(["coder-2", "a-coder"])]
+    assert _find(Wish(address="coder"), others) is None
+    assert _find(Wish(fallback="coder"), others) is None
+    coder = AgentInfo("3", "coder@ann.amp.example")
+    assert _find(Wish(address="coder"), [*others, coder]) == coder

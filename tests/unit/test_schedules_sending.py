@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.clocks import FakeClock
 from tests.refusing import Died, On, Refusing
@@ -210,6 +211,37 @@ def test_what_was_skipped_is_not_sent_though_an_earlier_one_leaves_only_after_it
         clockwork.due(clockwork.sending(keyless))
         assert len(keyless.taken) == sent, day
     assert clockwork.known().skipped == ()
+
+
+def test_what_was_begun_under_an_earlier_line_ends_without_what_the_new_one_would_have_sent_before_it_stood_there(
+    clockwork: Clockwork,
+) -> None:
+    del clockwork.schedules[0]
+    keyless = Keyless(clockwork.scene.desk.root)
+    clockwork.due(clockwork.sending(keyless))
+    clockwork.clock.moment = AT_THREE + 60
+    clockwork.due(clockwork.sending(clockwork.vague))
+    clockwork.schedules = [msgspec.structs.replace(clockwork.schedules[0], cron="0 5 * * *")]
+    for hours, sent in ((4, 1), (25, 1), (26.1, 2)):
+        clockwork.clock.moment = AT_THREE + hours * HOUR
+        for _ in range(2):
+            clockwork.due(clockwork.sending(keyless))
+        assert len(keyless.taken) == sent, hours
+
+
+def test_what_is_ordered_after_a_clock_was_set_back_brings_nothing_again(clockwork: Clockwork) -> None:
+    del clockwork.schedules[0]
+    keyless, [nightly] = Keyless(clockwork.scene.desk.root), clockwork.schedules
+    clockwork.due(clockwork.sending(keyless))
+    clockwork.clock.moment = AT_THREE + 60
+    clockwork.due(clockwork.sending(keyless))
+    clockwork.clock.moment -= 2 * HOUR
+    assert run_now(clockwork.scene.state, "nightly", nightly.line, clockwork.clock.moment)[0]
+    for hours, sent in ((-2, 2), (0, 2), (24, 3)):
+        clockwork.clock.moment = AT_THREE + hours * HOUR + 60
+        for _ in range(2):
+            clockwork.due(clockwork.sending(keyless))
+        assert len(keyless.taken) == sent, hours
 
 
 def test_all_that_it_has_sent_is_known_as_a_persons_however_long_it_waits(clockwork: Clockwork) -> None:

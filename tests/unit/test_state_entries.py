@@ -412,7 +412,7 @@ def test_only_a_turn_that_began_after_the_pause_ends_it(folder: StateFolder, beg
     pause = state_of(folder).pause
     pause.write(Pause(PauseReason.LIMITED, NOW, NOW + 600.0))
     ended = NOW + 30.0
-    pause.settled(Settlement(Outcome.DONE, "", ended, ended - began, finished=True))
+    pause.settled(Settlement(Outcome.DONE, "", ended, 5.0, finished=True), began)
     assert (pause.read() is not None) is stands
 
 
@@ -430,7 +430,8 @@ def test_a_pause_that_was_ended_meanwhile_comes_by_no_settlement_that_only_left_
 ) -> None:
     """Found by a schedule: paused, a turn ends and is decided on, resumed, its settlement applied."""
     pause = state_of(folder).pause
-    pause.settled(Settlement(outcome, "", NOW, 5.0, finished=True, pause=Pause(reason, NOW - 1.0, NOW + 600.0)))
+    left = Pause(reason, NOW - 1.0, NOW + 600.0)
+    pause.settled(Settlement(outcome, "", NOW, 5.0, finished=True, pause=left), NOW - 5.0)
     assert (pause.read() is not None) is stands
 
 
@@ -438,9 +439,9 @@ def test_a_pause_by_hand_that_came_while_a_turn_was_settled_stands(folder: State
     pause = state_of(folder).pause
     pause.write(by_hand := Pause(PauseReason.BY_HAND, NOW))
     limit = Pause(PauseReason.LIMITED, NOW, NOW + 600.0)
-    pause.settled(Settlement(Outcome.LIMITED, "", NOW, 5.0, finished=False, pause=limit))
+    pause.settled(Settlement(Outcome.LIMITED, "", NOW, 5.0, finished=False, pause=limit), NOW - 5.0)
     assert pause.read() == by_hand
-    pause.settled(Settlement(Outcome.DONE, "", NOW + 60.0, 5.0, finished=True))
+    pause.settled(Settlement(Outcome.DONE, "", NOW + 60.0, 5.0, finished=True), NOW + 55.0)
     assert pause.read() == by_hand
 
 

@@ -73,6 +73,21 @@ def test_who_is_still_to_be_told_outlives_the_watcher_until_he_was(folder: State
     assert [one.why for one in Stuck(folder).unheard] == ["y"]
 
 
+@pytest.mark.parametrize("said", [("want",), ("heard",), ("want", "heard"), ("heard", "want")])
+def test_what_a_person_wants_and_who_is_to_be_told_are_known_each_for_itself(
+    folder: StateFolder, said: tuple[str, ...]
+) -> None:
+    stuck = Stuck(folder)
+    stuck.add(StuckKind.NOT_FETCHED, "m-1", LETTER, "x")
+    for word in said:
+        [entry] = stuck.all()
+        (stuck.heard if word == "heard" else stuck.want)(entry)
+    for known in (stuck, Stuck(folder)):
+        assert [one.key for one in known.unheard] == ([] if "heard" in said else ["m-1"])
+        assert [key for _, key in known.wanted] == (["m-1"] if "want" in said else [])
+        assert [one.why for one in known.all()] == ["x"]
+
+
 def test_a_damaged_line_harms_no_other_and_is_kept(folder: StateFolder) -> None:
     Stuck(folder).add(StuckKind.UNREADABLE, "a", None, "x")
     path = folder.path / "stuck.jsonl"

@@ -11,9 +11,9 @@ from agent_mailer.cli.team.making import init
 from agent_mailer.cli.team.naming import name_of
 from agent_mailer.cli.team.running import rm
 from agent_mailer.disk import Disk
-from agent_mailer.errors import UsageFault
+from agent_mailer.errors import ConfigFault, UsageFault
 from agent_mailer.teams.kept import keep
-from agent_mailer.teams.place import remember_last, team_here
+from agent_mailer.teams.place import directory_meant, last_team, remember_last, team_here
 from agent_mailer.teams.plan import FILE, team_name
 
 
@@ -48,6 +48,27 @@ def test_a_team_is_deleted_whole_and_its_project_stays_that_a_link_in_it_leads_t
     keep(folder, Disk())
     rm(directory=folder, yes=True)
     assert (folder.exists(), (by_link / "project" / "work.py").exists()) == (False, True)
+
+
+@pytest.mark.parametrize("way", ["as it is", "by the link"])
+def test_a_team_that_was_deleted_is_missed_by_nobody(
+    by_link: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    environ, home, shape = {"AMP_TEAMS_DIR": str(by_link)}, Path.home(), "solo-with-reviewer"
+    for name in ("first", "other", "shop"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        init(name, local=True, runtime="command", command="cat", template=shape)
+    for name, last in (("other", by_link / "shop"), ("shop", None)):
+        rm(directory=by_link / name if way == "by the link" else (by_link / name).resolve(), yes=True)
+        assert last_team(environ, home) == last
+    # In the project of the one that was the last.
+    with pytest.raises(ConfigFault, match="no team is the last one") as told:
+        directory_meant("", None, environ, home)
+    assert "amp list" in told.value.fix
+    rm(directory=by_link / "first", yes=True)
+    with pytest.raises(ConfigFault, match=r"there is no team$"):
+        directory_meant("", None, environ, home)
 
 
 @pytest.mark.parametrize("inside", ["shop", "shop/src"])

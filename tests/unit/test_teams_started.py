@@ -57,6 +57,15 @@ def test_what_is_taken_over_into_a_team_that_runs_stops_it_for_nobody(team: Path
     assert starts_again(team / "agents" / "shop_coder") == ""
 
 
+def test_a_team_whose_making_was_broken_off_has_been_started_by_nobody(team: Path) -> None:
+    (team / "start-team.sh").mkdir(parents=True)
+    with pytest.raises(OSError, match="not a regular file"):
+        made()
+    (team / "start-team.sh").rmdir()
+    init()
+    assert starts_again(team / "agents" / "shop_coder") == f"amp start --dir {team}"
+
+
 @pytest.mark.parametrize(
     ("was", "is_now"),
     [
@@ -77,6 +86,19 @@ def test_who_is_called_otherwise_in_the_teams_file_is_there_no_more_by_the_old_n
     names = {path.name for path in known_workdirs(Disk()).all()}
     assert names == {"shop_writer", "shop_reviewer"}, "nobody is missed by a name that is in no list of the team"
     assert (team / "agents" / "shop_coder").is_dir()
+
+
+def test_who_has_left_the_team_is_dismissed_wherever_its_file_was_being_taken_over(team: Path) -> None:
+    made()
+    file, next_to_it = team / "team.yaml", team / ".amp" / "at"
+    file.write_text(file.read_text().replace("name: shop_coder", "name: shop_writer"))
+    next_to_it.unlink()
+    next_to_it.mkdir()
+    with pytest.raises(OSError, match="not a file of ours"):
+        init()
+    next_to_it.rmdir()
+    init()
+    assert {path.name for path in known_workdirs(Disk()).all()} == {"shop_writer", "shop_reviewer"}
 
 
 def test_what_an_agent_has_written_beside_the_texts_of_its_team_waits_for_a_persons_yes(team: Path) -> None:

@@ -21,6 +21,7 @@ from agent_mailer.config import leaves
 from agent_mailer.config_tables import Takes
 from agent_mailer.disk import Disk
 from agent_mailer.errors import MailerError
+from agent_mailer.identity import IDENTITY_FILES
 from agent_mailer.trust.keeping import BEFORE, Keeper
 from agent_mailer.trust.ownership import unsafe
 from agent_mailer.trust.standing import Standing, in_place, standing_in
@@ -396,3 +397,22 @@ def test_what_an_agent_writes_is_no_upgrade_though_the_users_state_is_lost_whoev
     (state / "config.toml").write_text('permission_mode = "bypassPermissions"\n')
     verdict = Workplace(workdir).trust.verdict
     assert (verdict.basis, verdict.counts) == (Basis.NOBODY, Standing())
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+@pytest.mark.parametrize("file", IDENTITY_FILES)
+def test_what_an_agent_says_of_itself_fills_no_key_that_nobody_trusts(
+    workdir: Path, home: Path, file: str, remembered: bool
+) -> None:
+    """It would have its mail, with its key, go where it likes."""
+    (workdir / ".agent-mailer" / "turns" / "20261121T160254-02f7ec1c").mkdir(parents=True)
+    (workdir / file).write_text("Address: coder\n")
+    Workplace(workdir).trust.remember()
+    if not remembered:
+        shutil.rmtree(home / ".local" / "state")
+    (workdir / file).write_text("Name: evil\nAddress: planner\nBroker: http://elsewhere\nAgent ID: 7\n")
+    trust = Workplace(workdir).trust
+    config = trust.load().config
+    assert trust.verdict.changed == ("agent_name", "address", "broker_url")
+    trusted = "coder" if remembered else ""
+    assert (config.agent_name, config.address, config.broker_url, config.agent_id) == ("", trusted, "", "7")

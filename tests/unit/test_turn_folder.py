@@ -359,3 +359,23 @@ def test_the_name_before_the_at_is_enough_where_it_means_one_contact(tmp_path: P
     folder.prepare(MESSAGE, [MESSAGE], contacts, msgspec.structs.replace(FACTS, no_way="there is no mailbox of his"))
     with pytest.raises(UsageFault, match="nobody here is called user"):
         mail.forward(["user"])
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("elsewhere", ["", "ann@shop"])
+def test_whoever_wrote_any_of_a_turns_messages_can_be_written_to_where_he_writes_from(
+    turn: TurnFolder, elsewhere: str, place: int
+) -> None:
+    """Though he is no contact."""
+    envelope = msgspec.structs.replace(MESSAGE.envelope, id="m-2", sender="ann", reply_to=elsewhere)
+    hers = msgspec.structs.replace(MESSAGE, envelope=envelope, reply_to=elsewhere)
+    messages = [MESSAGE, MESSAGE]
+    messages.insert(place, hers)
+    turn.prepare(messages[0], [], [Contact("planner")], FACTS, batch=messages[1:])
+    mail = AgentMail(turn)
+    for name in {"ann", elsewhere or "ann"}:
+        mail.send([name], f"to {name}")
+        mail.forward([name], f"for {name}")
+    assert {draft.to for draft in turn.staged()} == {(elsewhere or "ann",)}
+    with pytest.raises(UsageFault, match="nobody here is called bob"):
+        mail.send(["bob"], "hello")

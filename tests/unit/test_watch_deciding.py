@@ -85,6 +85,7 @@ def turn_end(
         pause=None,
         transcript_bytes=100,
         answered=False,
+        ended=NOW,
         now=NOW,
         jitter=0.5,
     )
@@ -434,6 +435,25 @@ def test_without_work_the_rerun_keeps_what_it_had() -> None:
         retry = settled(turn_end(Outcome.LIMITED, worked=False, rerun=before)).retry
         assert retry is not None
         assert retry.provisional == kept
+
+
+@pytest.mark.parametrize("outcome", [Outcome.INTERRUPTED, Outcome.UNAVAILABLE, Outcome.FAILED])
+@pytest.mark.parametrize("resumes", [True, False])
+def test_where_nothing_ran_the_rerun_is_told_what_it_was_to_be_told(outcome: Outcome, resumes: bool) -> None:
+    """Its session is not even chosen where the claim fails; begun work would begin again from nothing."""
+    had = rerun(provisional=Provisional("own", "claude", Outcome.LIMITED), dropped=2, sent=("earlier",))
+    nothing: dict[str, Any] = {"process": None, "session_id": None, "worked": False, "resumes": resumes}
+    retry = settled(turn_end(outcome, rerun=had, **nothing)).retry
+    assert retry is not None
+    assert (retry.provisional, retry.dropped, retry.sent, retry.history) == (
+        had.provisional,
+        had.dropped,
+        had.sent,
+        had.history,
+    )
+    first = settled(turn_end(outcome, **nothing)).retry
+    assert first is not None
+    assert (first.provisional, first.dropped) == (None, 0)
 
 
 def test_a_runtime_that_resumes_nothing_keeps_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -10,13 +11,14 @@ import pytest
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.outcomes import Exit, Judgement, Outcome, StopReason
 from agent_mailer.process.handle import ProcessIdentity
+from agent_mailer.process.holder import EXIT_FILE, STDOUT_FILE
 from agent_mailer.processes import boot_id, first_started
 from agent_mailer.runtimes.command import CommandRuntime
 from agent_mailer.runtimes.live.adapter import LiveRuntime
 from agent_mailer.runtimes.port import CommandOutput, Doomed, Evidence, Observation, Result, Trouble
 from agent_mailer.state.records import Phase, Sitter, TurnRecord
 from agent_mailer.turn_tools import FINISHED, RELEASED
-from agent_mailer.watch.judging import ended_by_a_stop, judge, judge_end, judge_unstarted
+from agent_mailer.watch.judging import ended_at, ended_by_a_stop, judge, judge_end, judge_unstarted
 
 CLOCKS = {
     StopReason.TURN_TIMEOUT: Outcome.TIMED_OUT,
@@ -180,3 +182,25 @@ def test_what_nothing_good_could_come_of_is_ended_as_that(
 def test_whom_a_stop_may_have_ended() -> None:
     assert all(ended_by_a_stop(Exit(signal=number)) for number in (None, 1, 2, 9, 15))
     assert not any(ended_by_a_stop(end) for end in (Exit(status=0), Exit(status=143), Exit(signal=11), Exit(signal=6)))
+
+
+@pytest.mark.parametrize(
+    ("files", "unseen", "ended"),
+    [
+        ({"exit": 20.0, "stdout": 10.0}, False, 20.0),
+        ({"exit": 20.0, "stdout": 10.0}, True, 20.0),
+        ({"exit": 120.0}, False, 100.0),
+        ({"stdout": 10.0}, True, 10.0),
+        # Somebody has seen it run until now, however silent it was.
+        ({"stdout": 10.0}, False, 100.0),
+        ({}, True, 100.0),
+    ],
+)
+def test_a_turn_ended_when_its_files_say_and_not_when_somebody_looks(
+    tmp_path: Path, files: dict[str, float], unseen: bool, ended: float
+) -> None:
+    for name, moment in files.items():
+        path = tmp_path / {"exit": EXIT_FILE, "stdout": STDOUT_FILE}[name]
+        path.touch()
+        os.utime(path, (moment, moment))
+    assert ended_at(tmp_path, 100.0, unseen=unseen) == ended

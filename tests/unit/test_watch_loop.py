@@ -169,6 +169,27 @@ def test_an_agent_that_outlived_a_stop_that_was_cut_off_is_judged_as_ever(scene:
         child.wait()
 
 
+@pytest.mark.parametrize("code", [errno.ENOSPC, None])
+def test_what_a_stop_that_was_cut_off_had_ended_is_excused_by_whoever_comes_to_it(
+    scene: Scene, code: int | None
+) -> None:
+    """A start that is killed over it, or that the disk refuses, leaves the mark to the next."""
+    record = running(scene, ProcessIdentity(1, 1, "another boot"))
+    scene.state.turns.stop_begins()
+    disk = scene.state.folder.disk
+    disk.system = refuses = Refusing("turn.json", On.REPLACE, code=code, times=1)
+    with pytest.raises((Died, OSError)):
+        scene.run(recover(scene.room))
+    assert refuses.refused == 1
+    disk.system = SystemCalls()
+    [work] = scene.run(recover(scene.room))
+    assert work.record.stopped is StopReason.SHUTDOWN
+    kept = scene.state.turns.load(record.turn_id)
+    assert kept is not None
+    assert kept.stopped is StopReason.SHUTDOWN
+    assert not scene.state.turns.stop_was_cut_off()
+
+
 def test_a_turn_of_a_program_that_no_version_knows_is_judged_all_the_same(scene: Scene) -> None:
     """Its record names one that there is not, or no more."""
     record = running(scene, ProcessIdentity(1, 1, "another boot"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,16 +18,26 @@ from tests.watch_room import Scene, scene_at
 from agent_mailer.disk import _AT_ONCE as PORTION
 from agent_mailer.disk import SystemCalls
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import Action, Draft, Envelope, Gone, Message, Refused
+from agent_mailer.mailbox.port import Action, Draft, Envelope, Gone, MailboxUnavailable, Message, Refused
 from agent_mailer.names import new_turn_id
 from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.process.handle import identify
 from agent_mailer.process.holder import adopt
 from agent_mailer.runtimes.port import Observation
-from agent_mailer.state.records import Attempt, Batched, DeadLetter, Phase, RetryEntry, SettledItem, TurnRecord
+from agent_mailer.state.records import (
+    Attempt,
+    Batched,
+    DeadLetter,
+    Phase,
+    Provisional,
+    RetryEntry,
+    SettledItem,
+    TurnRecord,
+)
 from agent_mailer.turn_tools.folder import DOCUMENTS, OUTBOX, TURN_TMP
-from agent_mailer.watch.claim import _kept_copy, take
+from agent_mailer.watch.claim import _kept_copy, open_turn, take
 from agent_mailer.watch.given_up import take_up_again
+from agent_mailer.watch.recovery import recover
 from agent_mailer.watch.rules import Candidate
 from agent_mailer.watch.start import _note_documents
 from agent_mailer.watch.turn import (
@@ -37,6 +48,7 @@ from agent_mailer.watch.turn import (
     adopt_turn,
     carry_out,
     give_back,
+    run_turn,
 )
 
 NOW = 2_100_000_000.0
@@ -115,6 +127,32 @@ def test_what_is_given_back_has_run_nothing_and_costs_nothing(scene: Scene) -> N
     known = scene.state.turns.load(record.turn_id)
     assert known is not None
     assert (known.process, scene.state.usage.days()) == (None, {})
+
+
+@pytest.mark.parametrize("ends", ["in an outage", "killed"])
+def test_a_rerun_that_came_no_further_than_its_claim_keeps_its_session_for_the_next(scene: Scene, ends: str) -> None:
+    envelope = scene.mail()
+    scene.run(scene.room.mailbox.claim(envelope))
+    history = (Attempt("turn-0", Outcome.LIMITED, "quota", NOW),)
+    session = Provisional("s-1", "claude", Outcome.LIMITED)
+    entry = RetryEntry(envelope, 0, 1, history=history, provisional=session, dropped=1)
+    scene.state.retries.put(entry)
+    if ends == "killed":
+        record = scene.run(open_turn(scene.room, Candidate(envelope, entry), new_turn_id(NOW), "claude"))
+        assert record is not None
+
+        async def come_back() -> None:
+            for left in await recover(scene.room):
+                await left.finish()
+
+        scene.run(come_back())
+    else:
+        scene.place.disk.system = Refusing("inbox/cur", On.SYNC, code=errno.EIO)
+        with pytest.raises(MailboxUnavailable):
+            scene.run(run_turn(scene.room, Candidate(envelope, entry), new_turn_id(NOW), lambda: None))
+    known = scene.state.retries.get(envelope.id)
+    assert known is not None
+    assert (known.provisional, known.dropped, known.history, known.starts) == (session, 1, history, 1)
 
 
 class Watched(SystemCalls):

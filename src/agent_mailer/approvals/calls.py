@@ -24,8 +24,8 @@ OURS = "mcp__agent_mailer__"
 
 _RULE = re.compile(r"([A-Za-z_*][A-Za-z0-9_.*-]{0,199})(?:\((.*)\))?", re.DOTALL)
 
-# What names the thing that a tool is to touch, the first that is there.
-_TELLING = ("command", "file_path", "notebook_path", "path", "url", "query")
+# What names the thing that a tool is to touch, beside its command.
+_NAMING = ("file_path", "notebook_path", "path", "url", "query")
 
 # Words in which a program says what a call is for: they differ from one try to the next.
 _SAID = frozenset({"description"})
@@ -58,11 +58,7 @@ class Call(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def command(self) -> str | None:
         """A shell command. What a server's tool calls so may be anything, and says less than the rest of its input."""
-        found = json.loads(self.input)
-        given = found.get("command") if isinstance(found, dict) and not self.tool.startswith(_OF_A_SERVER) else None
-        if isinstance(given, list) and all(isinstance(word, str) for word in given):
-            return shlex.join(given)
-        return given if isinstance(given, str) else None
+        return None if self.tool.startswith(_OF_A_SERVER) else _command_in(json.loads(self.input))
 
     @property
     def act(self) -> str:
@@ -78,6 +74,13 @@ class Call(msgspec.Struct, frozen=True, omit_defaults=True):
         found = json.loads(self.input)
         rest = {key: value for key, value in found.items() if key != "command" and key not in _SAID}
         return _for_people(rest) if rest else ""
+
+
+def _command_in(found: object) -> str | None:
+    given = found.get("command") if isinstance(found, dict) else None
+    if isinstance(given, list) and all(isinstance(word, str) for word in given):
+        return shlex.join(given)
+    return given if isinstance(given, str) else None
 
 
 def _for_people(given: object) -> str:
@@ -138,8 +141,9 @@ def rule_of(text: str) -> Rule:
 
 
 def is_named(rules: Iterable[str], call: Call) -> bool:
-    """Whether a person has to be asked. A shell command is taken apart, and each part looked at from every word on:
-    `cd x && sudo git push` is `git push`, too. That is a net, no wall: a tool named without brackets is always asked.
+    """Whether a person has to be asked: a rule fits where it fits one of the things that the call names. A command is
+    taken apart, and each part looked at from every word on: `cd x && sudo git push` is `git push`, too. That is a net,
+    no wall: a tool named without brackets is always asked.
     """
     named = [rule for rule in map(rule_of, rules) if rule.names(call.tool)]
     if not named or call.tool.startswith(OURS):
@@ -158,11 +162,15 @@ def _fits(text: str, about: str) -> bool:
 def _texts(call: Call) -> Iterator[str]:
     found = json.loads(call.input)
     fields: Mapping[str, object] = found if isinstance(found, dict) else {}
-    told = next((fields[key] for key in _TELLING if isinstance(fields.get(key), str)), None)
+    named = [value for key in _NAMING if isinstance(value := fields.get(key), str)]
+    yield from named
+    command = _command_in(found)
     if "command" not in fields:
-        yield from (call.input, call.act) if told is None else (str(told),)
+        if not named:
+            yield from (call.input, call.act)
         return
-    command = str(told) if isinstance(fields["command"], str) else call.act
+    if command is None:
+        command = call.act
     yield command
     for part in _BETWEEN_COMMANDS.split(command):
         words = part.replace("'", " ").replace('"', " ").replace("\\", "").split()

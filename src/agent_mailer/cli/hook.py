@@ -189,10 +189,8 @@ def retry(
     maildir_root: MaildirRoot = None,
 ) -> None:
     """Have what failed tried again, now."""
-    from agent_mailer.outside.items import Outcome
-
     book = _book(_place(workdir, maildir_root), hook)
-    failed = [one.delivery for one in book.newest(Outcome.FAILED, 10_000)]
+    failed = book.failed()
     if delivery is not None:
         failed = [pick(delivery, failed, "failed delivery", "agent-mailer hook deliveries --outcome failed")]
     with book.change():

@@ -20,7 +20,7 @@ from agent_mailer.cli.terminal.questions import compared, edited
 from agent_mailer.cli.terminal.tables import columns
 from agent_mailer.disk import Sync, read_regular
 from agent_mailer.errors import BusyFault, MailerError, quoted
-from agent_mailer.names import printable
+from agent_mailer.names import GLOBAL_NOTE, memory_file, printable
 from agent_mailer.process.handle import is_alive
 from agent_mailer.state.lock import holder_of
 from agent_mailer.state.notes import KEPT, note_lock
@@ -151,8 +151,7 @@ def _change(place: Workplace, change: NoteChangeView, verb: str) -> None:
     path = place.folder.memory / change.note
     if change.after is None or path.name != change.note:
         raise MailerError("unknown_text", "the text that it would get is not known", "agent-mailer memory edit")
-    thread = None if change.note == "global.md" else change.thread
-    if (turn := _turn_at_work(place, thread)) is not None:
+    if (turn := _turn_at_work(place, path)) is not None:
         why = f"turn {turn.turn_id} runs, and may write this note when it ends"
         raise BusyFault("turn_running", why, f"agent-mailer memory {verb}, after it")
     place.disk.make_directory(path.parent, sync=Sync.FULL)
@@ -192,7 +191,7 @@ def edit_note(place: Workplace, thread: str | None, path: Path, fresh: str, *, w
     `fresh` is what a note that is missing begins with. While a turn runs that may write the note this raises BusyFault,
     or with `wait` waits. MailerError where it was changed meanwhile or the editor failed; what was typed is kept then.
     """
-    while (turn := _turn_at_work(place, thread)) is not None:
+    while (turn := _turn_at_work(place, path)) is not None:
         if not wait:
             again = "agent-mailer memory edit --wait" + (f" --thread {quote(printable(thread))}" if thread else "")
             why = f"turn {turn.turn_id} runs, and may write this note when it ends"
@@ -217,16 +216,19 @@ def edit_note(place: Workplace, thread: str | None, path: Path, fresh: str, *, w
     say(f"{path} was changed")
     if len(after) > MAX_NOTE_BYTES:
         note(f"warning: it has {len(after)} bytes, and the agent sees only the first {MAX_NOTE_BYTES}")
-    turn = _turn_at_work(place, thread)
+    turn = _turn_at_work(place, path)
     if turn is not None:
         kept = f"{path.name}.before-{turn.turn_id}"
         note(f"turn {turn.turn_id} began meanwhile; should it write this note, too, your text is kept as {kept}")
 
 
-def _turn_at_work(place: Workplace, thread: str | None) -> TurnRecord | None:
-    """An open turn that may write the note: one of that thread; any, for the note of all threads (None)."""
+def _turn_at_work(place: Workplace, path: Path) -> TurnRecord | None:
+    """An open turn that may write the note: one of its thread; any, for the note of all threads."""
     records = filter(None, map(place.state.turns.load, place.state.turns.open_ids()))
-    of_note = (record for record in records if thread is None or record.envelope.thread == thread)
+    memory = place.folder.memory
+    any_may = path == memory / f"{GLOBAL_NOTE}.md"
+    # By the file: a change that a person has made names no thread.
+    of_note = (record for record in records if any_may or memory_file(memory, record.envelope.thread) == path)
     return next((record for record in of_note if _is_at_work(place, record)), None)
 
 

@@ -25,6 +25,9 @@ NEEDS = 8
 WIDEST = 60
 """Columns of a command beside which, in a file, all remarks stand one under the other."""
 
+WIDEST_STATE = 30
+"""Columns of what an agent does up to which all folders stand one under the other; more moves its own alone."""
+
 _WHOLE = {Problem.CONFIG, Problem.UNREADABLE}
 """What was meant stands at the end."""
 
@@ -55,7 +58,12 @@ def screen(every: AllView, here: Path | None, room: int | None, most: int | None
     at = next((one for one in every.workdirs if _is_in(here, one.workdir)), None)
     if at is not None and at not in shown:
         shown[-1] = at
-    rows = [Row(_name(one), (Part(_says(one), _ink(one), cut=True),)) for one in shown]
+    says = [_says(one) for one in shown]
+    column = max((cells(text) for text in says if cells(text) <= WIDEST_STATE), default=0)
+    rows = [
+        Row(_name(one), (Part(f"{pad(text, column)}{GAP}{_short(one.workdir)}", _ink(one), cut=True),))
+        for one, text in zip(shown, says, strict=True)
+    ]
     lines = [paint("Agents", Ink.BOLD), *(f"  {line}" for line in laid_out(rows, room and room - 2))]
     if len(every.workdirs) > len(shown):
         lines.append(f"  and {len(every.workdirs) - len(shown)} more: agent-mailer status --all")
@@ -74,9 +82,8 @@ def _name(one: StatusView | FaultView) -> str:
 
 
 def _says(one: StatusView | FaultView) -> str:
-    where = _short(one.workdir)
     if isinstance(one, FaultView):
-        return f"unreadable  {where}"
+        return "unreadable"
     waiting = one.mailbox.waiting or 0
     queue = f", {waiting} waiting" if waiting else ""
     doing = ""
@@ -85,7 +92,7 @@ def _says(one: StatusView | FaultView) -> str:
         doing = f", {duration(turn.seconds)} {running_on(turn.tool or turn.doing, 60)}".rstrip()
     elif one.offered:
         doing = f" {taker_of(one)}"
-    return f"{state_of(one)}{doing}{queue}  {where}"
+    return f"{state_of(one)}{doing}{queue}"
 
 
 def _ink(one: StatusView | FaultView) -> Ink | None:

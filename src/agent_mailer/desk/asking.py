@@ -35,7 +35,7 @@ def ask(place: Workplace, request: Request) -> Answer:
     """Have `request` applied. Raises UnavailableFault where the process that holds the workdir does not answer."""
     lock = place.lock()
     try:
-        lock.acquire()
+        lock.acquire(briefly=True)
     except BusyFault:
         return _ask_watcher(place, request)
     try:
@@ -48,7 +48,7 @@ def watched(place: Workplace) -> bool:
     """Whether some process holds the workdir."""
     lock = place.lock()
     try:
-        lock.acquire()
+        lock.acquire(briefly=True)
     except BusyFault:
         return True
     lock.release()
@@ -171,7 +171,7 @@ def _if_left(place: Workplace, request: Request, name: str) -> Answer | None:
     """Whoever held the lock may have left without reading it, or died over it. None where somebody holds it."""
     lock = place.lock()
     try:
-        lock.acquire()
+        lock.acquire(briefly=True)
     except BusyFault:
         return None
     try:

@@ -131,6 +131,11 @@ class Book:
         found = self._rows(_NEWEST, most) if outcome is None else self._rows(_NEWEST_OF, outcome, most)
         return list(found)
 
+    def failed(self) -> list[str]:
+        """The deliveries of all that failed, the newest first."""
+        wanted = "SELECT delivery FROM deliveries WHERE outcome = ? ORDER BY at DESC, digest"
+        return [delivery for (delivery,) in self._db.execute(wanted, (Outcome.FAILED,))]
+
     def due(self, now_ms: int, most: int) -> list[Row]:
         """What failed and is to be tried again by then, the longest first."""
         return list(self._rows("SELECT * FROM deliveries WHERE due_ms <= ? ORDER BY due_ms, at LIMIT ?", now_ms, most))

@@ -224,9 +224,10 @@ class Gone(msgspec.Struct, frozen=True):
 
 
 class Stage(StrEnum):
-    """How far a message is, as its sender may be told."""
+    """How far a message is, as its sender may be told. ADOPTED: its turn goes on, under another watcher."""
 
     STARTED = "started"
+    ADOPTED = "adopted"
     SETTLED = "settled"
 
 
@@ -391,8 +392,7 @@ def kind_of(draft: Draft, origin: Message | None) -> Kind | None:
 
 def content_digest(message: Message) -> str:
     """Of all that makes it another message under its id: who says what, of what, where, and the way back. When, to whom
-    and how urgently it was sent is not: what is sent once more, or put back by hand, is the same message.
-    """
+    and how urgently it was sent is not: sent once more, or put back by hand, it is the same message."""
     told = message.envelope
     said = (told.sender, message.subject, message.body.rstrip("\r\n"), message.context)
     about = (str(told.kind or ""), str(told.automatic), message.refs, message.labels)

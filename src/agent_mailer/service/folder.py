@@ -21,6 +21,7 @@ from agent_mailer.service.unit import (
 )
 
 _BEFORE, _AFTER = "agent-mailer@", ".service.d"
+_WANTED_BY = "default.target.wants"
 KEPT = f"{TEMPLATE}.old"
 
 
@@ -126,6 +127,11 @@ class Units:
             self._disk.remove(self.template)
             lines.append(f"removed   {self.template}")
         return lines
+
+    def disable(self, unit: str) -> list[str]:
+        """Remove the link that `enable` made, where no systemd does."""
+        link = self.folder / _WANTED_BY / unit
+        return [f"removed   {link}"] if self._disk.remove(link) else []
 
     def _tidy(self, name: str) -> bool:
         """Remove the folder of an agent's drop-ins where nothing is in it."""

@@ -132,10 +132,11 @@ def require_nobody_else(place: Workplace, manager: UserManager, instance: Instan
 
     holder = holder_of(place.folder.path / ".lock")
     if holder is not None and holder.process.pid != manager.state(instance.unit).pid:
-        pid = holder.process.pid
-        raise BusyFault(
-            "workdir_busy", f"a watcher (pid {pid}) runs in {place.workdir}", f"kill {pid}, then install again"
-        )
+        raise _runs(holder.process.pid, place.workdir, "install")
+
+
+def _runs(pid: int, workdir: Path, verb: str) -> BusyFault:
+    return BusyFault("workdir_busy", f"a watcher (pid {pid}) runs in {workdir}", f"kill {pid}, then {verb} again")
 
 
 def require_ready(manager: UserManager, units: Units, instance: Instance) -> Report:
@@ -184,6 +185,23 @@ def uninstall(manager: UserManager, units: Units, instances: Sequence[Instance])
         yield f"stopped   {instance.unit}"
         yield from lines
     manager.reload()
+
+
+def forget(units: Units, instances: Sequence[Instance]) -> Iterator[str]:
+    """Take out their files where there is no systemd to stop them; yields a line for each.
+
+    Raises OSError, and BusyFault where a watcher runs: one home may be that of several systems, and another's systemd
+    have started it.
+    """
+    from agent_mailer.state.folder import STATE_DIRECTORY
+    from agent_mailer.state.lock import holder_of
+
+    for instance in instances:
+        if (holder := holder_of(instance.workdir / STATE_DIRECTORY / ".lock")) is not None:
+            raise _runs(holder.process.pid, instance.workdir, "uninstall")
+    for instance in instances:
+        yield from units.disable(instance.unit)
+        yield from units.remove(instance.name)
 
 
 def examined_as_service(place: Workplace) -> Report:

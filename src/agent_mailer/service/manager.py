@@ -23,6 +23,9 @@ JOB_SECONDS = 600.0
 """A stop waits for running turns (`stop_grace`), a start for what systemd allows it."""
 
 LARGEST_OUTPUT = 1024 * 1024
+BOOTED = Path("/run/systemd/system")
+"""There where systemd has started the system (sd_booted(3))."""
+
 BY_HAND = "agent-mailer watch --no-interactive, under whatever starts services here"
 
 
@@ -145,8 +148,13 @@ def user_name(environ: Mapping[str, str]) -> str:
         return environ.get("USER", "")
 
 
+def booted() -> bool:
+    """Whether systemd has started this system: where it has not, no service of ours runs."""
+    return BOOTED.is_dir()
+
+
 def _unreachable(output: str) -> UnavailableFault:
-    if not Path("/run/systemd/system").is_dir():
+    if not booted():
         return UnavailableFault("no_systemd", "this system was not started by systemd", _elsewhere())
     user = user_name(os.environ)
     return UnavailableFault(

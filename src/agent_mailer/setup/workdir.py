@@ -213,7 +213,7 @@ def _prepare(place: Workplace) -> None:
     """The folders and the notes, as the watcher would make them; one that runs has done so."""
     lock = place.lock()
     try:
-        lock.acquire()
+        lock.acquire(briefly=True)
     except BusyFault:
         return
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,17 +12,12 @@ from agent_mailer import __version__
 from agent_mailer.beneath import is_folder
 from agent_mailer.disk import read_regular
 from agent_mailer.errors import BusyFault, ConfigFault
-from agent_mailer.locks import FileLock
+from agent_mailer.locks import HOLDS_ON, FileLock
 from agent_mailer.process.handle import ProcessIdentity, identify, is_alive
 from agent_mailer.state.folder import GARBLED
 
 LARGEST = 4096
 """Far more bytes than a holder writes."""
-
-NAMED_WITHIN = 1.0
-"""Seconds in which the lock's holder has written who it is; a disk that refuses to take its name delays us so long."""
-
-_LOOK_AGAIN = 0.01
 
 
 class LockHolder(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -43,12 +37,16 @@ class WorkdirLock:
         self._lock = FileLock(path)
         self._folder: tuple[int, int] | None = None
 
-    def acquire(self) -> None:
-        """Raises BusyFault naming the holder, or ConfigFault where the file system has no flock."""
-        if not self._lock.acquire():
+    def acquire(self, *, briefly: bool = False) -> None:
+        """Raises BusyFault naming the holder, or ConfigFault where the file system has no flock.
+
+        `briefly`: who is about to let it go names himself nowhere, so that a watcher that comes meanwhile waits for it.
+        """
+        if not self._lock.acquire(HOLDS_ON, lambda: holder_of(self._path)):
             raise BusyFault("workdir_busy", *_busy_words(self._path))
         self._folder = _identity_of(self._path.parent)
-        self._name_us(leaving=False)
+        if not briefly:
+            self._name_us(leaving=False)
 
     def leaving(self) -> None:
         """Others are told that we end: who wants the workdir watched waits for that, or has our turns handed over."""
@@ -105,10 +103,8 @@ def _identity_of(folder: Path) -> tuple[int, int] | None:
 
 
 def _busy_words(path: Path) -> tuple[str, str]:
-    """Who holds the lock, and what ends it. The holder names itself a moment after it has the lock."""
-    until = time.monotonic() + NAMED_WITHIN
-    while (holder := holder_of(path)) is None and time.monotonic() < until:
-        time.sleep(_LOOK_AGAIN)
+    """Who holds the lock, and what ends it."""
+    holder = holder_of(path)
     if holder is None:
         return f"another process holds {path}", "agent-mailer status"
     pid = holder.process.pid

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 
 import msgspec
@@ -16,10 +17,10 @@ import msgspec
 from agent_mailer.beneath import is_there, open_file
 from agent_mailer.disk import TEMPORARY_PREFIX, Disk, Sync, read_regular
 from agent_mailer.events import EventLog, EventName
-from agent_mailer.names import GLOBAL_NOTE, memory_file, new_turn_id, one_line
+from agent_mailer.names import GLOBAL_NOTE, memory_file, new_turn_id, one_line, turn_id_at
 from agent_mailer.state.folder import GARBLED, StateFolder
 from agent_mailer.state.records import TurnRecord
-from agent_mailer.state.turns import TurnStore
+from agent_mailer.state.turns import TurnStore, began_at
 from agent_mailer.turn_tools.folder import MAIL, MAX_NOTE_BYTES, NOTE_COPY, NoteScope, NoteWrite
 
 WRITTEN = "notes.written"
@@ -42,7 +43,10 @@ LARGEST_CHANGE = 2 * 1024 * 1024
 
 
 class NoteChange(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`note` is its file's name; `before` and `after` are None where there was none, or none that is small enough."""
+    """`note` is its file's name; `before` and `after` are None where there was none, or none that is small enough.
+
+    One that was REFUSED left it as it is in `before`. `began`: when its turn's program did.
+    """
 
     id: str
     note: str
@@ -53,6 +57,7 @@ class NoteChange(msgspec.Struct, frozen=True, omit_defaults=True):
     turn_id: str = ""
     thread: str = ""
     sender: str = ""
+    began: float = 0.0
 
 
 class NoteHistory:
@@ -88,6 +93,20 @@ class NoteHistory:
         """Whether one of the newest changes known of a note made it read so, and stood, at or after `since`."""
         newest = (change for change in islice(self.all(note), NEWEST) if change.at >= since)
         return any(change.after == text for change in newest if change.how not in (REFUSED, KEPT))
+
+    def last_of_others(self, note: str, since: float, began: float) -> NoteChange | None:
+        """The newest change at or after `since` by which a turn that `began` then knows how the note is to read.
+
+        What was undone of one that began before it may be what this one was shown; of a later one it is the other way.
+        """
+        first, older, newest = turn_id_at(since), NEWEST, list[NoteChange]()
+        for change in self.all(note):
+            older -= change.id < first
+            if older < 0:
+                break
+            if change.at >= since and (change.began < began if change.how == REFUSED else change.how != KEPT):
+                newest.append(change)
+        return max(newest, key=attrgetter("at"), default=None)
 
     def kept(self, turn_id: str) -> list[str]:
         """The changes that a turn did not come to make, by id."""
@@ -170,12 +189,19 @@ class Notes:
     def _look_at(self, record: TurnRecord, scope: NoteScope, *, fixed: bool) -> None:
         path, copy = self._file(scope, record.envelope.thread), NOTE_COPY.format(scope)
         now, seen = _content(path), _content(self._turns.path(record.turn_id) / copy)
-        if now == seen or self.history.accounts_for(path.name, _text(now), record.claimed_at):
-            return
-        refused = fixed and scope is NoteScope.GLOBAL and seen is not None and len(seen) <= MAX_NOTE_BYTES
-        self._remember(record, path, REFUSED if refused else FILE, seen, now)
-        if refused:
-            self._undo(record, path, seen or b"")
+        if fixed and scope is NoteScope.GLOBAL:
+            last = self.history.last_of_others(path.name, record.claimed_at, began_at(record))
+            if last is not None:
+                text = last.before if last.how == REFUSED else last.after
+                if text == _text(now):
+                    return
+                seen = text.encode() if text is not None else None
+            if now != seen and seen is not None and len(seen) <= MAX_NOTE_BYTES:
+                self._remember(record, path, REFUSED, seen, now)
+                self._undo(record, path, seen)
+                return
+        if now != seen and not self.history.accounts_for(path.name, _text(now), record.claimed_at):
+            self._remember(record, path, FILE, seen, now)
 
     def _undo(self, record: TurnRecord, path: Path, text: bytes) -> None:
         try:
@@ -205,7 +231,8 @@ class Notes:
 
     def _change(self, record: TurnRecord, path: Path, how: str, before: str | None, after: str | None) -> NoteChange:
         name, now, envelope = f"{record.turn_id}-{_stem(path.name)}-{how}", self._folder.clock.now(), record.envelope
-        return NoteChange(name, path.name, now, how, before, after, record.turn_id, envelope.thread, envelope.sender)
+        turn, thread, sender = record.turn_id, envelope.thread, envelope.sender
+        return NoteChange(name, path.name, now, how, before, after, turn, thread, sender, began_at(record))
 
     def _write(self, record: TurnRecord, note: NoteWrite) -> None:
         folder, text = self._folder, note.text.encode("utf-8", "replace")

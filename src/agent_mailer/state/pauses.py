@@ -107,8 +107,8 @@ class Pauses:
             self._begin(shared, share=False)
         return shared
 
-    def settled(self, settlement: Settlement) -> None:
-        """What a settled turn means for the pause."""
+    def settled(self, settlement: Settlement, began: float) -> None:
+        """What a settled turn that `began` then means for the pause."""
         if not settlement.outcome.pauses and settlement.outcome is not Outcome.INTERRUPTED:
             self.login.forget()
         known, pause = self.read(), settlement.pause
@@ -120,7 +120,7 @@ class Pauses:
                 self._begin(pause, share=pause.reason in OF_THE_ACCOUNT)
             return
         # Decided before a pause that came meanwhile from another thread: that one stands.
-        if known is not None and known.since <= settlement.decided_at - settlement.seconds:
+        if known is not None and known.since <= min(began, settlement.decided_at):
             self.lift(known)
 
     def begin(self, pause: Pause) -> None:

@@ -310,9 +310,8 @@ def _has(folder: int, name: str) -> bool:
 
 def _index_row(record: TurnRecord) -> OpenTurn:
     envelope = record.envelope
-    started = record.started_at or record.claimed_at
-    batch = tuple(one.envelope for one in record.batch)
-    return OpenTurn(record.turn_id, envelope.id, envelope.thread, record.phase, started, envelope, batch)
+    batch = envelopes_of(record)[1:]
+    return OpenTurn(record.turn_id, envelope.id, envelope.thread, record.phase, began_at(record), envelope, batch)
 
 
 def encode_record(record: TurnRecord) -> bytes:
@@ -329,9 +328,18 @@ def share_of(record: TurnRecord, message_id: str) -> TurnRecord:
     return next((one for one in shares(record) if one.envelope.id == message_id), record)
 
 
+def began_at(record: TurnRecord) -> float:
+    """When its program did; of a turn that has not come so far, when it was claimed."""
+    return record.started_at or record.claimed_at
+
+
+def envelopes_of(record: TurnRecord) -> tuple[Envelope, ...]:
+    """Of all the messages that the turn was handed, its own first."""
+    return (record.envelope, *(one.envelope for one in record.batch))
+
+
 def ids_of(record: TurnRecord) -> frozenset[str]:
-    """Of all the messages that the turn was handed."""
-    return frozenset((record.envelope.id, *(one.envelope.id for one in record.batch)))
+    return frozenset(envelope.id for envelope in envelopes_of(record))
 
 
 def _beside(record: TurnRecord, other: Batched) -> TurnRecord:

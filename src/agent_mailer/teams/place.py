@@ -71,9 +71,11 @@ def directory_meant(name: str, given: Path | None, environ: Mapping[str, str], h
         return here
     last = last_team(environ, home)
     if last is None:
-        raise ConfigFault(
-            "no_team", "this folder is no team, and none was made before", "amp claude-code, or amp codex"
-        )
+        make = "amp claude-code, or amp codex"
+        if all_teams(environ, home):
+            what = "this folder is no team's project, and no team is the last one"
+            raise ConfigFault("no_team", what, f"amp list shows what there is; a new one here: {make}")
+        raise ConfigFault("no_team", "this folder is no team's project, and there is no team", make)
     if not has_team(last):
         what = f"the last team, in {last}, is not there any more"
         raise ConfigFault("no_team", what, _where_it_is(last.name, environ, home))
@@ -148,6 +150,12 @@ def remember_last(name: str, directory: Path, environ: Mapping[str, str], home: 
     disk.make_directory(path.parent)
     state = _State(_Last(name, str(directory), iso(now)))
     disk.replace(path, msgspec.json.format(msgspec.json.encode(state)) + b"\n", sync=Sync.NONE)
+
+
+def forget_last(directory: Path, environ: Mapping[str, str], home: Path, disk: Disk) -> None:
+    """If it is the one in that folder. Raises OSError."""
+    if (last := last_team(environ, home)) is not None and is_one(last, directory):
+        disk.remove(_state_file(environ, home))
 
 
 def all_teams(environ: Mapping[str, str], home: Path) -> list[Path]:

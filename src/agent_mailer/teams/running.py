@@ -78,6 +78,12 @@ def watchers(places: Mapping[str, Workplace]) -> dict[str, ProcessIdentity]:
     return {name: holder.process for name, holder in _holders(places).items()}
 
 
+def watchers_in(directory: Path) -> dict[str, ProcessIdentity]:
+    """Who watches in that team's folder, whatever its file says."""
+    found = {path.parent.parent for path in directory.glob(f"{AGENTS}/*/.agent-mailer/config.toml")}
+    return watchers({workdir.name: Workplace(workdir) for workdir in found})
+
+
 def _holders(places: Mapping[str, Workplace]) -> dict[str, LockHolder]:
     found = {name: holder_of(place.folder.path / ".lock") for name, place in places.items()}
     return {name: holder for name, holder in found.items() if holder is not None}
@@ -102,7 +108,7 @@ def require_no_stranger(places: Mapping[str, Workplace], session: str) -> None:
     for name, place in places.items():
         lock = place.lock()
         try:
-            lock.acquire()
+            lock.acquire(briefly=True)
         except BusyFault:
             if name in watchers({name: place}):
                 continue
@@ -313,11 +319,12 @@ def dismiss(directory: Path, places: Mapping[str, Workplace]) -> Iterator[str]:
 
     Raises MailerError.
     """
-    running = watchers(places)
+    running = _holders(places)
     remove_services(places)
     for name, place in places.items():
-        if name in running:
-            send(running[name], signal.SIGTERM)
+        # A second word, where this is said again after a kill, would end what has time.
+        if name in running and not running[name].leaving:
+            send(running[name].process, signal.SIGTERM)
         with suppress(OSError):
             known_workdirs(place.disk).forget(place.workdir)
         ends = "its watcher ends, " if name in running else ""

@@ -19,6 +19,7 @@ from agent_mailer.names import printable
 from agent_mailer.process.commands import run_command
 from agent_mailer.process.environment import find_tool
 from agent_mailer.process.handle import ProcessIdentity, identify, is_alive
+from agent_mailer.teams.place import is_one
 from agent_mailer.teams.stopped import FOLDER
 
 MARK = "@amp_dir"
@@ -62,7 +63,7 @@ class Session:
     def is_ours(self) -> bool:
         """Whether it was made for this very folder."""
         status, said = self._do("show-options", "-v", "-t", f"={self.name}:", MARK)
-        return status == 0 and said.strip() == str(self._directory)
+        return status == 0 and bool(said.strip()) and is_one(Path(said.strip()), self._directory)
 
     def require_ours(self) -> None:
         if self.exists() and not self.is_ours():

@@ -32,10 +32,14 @@ def forget_stopped(directory: Path, disk: Disk) -> None:
         disk.remove(path)
 
 
+def is_stopped(directory: Path) -> bool:
+    return (directory / FOLDER / _STOPPED).exists()
+
+
 def starts_again(workdir: Path) -> str:
     """The command that starts the team of that workdir, which was stopped; empty where it was not, or there is none."""
     directory = workdir.parent.parent
-    if workdir.parent.name != AGENTS or not (directory / FOLDER / _STOPPED).exists():
+    if workdir.parent.name != AGENTS or not is_stopped(directory):
         return ""
     return f"amp start {at(directory)}"
 

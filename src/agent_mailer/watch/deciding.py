@@ -57,6 +57,8 @@ class TurnEnd(msgspec.Struct, frozen=True):
     pause: Pause | None
     transcript_bytes: int
     answered: bool
+    ended: float
+    """Which may be long before `now`."""
     now: float
     jitter: float
     stop: StopAsked | None = None
@@ -121,14 +123,14 @@ def decide_settlement(end: TurnEnd, policy: WatchPolicy, compose: Compose) -> Se
         )
     retry = dead = None
     if decision.step is Step.RETRY:
-        retry = _retry_entry(end, judgement, decision.attempts, starts, decision.not_before, history, items)
+        retry = _retry_entry(end, judgement, decision, starts, history, items)
     elif decision.step is Step.GIVE_UP:
         dead = letter_of(record, judgement, decision.attempts, history, end.now)
     settlement = Settlement(
         outcome=judgement.outcome,
         detail=printable(judgement.detail, 600),
         decided_at=end.now,
-        seconds=round(max(0.0, end.now - (record.started_at or record.claimed_at)), 3),
+        seconds=round(max(0.0, end.ended - (record.started_at or record.claimed_at)), 3),
         finished=decision.step is not Step.RETRY,
         items=items,
         usage=_usage(end),
@@ -193,8 +195,7 @@ def _stopped(end: TurnEnd, judgement: Judgement) -> Judgement:
 
 
 def _drafts(end: TurnEnd, judgement: Judgement, step: Step, why: str, policy: WatchPolicy) -> list[Draft]:
-    now = end.now
-    outcome = judgement.outcome
+    now, outcome = end.now, judgement.outcome
     # What a turn staged leaves only when it ended well; what was asked to leave at once has left already.
     # A turn that asks goes on in its session, where it has sent them.
     sent = outcome.settles or outcome is Outcome.ASKED
@@ -208,9 +209,8 @@ def _drafts(end: TurnEnd, judgement: Judgement, step: Step, why: str, policy: Wa
         drafts.append(Draft(f"question{end.mark}", Action.REPLY, now, body=_question(end, policy), kind=Kind.QUESTION))
     then = end.then(outcome)
     if then is AfterStop.ASK:
-        drafts.append(
-            Draft(f"question{end.mark}", Action.REPLY, now, body=_asked(end, outcome, policy), kind=Kind.QUESTION)
-        )
+        body = _asked(end, outcome, policy)
+        drafts.append(Draft(f"question{end.mark}", Action.REPLY, now, body=body, kind=Kind.QUESTION))
     if then is AfterStop.DROP and end.origin.envelope.automatic is not Automatic.NOTICE:
         why = f"\n\nReason: {end.stop.reason}" if end.stop is not None and end.stop.reason else ""
         body = f"This message was dropped by hand; it will not be worked on.{why}"
@@ -300,41 +300,41 @@ def compose_for(
 def _retry_entry(
     end: TurnEnd,
     judgement: Judgement,
-    attempts: int,
+    decision: RetryDecision,
     starts: int,
-    not_before: float,
     history: tuple[Attempt, ...],
     items: tuple[SettledItem, ...],
 ) -> RetryEntry:
-    record, rerun = end.record, end.record.rerun
-    if rerun is not None and rerun.fetches:
-        not_before = max(not_before, rerun.not_before)
-    session_id = end.observation.session_id or record.resume
-    provisional = None
-    if judgement.outcome.keeps_session and end.resumes and session_id:
-        if end.observation.worked or judgement.outcome is Outcome.ASKED:
-            provisional = Provisional(session_id, record.runtime, judgement.outcome, _session_sum(end, session_id))
-        elif rerun is not None:
-            provisional = rerun.provisional
-    left = [entry.item.recipient for entry in items if entry.state is not ItemState.REFUSED and not entry.own]
-    sent = tuple(f"a message to {prompt_word(recipient, 'recipient')}" for recipient in left)
+    record, before = end.record, end.record.rerun or RetryEntry(end.record.envelope)
+    not_before = max(decision.not_before, before.not_before) if before.fetches else decision.not_before
     # What a live session was to have is not offered a second time, though nothing stood in for it.
     never_ran = record.process is None and record.live is None
+    dropped = 0 if judgement.outcome is Outcome.ASKED else sum(not draft.at_once for draft in end.sealed.drafts)
+    session_id = end.observation.session_id or record.resume
+    provisional = None
+    if never_ran:
+        # Its last turn is still the one before; this one may not have come as far as to the choice of a session.
+        provisional, dropped = before.provisional, before.dropped
+    elif judgement.outcome.keeps_session and end.resumes and session_id:
+        own = Provisional(session_id, record.runtime, judgement.outcome, _session_sum(end, session_id))
+        provisional = own if end.observation.worked or judgement.outcome is Outcome.ASKED else before.provisional
+    left = [entry.item.recipient for entry in items if entry.state is not ItemState.REFUSED and not entry.own]
+    sent = tuple(f"a message to {prompt_word(recipient, 'recipient')}" for recipient in left)
     return RetryEntry(
         envelope=record.envelope,
-        attempts=attempts,
+        attempts=decision.attempts,
         starts=starts,
         not_before=not_before,
-        history=(rerun.history if rerun else ()) if never_ran else history,
+        history=before.history if never_ran else history,
         provisional=provisional,
-        session_lost=judgement.outcome is Outcome.SESSION_LOST or (rerun is not None and rerun.session_lost),
-        sent=(*(rerun.sent if rerun else ()), *sent),
-        revision=(rerun.revision if rerun else 0) + 1,
-        dropped=0 if judgement.outcome is Outcome.ASKED else sum(not draft.at_once for draft in end.sealed.drafts),
-        fetches=rerun.fetches if rerun else 0,
-        fetching_since=rerun.fetching_since if rerun else 0.0,
-        put_back=rerun.put_back if rerun else 0,
-        released=rerun is not None and rerun.released,
+        session_lost=judgement.outcome is Outcome.SESSION_LOST or before.session_lost,
+        sent=(*before.sent, *sent),
+        revision=before.revision + 1,
+        dropped=dropped,
+        fetches=before.fetches,
+        fetching_since=before.fetching_since,
+        put_back=before.put_back,
+        released=before.released,
     )
 
 

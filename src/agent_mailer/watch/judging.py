@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import signal
+from contextlib import suppress
+from pathlib import Path
 
+from agent_mailer.beneath import status
 from agent_mailer.errors import words_of
 from agent_mailer.outcomes import Exit, Judgement, Outcome, StopReason
+from agent_mailer.process.holder import EXIT_FILE, STDOUT_FILE
 from agent_mailer.processes import boot_id
 from agent_mailer.runtimes.port import Evidence, Runtime, RuntimeMissing
 from agent_mailer.state.records import TurnRecord
@@ -28,6 +32,16 @@ _CLOCKS = {
 def ended_by_a_stop(end: Exit) -> bool:
     """Whether an agent that ended so, while its watcher was being stopped, may have been stopped with it."""
     return end.status is None and end.signal in _OF_A_STOP
+
+
+def ended_at(turn_dir: Path, now: float, *, unseen: bool = False) -> float:
+    """When a turn ended, which may be long before somebody looks: as its holder has it, or, where nothing of it ran any
+    more when it was looked at first (`unseen`), when it last printed.
+    """
+    for name in (EXIT_FILE, STDOUT_FILE)[: 2 if unseen else 1]:
+        with suppress(OSError):
+            return min(now, status(turn_dir / name).st_mtime_ns / 1e9)
+    return now
 
 
 def judge_end(record: TurnRecord, evidence: Evidence, runtime: Runtime, *, released: bool, adopted: bool) -> Judgement:

@@ -11,13 +11,13 @@ from agent_mailer.beneath import is_there
 from agent_mailer.disk import of_the_moment
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import MAX_WAITING, Envelope, Mailbox
+from agent_mailer.mailbox.port import MAX_WAITING, Envelope, Mailbox, Progress, Stage
 from agent_mailer.outcomes import StopReason
 from agent_mailer.process.holder import adopt
 from agent_mailer.process.tree import sweep
 from agent_mailer.state import State
 from agent_mailer.state.records import Phase, RetryEntry, TurnRecord
-from agent_mailer.state.turns import ids_of
+from agent_mailer.state.turns import envelopes_of, ids_of
 from agent_mailer.watch.judging import ended_by_a_stop
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.turn import adopt_turn, carry_out, give_back
@@ -72,13 +72,17 @@ def _finisher(room: Room, record: TurnRecord) -> Task:
         return lambda: _carry_out(room, record)
     if record.phase is Phase.RUNNING and record.process is not None:
         supervised = adopt(record.process, room.state.turns.path(record.turn_id), record.turn_id)
+        running = supervised.running
         room.log.emit(
             EventName.TURN_ADOPTED,
             turn_id=record.turn_id,
             message_id=record.envelope.id,
             thread=record.envelope.thread,
-            running=supervised.running,
+            running=running,
         )
+        if running:
+            for envelope in envelopes_of(record):
+                room.mailbox.report(envelope, Progress(record.turn_id, Stage.ADOPTED))
         return lambda: adopt_turn(room, record, supervised)
     return lambda: _return_claim(room, record)
 

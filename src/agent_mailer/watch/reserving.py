@@ -25,7 +25,6 @@ from agent_mailer.watch.touched import Lookout, touched_by
 if TYPE_CHECKING:
     from agent_mailer.events import EventLog
     from agent_mailer.state import State
-    from agent_mailer.watch.guards.gate import Gate
     from agent_mailer.watch.rules import WatchPolicy
 
 AGAIN_SECONDS: Final = 5.0
@@ -44,7 +43,6 @@ class Surroundings(Protocol):
     """What of a watcher's room it needs."""
 
     log: EventLog
-    gate: Gate
     state: State
     policy: WatchPolicy
     clock: Clock
@@ -95,7 +93,6 @@ class Reserving:
             loop = asyncio.get_running_loop()
             self._later[envelope.id] = loop.time() + AGAIN_SECONDS
             loop.call_later(AGAIN_SECONDS, room.wake)
-            room.gate.put_back(envelope)
             return None
         self._later.pop(envelope.id, None)
         try:

@@ -149,6 +149,8 @@ class Room:
         self._until_we_leave: asyncio.Timeout | None = None
         self._last_ran = 0.0
         self._git_told = ""
+        self._since: dict[str, float] = {}
+        """By message id: since when it waits."""
         self._rests = False
         self._rested = 0.0
         """When a pause that somebody wanted was last seen, or seen to be over."""
@@ -204,8 +206,11 @@ class Room:
             self._rested = now
         self._rests = wished
         in_work = {message_id for work in self.work.values() for message_id in work.message_ids}
-        waiting = [one.envelope.created for one in candidates if one.envelope.id not in in_work]
-        heard = listen(policy, waiting, self.gate.last_turn, pause, now, self._rested)
+        waiting = [one.envelope for one in candidates if one.envelope.id not in in_work]
+        # What lies ahead, by a sender's clock or since ours was set back, has waited since it was first seen there.
+        self._since = {one.id: min(one.created, self._since.get(one.id, now), now) for one in waiting}
+        self._rested = min(self._rested, now)
+        heard = listen(policy, self._since.values(), self.gate.last_turn(now), pause, now, self._rested)
         with suppress(OSError):
             # At the next look once more.
             self.notices.hear(heard.silent)

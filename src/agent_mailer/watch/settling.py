@@ -11,7 +11,7 @@ from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Progress, Stage
 from agent_mailer.reservations.touched import as_line
 from agent_mailer.state.records import UNSENT, Batched, Settlement, TurnRecord
-from agent_mailer.state.turns import shares
+from agent_mailer.state.turns import began_at, shares
 from agent_mailer.watch import asking
 from agent_mailer.watch.room import Room
 from agent_mailer.watch.unsent import take_over_resent
@@ -102,7 +102,7 @@ def _apply_files(room: Room, record: TurnRecord, settlement: Settlement, again: 
     state.questions.settled(_asking(each) if record.batch else record)
     if not again:
         # A pause of an earlier life may be over; the next turn finds out.
-        state.pause.settled(settlement)
+        state.pause.settled(settlement, began_at(record))
     if room.notices.channels or settlement.asked:
         for one in each:
             room.notices.settled(one)

@@ -23,6 +23,7 @@ from agent_mailer.process.scope import Start, start_limited
 from agent_mailer.prompts import Words, words_of
 from agent_mailer.runtimes.port import Launch, ToolServer, TurnRequest
 from agent_mailer.state.records import Phase, TurnRecord
+from agent_mailer.state.turns import envelopes_of
 from agent_mailer.turn_tools import ISOLATED
 from agent_mailer.turn_tools.folder import DOCUMENTS, OUTBOX, TEAM, TURN_TMP, Facts, TurnFolder
 from agent_mailer.watch.asking import approvals_of, as_words, asking_of, goes_on_by_itself
@@ -79,8 +80,8 @@ async def start(room: Room, record: TurnRecord, messages: Sequence[Message], pro
     )
     if begun.unlimited:
         room.log.emit(EventName.TURN_UNLIMITED, turn_id=record.turn_id, why=begun.unlimited)
-    for started in (record.envelope, *(one.envelope for one in record.batch)):
-        room.mailbox.report(started, Progress(record.turn_id, Stage.STARTED))
+    for envelope in envelopes_of(record):
+        room.mailbox.report(envelope, Progress(record.turn_id, Stage.STARTED))
     if record.live is not None and room.offers is not None:
         room.offers.started(record)
     return supervised

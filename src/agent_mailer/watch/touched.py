@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from agent_mailer.beneath import is_there, status
+from agent_mailer.beneath import is_there
 from agent_mailer.disk import Disk, Sync, read_regular
 from agent_mailer.meanwhile import meanwhile
 from agent_mailer.names import is_turn_id
 from agent_mailer.process.environment import find_tool, git_call
-from agent_mailer.process.holder import EXIT_FILE
 from agent_mailer.reservations.calls import CALLS, Before, Calls, Sighting, calls_in, compared, keep, open_in, seen_in
 from agent_mailer.reservations.port import How, Reservation, Touched
 from agent_mailer.reservations.snapshots import taken
 from agent_mailer.reservations.touched import weighed
 from agent_mailer.state.folder import STATE_DIRECTORY
 from agent_mailer.state.workdirs import known_workdirs
+from agent_mailer.watch.judging import ended_at
 
 if TYPE_CHECKING:
     from agent_mailer.state import State
@@ -90,13 +90,12 @@ async def touched_by(state: State, turn_id: str, project: Path, now: float) -> t
     """Of a turn that has ended. It costs nothing where nobody else had anything reserved. What cannot be read or found
     out is not told of.
     """
-    directory, ended = state.turns.path(turn_id), now
+    directory = state.turns.path(turn_id)
     with suppress(OSError):
         keep(state.folder.disk, directory)
     if not any(is_there(directory / name) for name in (CALLS, LOOKED)):
         return ()
-    with suppress(OSError):
-        ended = min(now, status(directory / EXIT_FILE).st_mtime_ns / 1e9)
+    ended = ended_at(directory, now)
     seen = await meanwhile(lambda: _sightings(directory, ended, now))
     if not seen:
         return ()

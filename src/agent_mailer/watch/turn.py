@@ -32,7 +32,7 @@ from agent_mailer.watch.batch import settle_each
 from agent_mailer.watch.claim import Vanished, open_turn, origin_of, pass_over, take, take_batch
 from agent_mailer.watch.deciding import TurnEnd, decide_settlement, wants_auto_reply
 from agent_mailer.watch.following import AtOnce, Follower
-from agent_mailer.watch.judging import NOTHING_RAN, judge_end, judge_unstarted
+from agent_mailer.watch.judging import NOTHING_RAN, ended_at, judge_end, judge_unstarted
 from agent_mailer.watch.occasions import of_documents
 from agent_mailer.watch.program import Program
 from agent_mailer.watch.room import Room, Stage
@@ -60,10 +60,14 @@ async def run_turn(
     Raises OSError where the claim could not be made durable, MailboxUnavailable where the mailbox did not answer, and
     BusyFault where the workdir's lock is no longer ours.
     """
-    if room.reserving is None:
-        return await _run(room, candidate, turn_id, claimed, batch)
     story = partial(_run, room, candidate, turn_id, claimed, batch)
-    return await room.reserving.around(room, candidate.envelope, turn_id, story)
+    try:
+        if room.reserving is None:
+            return await story()
+        return await room.reserving.around(room, candidate.envelope, turn_id, story)
+    finally:
+        # However it ends: what has no record by now has taken nothing.
+        room.gate.put_back(candidate.envelope)
 
 
 async def _run(
@@ -165,7 +169,9 @@ async def _see_through(
 ) -> Outcome:
     folder = TurnFolder(supervised.turn_dir, room.state.folder.disk)
     follower = Follower(room, record, supervised, AtOnce(room, record, message, folder), program)
+    over = adopted and not supervised.running
     evidence = await follower.follow()
+    ended = ended_at(supervised.turn_dir, room.clock.now(), unseen=over)
 
     async def judged() -> Judgement:
         return judge_end(record, evidence, program.runtime, released=follower.released, adopted=adopted)
@@ -173,7 +179,7 @@ async def _see_through(
     judgement = await room.until_system_lets(record.turn_id, judged)
     # Before it holds its place no longer: what it has found out may keep the next from starting.
     changed = await _changed_documents(room, record, folder.path)
-    return await _end(room, record, message, judgement, evidence.observation, folder, changed, program)
+    return await _end(room, record, message, judgement, evidence.observation, folder, changed, program, ended)
 
 
 async def _end(
@@ -185,6 +191,7 @@ async def _end(
     folder: TurnFolder | None = None,
     changed: Sequence[str] = (),
     program: Program | None = None,
+    ended: float | None = None,
 ) -> Outcome:
     """From here on the record holds every decision (SPEC 5.6)."""
     touched = await room.reserving.end(room, record.turn_id) if room.reserving is not None else ()
@@ -196,7 +203,7 @@ async def _end(
     if changed:
         await room.until_disk_takes_it(record.turn_id, _tell_of_documents, room, record, changed)
     program = program or room.program_of(record.live)
-    end = await _gather(room, record, message, judgement, observation, folder, program)
+    end = await _gather(room, record, message, judgement, observation, folder, program, ended)
     end = msgspec.structs.replace(end, touched=tuple(touched)) if touched else end
     answered = await _answered(room, record, folder) if _must_be_known(end, room.policy) else frozenset[str]()
     if record.batch:
@@ -264,8 +271,9 @@ async def _gather(
     observation: Observation,
     folder: TurnFolder,
     program: Program,
+    ended: float | None,
 ) -> TurnEnd:
-    state, envelope = room.state, record.envelope
+    state, envelope, now = room.state, record.envelope, room.clock.now()
 
     asked, used = tuple[Call, ...](), frozenset[str]()
 
@@ -304,7 +312,8 @@ async def _gather(
         left_asked=asked,
         used_up=used,
         went_through=room.gate.went_through,
-        now=room.clock.now(),
+        ended=now if ended is None else ended,
+        now=now,
         jitter=room.jitter(),
     )
 

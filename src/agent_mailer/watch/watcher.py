@@ -194,18 +194,21 @@ class Watcher:
                 return self._give_up_or(PROBE_PATIENCE)
             others = found.candidates if pause is None and room.policy.batch_low else ()
             admitted = room.gate.admit([*taken, *passing[:slots]], now)
-            if admitted.stops:
-                await room.held.hold(admitted.stops)
-            if admitted.go:
-                room.keep_out_of_git()
-            pause = room.gate.pause(pause, now, admitted.pause)
-            for candidate in admitted.go:
-                batch = batch_of(candidate, others, room.policy) if others and candidate.taker is None else ()
-                batch = room.gate.beside(candidate.envelope, batch, now) if batch else ()
-                turn_id, ids = new_turn_id(now), {candidate.envelope.id, *(envelope.id for envelope in batch)}
-                self._attempted |= ids
-                work = Work(candidate.envelope, Stage.CLAIMING, ids, candidate.taker)
-                self._spawn(turn_id, work, self._turn(candidate, turn_id, batch))
+            with room.gate.until_begun(admitted.go) as left:
+                if admitted.stops:
+                    await room.held.hold(admitted.stops)
+                if admitted.go:
+                    room.keep_out_of_git()
+                pause = room.gate.pause(pause, now, admitted.pause)
+                while left:
+                    candidate = left[0]
+                    batch = batch_of(candidate, others, room.policy) if others and candidate.taker is None else ()
+                    batch = room.gate.beside(candidate.envelope, batch, now) if batch else ()
+                    turn_id, ids = new_turn_id(now), {candidate.envelope.id, *(envelope.id for envelope in batch)}
+                    self._attempted |= ids
+                    work = Work(candidate.envelope, Stage.CLAIMING, ids, candidate.taker)
+                    self._spawn(turn_id, work, self._turn(candidate, turn_id, batch))
+                    left.popleft()
         except (MailboxUnavailable, OSError) as fault:
             self._look_for_open = True
             return self._give_up_or(self._in_trouble(fault))

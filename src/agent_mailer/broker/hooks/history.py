@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, bindparam, delete, select, update
 
 from agent_mailer.broker.hooks.rows import find_hook
 from agent_mailer.broker.hooks.tables import hook_deliveries, hook_items
@@ -59,6 +59,12 @@ def deliveries_of(connection: Connection, user_id: str, hook_id: str, outcome: O
     return [Came(*row[:-2], *[row[-1] is not None and row[-2] is not None]) for row in found]
 
 
+def failed_of(connection: Connection, user_id: str, hook_id: str) -> list[str]:
+    """The rows of all that failed, the newest first."""
+    wanted = select(_d.id).where(_d.hook_id == hook_id, _d.user_id == user_id, _d.outcome == Outcome.FAILED.value)
+    return list(connection.execute(wanted.order_by(_d.at.desc(), _d.id)).scalars())
+
+
 def items_of(connection: Connection, user_id: str, hook_id: str, most: int) -> list[Item]:
     """What was told last first. Raises Fault 404."""
     find_hook(connection, user_id, hook_id)
@@ -86,8 +92,11 @@ def due(connection: Connection, now_ms: int, most: int) -> list[str]:
 
 def make_due(connection: Connection, user_id: str, row_ids: Sequence[str]) -> None:
     """Have what failed tried again at the broker's next look, as if for the first time."""
-    failed = (_d.id.in_(row_ids), _d.user_id == user_id, _d.held.is_not(None))
-    connection.execute(update(hook_deliveries).where(*failed).values(due_ms=0, tries=0))
+    failed = (_d.id == bindparam("row_id"), _d.user_id == user_id, _d.held.is_not(None))
+    again = update(hook_deliveries).where(*failed).values(due_ms=0, tries=0)
+    # A statement for each: a database takes only so many values in one.
+    if row_ids:
+        connection.execute(again, [{"row_id": row_id} for row_id in row_ids])
 
 
 def forget(connection: Connection, before: str) -> None:

@@ -215,12 +215,11 @@ def retry(
 ) -> None:
     """Have what failed tried again, now."""
     data = data_of(folder, database)
-    from agent_mailer.broker.hooks.history import deliveries_of, make_due
-    from agent_mailer.outside.items import Outcome
+    from agent_mailer.broker.hooks.history import failed_of, make_due
 
     def work(connection: Connection) -> int:
         owner, chosen = _chosen(connection, hook)
-        failed = [one.id for one in deliveries_of(connection, owner.id, chosen.id, Outcome.FAILED, 10_000)]
+        failed = failed_of(connection, owner.id, chosen.id)
         if delivery is not None:
             fix = f"agent-mailer broker hook deliveries {_name(chosen)} --outcome failed"
             failed = [pick(delivery, failed, "failed delivery", fix)]

@@ -92,14 +92,23 @@ def gone(workdir: Workdir = None) -> None:
 @app.command("uninstall", cls=FastCommand)
 def uninstall(names: Names = None, workdir: Workdir = None, every: All = False) -> None:
     """Stop services and remove them; the workdir and its mail stay. Running turns get their grace, as with `stop`."""
+    from agent_mailer.service.install import forget
     from agent_mailer.service.install import uninstall as take_out
-    from agent_mailer.service.manager import UserManager
+    from agent_mailer.service.manager import UserManager, booted
 
     units = _units()
-    manager = UserManager(os.environ)
+    if not (installed := units.all()) and every and not names:
+        say("no services here: nothing to uninstall")
+        return
+    try:
+        manager = UserManager(os.environ)
+    except UnavailableFault:
+        if booted() or not installed:
+            raise
+        manager = None
     chosen = _chosen(units, names, workdir, every=every)
     with told_when_done() as done:
-        done += take_out(manager, units, chosen)
+        done += forget(units, chosen) if manager is None else take_out(manager, units, chosen)
 
 
 @app.command("start", cls=FastCommand)

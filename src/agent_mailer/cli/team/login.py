@@ -66,22 +66,13 @@ def login(
 def logout(broker: Broker = "", broker_url: BrokerUrl = "") -> None:
     """End the login at a broker, there and here. Agents go on: each has a key of its own."""
     from agent_mailer.disk import Disk
-    from agent_mailer.mailbox.amp.account import AccountClient
     from agent_mailer.setup.logins import find_login, forget_login
 
-    known = find_login(Path.home(), broker or broker_url)
-
-    async def end() -> str:
-        try:
-            async with AccountClient(known.broker_url, known.token) as account:
-                if known.key_id:
-                    await account.remove_key(known.key_id)
-                await account.log_out()
-        except (MailerError, RequestRefused) as fault:
-            return f"; the broker could not be told ({printable(fault.message, 200)})"
-        return ""
-
-    told = asyncio.run(end())
+    known, told = find_login(Path.home(), broker or broker_url), ""
+    try:
+        asyncio.run(_end(known))
+    except (MailerError, RequestRefused) as fault:
+        told = f"; the broker could not be told ({printable(fault.message, 200)})"
     forget_login(Path.home(), known, Disk())
     say(f"logged out at {printable(known.broker_url, 200)}{told}")
 
@@ -100,6 +91,17 @@ def whoami(as_json: Json = False) -> None:
         say("nobody is logged in: amp login BROKER USER")
     for known, state in rows:
         say(f"{printable(known.username, 60)} at {printable(known.broker_url, 200)}: {state}")
+
+
+async def _end(known: Login, token: str = "") -> None:
+    """At its broker. `token`: a later one of the same person's, which may count where its own does no longer."""
+    from agent_mailer.mailbox.amp.account import AccountClient
+
+    if known.key_id:
+        async with AccountClient(known.broker_url, token or known.token) as account:
+            await account.remove_key(known.key_id)
+    async with AccountClient(known.broker_url, known.token) as account:
+        await account.log_out()
 
 
 async def _standing(known: Login) -> str:
@@ -142,21 +144,25 @@ def log_in(broker_url: str, username: str, password: str, *, team: str = "") -> 
         raise UsageFault("no_username", "there is nobody to log in", "amp login BROKER USER")
     secret = _password(password, asking=asking)
     before = None
-    with suppress(ConfigFault):
+    try:
         before = find_login(Path.home(), url)
+    except ConfigFault as fault:
+        if fault.code != "no_login":
+            raise
 
     async def enter() -> Login:
         token = await ask_broker(url, name, secret)
         async with AccountClient(url, token) as account:
             key = await account.add_own_key(f"{name} at {platform.node() or 'a host'}")
-            if before is not None and before.key_id and before.username == name:
-                with suppress(MailerError, RequestRefused):
-                    await account.remove_key(before.key_id)
         return Login(url.rstrip("/"), name, token, key.raw_key, key.id)
 
     with at_broker("amp login"):
         made = asyncio.run(enter())
     keep_login(Path.home(), made, Disk(), team)
+    if before is not None and before.key_id:
+        # Nobody has it any more. One without a key is another program's.
+        with suppress(MailerError, RequestRefused):
+            asyncio.run(_end(before, made.token if before.username == name else ""))
     return made
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +19,7 @@ from agent_mailer.cli.team.running import NoAttach, start_and_show
 from agent_mailer.cli.terminal.commands import FastCommand, single
 from agent_mailer.cli.terminal.printing import note, say
 from agent_mailer.config import RuntimeKind
-from agent_mailer.errors import BusyFault, ConfigFault, UsageFault
+from agent_mailer.errors import UsageFault
 from agent_mailer.names import one_of
 from agent_mailer.runtimes.port import PermissionMode
 from agent_mailer.teams.stopped import at
@@ -190,7 +191,14 @@ def _make(
     """`fenced`: without a mode its agents may do everything where a sandbox is proved. `by_folder`: nobody named it.
     `where_to_run` = where it is to be started then.
     """
-    from agent_mailer.cli.team.own_broker import log_in_there, require_by_hand
+    from agent_mailer.cli.team.own_broker import ended_if_refused, log_in_there, require_by_hand
+    from agent_mailer.cli.team.refusing import (
+        refuse_namesake,
+        refuse_other,
+        refuse_place,
+        refuse_team_as_project,
+        require_sound,
+    )
     from agent_mailer.clock import SystemClock
     from agent_mailer.disk import Disk
     from agent_mailer.teams.kept import changing, has_team, keep, standing
@@ -203,42 +211,53 @@ def _make(
 
     where = new_directory(name, directory, os.environ, Path.home())
     said = PermissionMode(one_of(mode, [one.value for one in PermissionMode], "--permission-mode")) if mode else None
-    before = None
-    if has_team(where):
-        _require_sound(where)
-        plan, before = read_team(where), standing(where).team
-        if by_folder:
-            _refuse_namesake(plan, where)
-        _refuse_other(plan, mail, runtime, template, said, where)
-        if plan.embedded:
+    with ended_if_refused(where), ExitStack() as alone:
+
+        def log_in_at_its_own() -> Login:
             require_by_hand(where_to_run)
-        login = None if plan.local else log_in_there(where) if plan.embedded else mail.login(plan.broker_url)
-        if login is not None and plan.embedded:
-            plan = msgspec.structs.replace(plan, broker_url=login.broker_url)
-        wanted: PermissionMode | None = plan.mode
-    else:
-        _refuse_team_as_project(name)
-        _refuse_place(where, named=directory is None)
-        if mail.embedded:
-            require_by_hand(where_to_run)
-        login = log_in_there(where) if mail.embedded else mail.choose()
-        plan = _new(name, where, login, runtime or RuntimeKind.CLAUDE, template, command, embedded=mail.embedded)
-        plan = msgspec.structs.replace(plan, root=mail.tree())
-        wanted = said or (None if fenced else PermissionMode.ACCEPT_EDITS)
-    say(f"{plan.name} in {where}: {where_mail_is(plan)}")
-    with changing(where, Disk()):
+            # Before its broker begins: another who is refused would end it.
+            alone.enter_context(changing(where, Disk()))
+            return log_in_there(where)
+
+        before = None
+        if has_team(where):
+            require_sound(where)
+            plan, before = read_team(where), standing(where).team
+            if by_folder:
+                refuse_namesake(plan, where)
+            refuse_other(plan, mail, runtime, template, command, said, where)
+            login = None
+            if plan.embedded:
+                login = log_in_at_its_own()
+                plan = msgspec.structs.replace(plan, broker_url=login.broker_url)
+            elif not plan.local:
+                login = mail.login(plan.broker_url)
+            wanted: PermissionMode | None = plan.mode
+        else:
+            refuse_team_as_project(name)
+            refuse_place(where, named=directory is None)
+            login = log_in_at_its_own() if mail.embedded else mail.choose()
+            plan = _new(name, where, login, runtime or RuntimeKind.CLAUDE, template, command, embedded=mail.embedded)
+            plan = msgspec.structs.replace(plan, root=mail.tree())
+            wanted = said or (None if fenced else PermissionMode.ACCEPT_EDITS)
+        say(f"{plan.name} in {where}: {where_mail_is(plan)}")
+        if not plan.embedded:
+            alone.enter_context(changing(where, Disk()))
+        if before is None:
+            # First: nobody who is broken off later has a team that seems to run.
+            keep_stopped(where, Disk())
         for line in make(plan, where, login, Disk(), mode=wanted, unfenced=_ask_for_mode):
             say(line)
+        if before is not None:
+            # Once the file is taken over nobody knows who was there before it.
+            for line in dismiss(where, workplaces(without(before, read_team(where)), where)):
+                say(line)
         keep(where, Disk())
-        if before is None:
-            keep_stopped(where, Disk())
         plan = standing(where).team
-        for line in dismiss(where, workplaces(without(before, plan), where)) if before is not None else ():
-            say(line)
-    remember_last(plan.name, where, os.environ, Path.home(), Disk(), SystemClock().now())
-    if before is None:
-        _note_others(plan.project, where)
-    return Found(where, plan, workplaces(plan, where))
+        remember_last(plan.name, where, os.environ, Path.home(), Disk(), SystemClock().now())
+        if before is None:
+            _note_others(plan.project, where)
+        return Found(where, plan, workplaces(plan, where))
 
 
 def _new(
@@ -270,71 +289,6 @@ def _new(
     return Team(called, runtime, PermissionMode.ACCEPT_EDITS, members, url, project, embedded)
 
 
-def _refuse_other(
-    plan: Team, mail: Mail, runtime: RuntimeKind | None, template: str | None, mode: PermissionMode | None, where: Path
-) -> None:
-    """What the team's file says counts. Raises UsageFault for flags that say otherwise."""
-    said = {
-        "--runtime": runtime is not None and runtime is not plan.runtime,
-        "--permission-mode": mode is not None and mode is not plan.mode,
-        "--template": template is not None,
-        "--local": mail.local and (not plan.local or plan.root is not None),
-        "--amq": mail.amq and plan.root is None,
-        "--broker-url": bool(mail.broker_url)
-        and not (mail.embedded and plan.embedded)
-        and (plan.embedded or mail.broker_url.rstrip("/") != plan.broker_url.rstrip("/")),
-    }
-    if wrong := [flag for flag, differs in said.items() if differs]:
-        fix = f"change {where / 'team.yaml'}, then: amp up {at(where)}"
-        raise UsageFault("there_already", f"the team in {where} is there, and says otherwise: {', '.join(wrong)}", fix)
-
-
-def _refuse_namesake(plan: Team, where: Path) -> None:
-    """The team that the current folder's name leads to works on another folder of that name. Raises UsageFault."""
-    from agent_mailer.teams.place import is_one, lies_in
-
-    here = Path.cwd()
-    if plan.project is None or lies_in(here, where):
-        return
-    if not is_one(plan.project, here):
-        fix = f"amp up NAME with another name for a new one; or: amp up {plan.name}"
-        raise UsageFault("another_project", f"the team {plan.name} in {where} works on {plan.project}, not here", fix)
-
-
-def _require_sound(where: Path) -> None:
-    """Raises ConfigFault where the team's file cannot be taken over, with what of it runs."""
-    from agent_mailer.teams.kept import standing
-    from agent_mailer.teams.making import workplaces
-    from agent_mailer.teams.running import watchers
-
-    now = standing(where)
-    if now.fault is not None:
-        running = len(watchers(workplaces(now.team, where)))
-        runs = f"runs: {running} of its {len(now.team.members)} agents are watched" if running else "does not run"
-        raise ConfigFault(now.fault.code, f"{now.fault.message}\nThe team {now.team.name} {runs}", now.fault.fix)
-
-
-def _refuse_place(where: Path, *, named: bool) -> None:
-    """Raises UsageFault, BusyFault for a folder that no new team can be made in; `named`: a name has led there."""
-    from agent_mailer.assemble import Workplace
-    from agent_mailer.teams.place import lies_in
-    from agent_mailer.teams.running import watchers
-    from agent_mailer.teams.stopped import AGENTS
-
-    if named and lies_in(Path.cwd(), where):
-        what = f"{where} is the project, or above it; a team has a folder of its own"
-        raise UsageFault("in_the_way", what, "amp init, or amp init NAME: below ~/amp-teams; or: amp init --dir DIR")
-    found = {
-        path.parent.parent.name: path.parent.parent for path in where.glob(f"{AGENTS}/*/.agent-mailer/config.toml")
-    }
-    if running := watchers({name: Workplace(path) for name, path in found.items()}):
-        pids = " ".join(str(process.pid) for process in running.values())
-        what = (
-            f"agents in {where / AGENTS} are watched, and nothing says to which team they belong: {', '.join(running)}"
-        )
-        raise BusyFault("agents_watched", what, f"kill {pids}")
-
-
 def _note_others(project: Path | None, where: Path) -> None:
     """Two teams may work on one folder: which of them is meant is to be known from the beginning."""
     from agent_mailer.teams.place import all_teams, is_one, project_of
@@ -349,16 +303,6 @@ def _note_others(project: Path | None, where: Path) -> None:
             f"{', '.join(others)} works on this folder, too. A command here without a name means the team that was "
             "made or started last; to name one: amp ask --team NAME TASK, amp status NAME"
         )
-
-
-def _refuse_team_as_project(name: str) -> None:
-    """Raises UsageFault where a new team would work on another team's folder."""
-    from agent_mailer.teams.kept import has_team
-
-    here = Path.cwd()
-    if any(has_team(folder) and (folder / "agents").is_dir() for folder in (here, *here.parents)):
-        fix = f"cd to the project, then: amp up {name}"
-        raise UsageFault("in_a_team", f"{here} is in a team's folder: a new team is made from its project's", fix)
 
 
 def _ask_for_mode(why: str) -> PermissionMode:

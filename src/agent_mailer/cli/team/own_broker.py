@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from agent_mailer.disk import Disk
-from agent_mailer.errors import ConfigFault, RefusedFault, UsageFault
+from agent_mailer.errors import ConfigFault, MailerError, RefusedFault, UsageFault
+from agent_mailer.locks import HOLDS_ON
 from agent_mailer.teams import embedded
-from agent_mailer.teams.stopped import at
+from agent_mailer.teams.stopped import at, is_stopped
 
 if TYPE_CHECKING:
     from agent_mailer.setup.logins import Login
@@ -44,6 +49,23 @@ def require_by_hand(where: Where | None) -> None:
 def end(directory: Path) -> bool:
     """End it with a word; False where it did not run. Raises UnavailableFault where it does not end."""
     return embedded.end(standing(directory))
+
+
+@contextmanager
+def ended_if_refused(directory: Path) -> Iterator[None]:
+    """What is refused leaves no broker behind that was begun for it: there is one for a team that is to run."""
+    from agent_mailer.teams.kept import changing, has_team
+    from agent_mailer.teams.running import watchers_in
+
+    try:
+        yield
+    except (MailerError, typer.Abort):
+        # In a folder that is no team's there may be a broker of somebody's own. Who is at it just now looks himself.
+        if embedded.url_of(directory) != embedded.EMBEDDED:
+            with suppress(MailerError), changing(directory, Disk(), HOLDS_ON):
+                if (is_stopped(directory) or not has_team(directory)) and not watchers_in(directory):
+                    end(directory)
+        raise
 
 
 def log_in_there(directory: Path) -> Login:

@@ -154,7 +154,7 @@ def rm(
     from agent_mailer.disk import Disk
     from agent_mailer.setup.logins import find_login, forget_login
     from agent_mailer.teams.kept import changing
-    from agent_mailer.teams.place import lies_in
+    from agent_mailer.teams.place import forget_last, lies_in
     from agent_mailer.teams.running import remove_services, watchers
 
     one = found(name, team, directory)
@@ -180,6 +180,9 @@ def rm(
             with suppress(ConfigFault):
                 forget_login(Path.home(), find_login(Path.home(), one.team.broker_url), Disk())
         Disk().remove_tree(one.directory)
+    # Deleted it is in any case; a last one that is kept only makes the next command say less well what there is.
+    with suppress(OSError):
+        forget_last(one.directory, os.environ, Path.home(), Disk())
     say(f"deleted {one.directory}")
     if not one.team.keeps_mail:
         note(f"its agents and their mail are still at {one.team.root or one.team.broker_url}")
@@ -204,7 +207,7 @@ def start_and_show(one: Found, chosen: Where | None, *, attach: bool) -> None:
 
     Raises ConfigFault for one whose folder was moved, MailerError.
     """
-    from agent_mailer.cli.team.own_broker import begin
+    from agent_mailer.cli.team.own_broker import begin, ended_if_refused
     from agent_mailer.clock import SystemClock
     from agent_mailer.disk import Disk
     from agent_mailer.teams.kept import changing
@@ -214,17 +217,18 @@ def start_and_show(one: Found, chosen: Where | None, *, attach: bool) -> None:
     from agent_mailer.teams.stopped import forget_stopped
 
     terminal = sys.stdout.isatty()
-    where = where_possible(one.directory, chosen, terminal=terminal)
-    require_startable(one, where)
-    with changing(one.directory, Disk()):
-        # Refused, it stays one that was stopped; what is tried and fails is missed.
-        started = start_all(one.team.name, one.directory, one.places, where)
-        forget_stopped(one.directory, Disk())
-        if one.team.embedded:
-            broker = begin(one.directory)
-            say(f"its broker is at {broker.url} (pid {broker.pid})")
-        for line in started:
-            say(line)
+    with ended_if_refused(one.directory):
+        where = where_possible(one.directory, chosen, terminal=terminal)
+        require_startable(one, where)
+        with changing(one.directory, Disk()):
+            # Refused, it stays one that was stopped; what is tried and fails is missed.
+            started = start_all(one.team.name, one.directory, one.places, where)
+            forget_stopped(one.directory, Disk())
+            if one.team.embedded:
+                broker = begin(one.directory)
+                say(f"its broker is at {broker.url} (pid {broker.pid})")
+            for line in started:
+                say(line)
     remember_last(one.team.name, one.directory, os.environ, Path.home(), Disk(), SystemClock().now())
     _tell_what_is_missing(one)
     # Where it ran already, not where this would have started it.

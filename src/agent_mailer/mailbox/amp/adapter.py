@@ -274,7 +274,8 @@ class AmpMailbox:
             return await self._sender.look(item)
 
     def report(self, envelope: Envelope, progress: Progress) -> None:
-        if progress.stage is not Stage.STARTED or not self._inbox.has_told(envelope.id):
+        told = progress.stage is Stage.STARTED and self._inbox.has_told(envelope.id)
+        if not told and progress.stage is not Stage.ADOPTED:
             self._reporter.tell(envelope.id, progress)
 
     def announce(self, presence: Presence, note: str = "") -> None:

@@ -18,7 +18,7 @@ from agent_mailer.clock import Clock, SystemClock
 from agent_mailer.disk import Disk
 from agent_mailer.errors import BusyFault, ConfigFault, RefusedFault
 from agent_mailer.file_events import FileEvents
-from agent_mailer.locks import FileLock
+from agent_mailer.locks import HOLDS_ON, FileLock
 from agent_mailer.mailbox.http import doubt_of
 from agent_mailer.mailbox.mcp_agent_mail import compose
 from agent_mailer.mailbox.mcp_agent_mail.identity import Identity, Registration, Tokens
@@ -175,7 +175,7 @@ class McpAgentMailbox:
         if self._events is not None:
             return
         self._disk.make_directory(self._folder)
-        if not self._lock.acquire():
+        if not self._lock.acquire(HOLDS_ON):
             raise BusyFault(
                 "watched", f"another watcher consumes the mail of {printable(self._name)}", "agent-mailer status --all"
             )

@@ -265,9 +265,8 @@ class RelayMailbox:
         """Others see whether we work; a task that it has begun."""
         if self._tending is None:
             return
-        begins = progress.stage is Stage.STARTED
-        self._tending.work(envelope.id, on=begins)
-        if begins and (task := task_of(envelope.locator)):
+        self._tending.work(envelope.id, on=progress.stage is not Stage.SETTLED)
+        if progress.stage is Stage.STARTED and (task := task_of(envelope.locator)):
             self._tending.do(lambda: self._inbox.tell_task(task, reader.STATUS_STARTED))
 
     def announce(self, presence: Presence, note: str = "") -> None:

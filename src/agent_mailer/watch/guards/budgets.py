@@ -7,7 +7,7 @@ beside those of the others, and counts theirs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from datetime import datetime, timedelta
 from operator import attrgetter
@@ -114,9 +114,9 @@ class Ledger:
         self._lines.pop(record.envelope.id, None)
         self._lines.pop(record.turn_id, None)
 
-    def put_back(self, envelope: Envelope) -> None:
-        """It is not to be claimed now."""
-        self._lines.pop(envelope.id, None)
+    def put_back(self, envelope: Envelope) -> bool:
+        """It is not to be claimed now; whether something was reserved for it."""
+        return self._lines.pop(envelope.id, None) is not None
 
     def note(self, record: TurnRecord) -> None:
         """The record as it is now; once more, it counts as it is then."""
@@ -207,9 +207,14 @@ class Shared:
 
     def others(self, now: float) -> Spent:
         total = Spent()
-        for line in self._read(now):
-            total = total.plus(line)
+        for path in self._folder.glob("*.json"):
+            if path.name != self._own:
+                total = total.plus(self._spent(path, now))
         return total
+
+    def own(self, now: float) -> Spent:
+        """What the others were told last."""
+        return self._spent(self._folder / self._own, now)
 
     def write(self, now: float, spent: Spent) -> None:
         """Lost in a power failure it is made anew from the turns by its watcher. Raises OSError: others would go on as
@@ -221,13 +226,12 @@ class Shared:
             self._disk.move(path, path.with_suffix(f".corrupt-{now:.0f}"), sync=Sync.NONE)
         self._disk.replace(path, data + b"\n", sync=Sync.NONE)
 
-    def _read(self, now: float) -> Iterator[Spent]:
-        for path in self._folder.glob("*.json"):
-            if path.name != self._own:
-                with suppress(OSError, *GARBLED):
-                    day = msgspec.json.decode(read_regular(path), type=_Day)
-                    if day.since >= midnight(now):
-                        yield day.spent
+    def _spent(self, path: Path, now: float) -> Spent:
+        with suppress(OSError, *GARBLED):
+            day = msgspec.json.decode(read_regular(path), type=_Day)
+            if day.since >= midnight(now):
+                return day.spent
+        return NOTHING
 
 
 def shared_of(policy: BudgetPolicy, workdir: Path, disk: Disk) -> Shared | None:

@@ -7,8 +7,8 @@ neither a restart nor a reboot gives a fresh allowance.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import msgspec
 
@@ -66,15 +66,24 @@ class Gate:
         """When turns were claimed within the hour, the oldest first, but for those of a person who is known."""
         self._people: frozenset[str] = frozenset()
         self._texts: deque[str] = deque(maxlen=64)
-        self.last_turn = 0.0
-        """When a turn was claimed last."""
+        self._last_turn = 0.0
         self.went_through = 0.0
         """When a turn last ended in another way than in a pause."""
         self._ledger: Ledger | None = None
         self._shared: Shared | None = None
 
     def admit(self, candidates: Sequence[Candidate], now: float) -> Admitted:
-        """Judge heads of threads in their order. Writes nothing; raises OSError where the turns cannot be read now."""
+        """Judge heads of threads in their order; each that goes is to be claimed, or put back. Raises OSError where the
+        turns cannot be read now, or those who share the day not be told: then none goes.
+        """
+        try:
+            return self._admit(candidates, now)
+        except BaseException:
+            for candidate in candidates:
+                self.put_back(candidate.envelope)
+            raise
+
+    def _admit(self, candidates: Sequence[Candidate], now: float) -> Admitted:
         rounds = self._known(now)
         if candidates and (calm := self.calm(now)) is not None:
             return Admitted(pause=calm)
@@ -109,6 +118,16 @@ class Gate:
             go.append(candidate)
             bound += not free
         return Admitted(tuple(go), tuple(stops), hourly)
+
+    @contextmanager
+    def until_begun(self, go: Sequence[Candidate]) -> Iterator[deque[Candidate]]:
+        """What was admitted, each to be taken out once it is begun: what is left then is put back."""
+        left = deque(go)
+        try:
+            yield left
+        finally:
+            for candidate in left:
+                self.put_back(candidate.envelope)
 
     def past(self, pause: Pause | None, ready: list[Candidate]) -> tuple[Pause | None, list[Candidate]]:
         """What of `ready` the pause lets by, and the pause that counts for that: too many turns are no person's."""
@@ -211,11 +230,19 @@ class Gate:
             self._turns.remove(record.claimed_at)
         if self._ledger is not None:
             self._ledger.forget(record)
+            self._share(self._clock.now())
 
     def put_back(self, envelope: Envelope) -> None:
-        """It was admitted, and is not claimed all the same: it takes nothing of the day."""
-        if self._ledger is not None:
-            self._ledger.put_back(envelope)
+        """Where it was admitted, and is not claimed all the same, it takes nothing of the day."""
+        if self._ledger is not None and self._ledger.put_back(envelope):
+            self._share(self._clock.now())
+
+    def last_turn(self, now: float) -> float:
+        """When a turn was claimed last. One that a clock which was set back has left ahead counts as of the first look
+        after that.
+        """
+        self._last_turn = min(self._last_turn, now)
+        return self._last_turn
 
     def settled(self, record: TurnRecord) -> None:
         """What it took is known, what it has written, and whether the way is clear."""
@@ -302,7 +329,7 @@ class Gate:
         if self._shared is None or self._ledger is None or self._looks_only:
             return
         spent = self._ledger.today(now)
-        if spent.turns:
+        if spent.turns or self._shared.own(now).turns:
             with suppress(OSError):
                 self._shared.write(now, spent)
 
@@ -310,7 +337,7 @@ class Gate:
         return limit_today(self._policy.budget, key, self._state.lifts.raised(key))
 
     def _note(self, record: TurnRecord) -> None:
-        self.last_turn = max(self.last_turn, record.claimed_at)
+        self._last_turn = max(self._last_turn, record.claimed_at)
         if counts_hourly(record):
             self._turns.append(record.claimed_at)
         for one in shares(record) if record.batch else (record,):
