@@ -13,6 +13,8 @@ from tests.desk import Desk
 from tests.sizes import LONG
 from tests.typed import COMMAND, type_in
 
+from agent_mailer import __version__
+
 PROJECT = Path(__file__).resolve().parents[2]
 HEAVY = {"pydantic", "rich", "asyncio", "tomlkit", "filelock", "httpx", "tenacity", "agent_mailer.watch.watcher"}
 UNASKED = HEAVY | {
@@ -144,7 +146,13 @@ def test_every_command_has_help_and_a_line_in_the_list(tmp_path: Path) -> None:
         inner = type_in(tmp_path, name, "--help")
         assert inner.status == 0
         assert f"Usage: agent-mailer {name} " in inner.out
-    assert type_in(tmp_path, "--version").out.startswith("agent-mailer ")
+
+
+@pytest.mark.parametrize("program", ["agent-mailer", "amp"])
+def test_both_programs_tell_which_version_they_are_of(tmp_path: Path, program: str) -> None:
+    argv = [str(Path(sys.executable).with_name(program)), "--version"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"agent-mailer {__version__}\n")
 
 
 def test_the_reference_is_what_the_commands_say(tmp_path: Path) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, NoReturn
+from typing import ClassVar, NoReturn
 
 import typer
 
-from agent_mailer import __version__
 from agent_mailer.cli.ending import status_of
 from agent_mailer.cli.home import settle_home
-from agent_mailer.cli.terminal.commands import LazyGroup, group
+from agent_mailer.cli.terminal.commands import LazyGroup, Version, group
 from agent_mailer.cli.terminal.screen import prepare_streams
 from agent_mailer.cli.terminal.streams import last_words, leave, open_what_is_closed
 
@@ -90,19 +89,8 @@ app = group(
 )
 
 
-def _version(value: bool) -> None:
-    if value:
-        typer.echo(f"agent-mailer {__version__}")
-        raise typer.Exit
-
-
 @app.callback(invoke_without_command=True)
-def _root(
-    ctx: typer.Context,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
+def _root(ctx: typer.Context, version: Version = False) -> None:
     del version
     settle_home(os.environ)
     if ctx.invoked_subcommand is None:

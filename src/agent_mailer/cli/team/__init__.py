@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from agent_mailer.cli.home import settle_home
-from agent_mailer.cli.terminal.commands import LazyGroup, group
+from agent_mailer.cli.terminal.commands import LazyGroup, Version, group
 
 
 class _Commands(LazyGroup):
@@ -41,7 +41,13 @@ amp = group("amp", "A team of coding agents that hand work to each other by mail
 
 
 @app.callback()
-@amp.callback()
 def _root() -> None:
     """Several agents of one machine as one thing."""
+    settle_home(os.environ)
+
+
+@amp.callback()
+def _amp(version: Version = False) -> None:
+    """A team of coding agents that hand work to each other by mail."""
+    del version
     settle_home(os.environ)

@@ -12,13 +12,14 @@ from copy import copy
 from importlib import import_module
 from pathlib import Path
 from shutil import get_terminal_size
-from typing import TYPE_CHECKING, ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol, cast
 
 import typer
 from typer._click import HelpFormatter
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command, get_command_name, get_group
 
+from agent_mailer import __version__
 from agent_mailer.errors import UsageFault
 from agent_mailer.names import did_you_mean, printable
 
@@ -98,6 +99,18 @@ def _offer(ctx: Context, params: list[Parameter]) -> None:
 def required_arguments(params: list[Parameter]) -> list[str]:
     """Their names, as a person reads them."""
     return [(one.name or "").upper() for one in params if one.param_type_name == "argument" and one.required]
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"agent-mailer {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+]
+"""An option of a whole program."""
 
 
 NARROWEST_HELP, WIDEST_HELP = 20, 80
