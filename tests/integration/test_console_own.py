@@ -141,6 +141,17 @@ def test_what_came_to_the_person_counts_as_read_when_he_says_so(console: OwnCons
     assert "Nothing here" in console.get("/console/threads", only="unread").text
 
 
+def test_the_form_below_a_thread_answers_what_was_written_to_the_person_and_not_what_agents_wrote_since(
+    console: OwnConsole, desk: Desk
+) -> None:
+    asked = desk.send("Tabs or spaces?", sender="coder", to="user", thread="th-among")
+    desk.send("I go on meanwhile.", sender="planner", to="coder", thread="th-among")
+    shown = console.get("/console/thread", id="th-among").text
+    assert "I go on meanwhile." in shown
+    assert re.findall(r'name="parent" value="([^"]*)"', shown) == [asked]
+    console.post("/console/thread/read", unread=asked, back="/console/threads")
+
+
 def test_the_page_of_a_long_thread_marks_what_it_says_and_nothing_that_it_does_not_show(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
