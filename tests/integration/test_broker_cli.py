@@ -349,6 +349,15 @@ def test_what_is_refused_is_told(tmp_path: Path) -> None:
         assert (done.status, said in done.err) == (status, True), done
 
 
+def test_the_first_user_uses_up_the_code_that_was_printed_and_not_one_made_for_somebody_else(tmp_path: Path) -> None:
+    """The oldest is what the first start printed, which its log still shows."""
+    place = ("--data", "d")
+    printed, for_bob = (type_in(tmp_path, "broker", "invite", "add", "--json", *place).json["code"] for _ in range(2))
+    assert type_in(tmp_path, "broker", "user", "add", "ann", *place, env=GIVEN).status == 0
+    rows = type_in(tmp_path, "broker", "invite", "list", "--json", *place).json
+    assert {row["code"]: bool(row["used_by"]) for row in rows} == {printed: True, for_bob: False}
+
+
 def test_a_password_is_not_guessed_at(tmp_path: Path) -> None:
     silent = type_in(tmp_path, "broker", "user", "add", "ann", "--data", "d")
     assert (silent.status, "--password-file" in silent.err) == (2, True), silent

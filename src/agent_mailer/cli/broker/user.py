@@ -90,13 +90,13 @@ def add(
 
 
 def _first_code(connection: Connection) -> str | None:
-    """The first user uses up the code that was printed for them: whoever has read it gets nothing by it."""
+    """The first user uses up the code that was printed for them, the oldest: whoever has read it gets nothing by it."""
     from agent_mailer.broker.users.rows import all_invites, all_users
 
     if all_users(connection):
         return None
     codes = [invite.code for invite in all_invites(connection) if invite.used_by is None]
-    return codes[0] if codes else None
+    return codes[-1] if codes else None
 
 
 @app.command("list", cls=FastCommand)
