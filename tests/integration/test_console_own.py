@@ -23,6 +23,7 @@ from agent_mailer.console.own import mail
 from agent_mailer.console.own.gate import ENTER, Door, Gate
 from agent_mailer.desk.here import AgentsHere
 from agent_mailer.desk.mail import MailHere
+from agent_mailer.mailbox.port import Priority
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +184,17 @@ def test_the_page_of_a_long_thread_marks_what_it_says_and_nothing_that_it_does_n
 
     http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:9")
     asyncio.run(play())
+
+
+def test_each_mail_of_a_turn_for_several_is_shown_with_that_turn(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.configure(batch_low=True)
+    chores = [desk.send("a chore", thread="chores", priority=Priority.LOW) for _ in range(2)]
+    desk.once()
+    [turn] = desk.place().state.turns.ids()
+    shown = MailHere(AgentsHere([desk.workdir]).looking).thread("chores")
+    looks = {one.message.id: [seen.turn_id for seen in one.turns] for one in shown if one.turns}
+    assert looks == {chore: [turn] for chore in chores}
 
 
 def test_what_did_not_leave_is_still_on_the_page(console: OwnConsole) -> None:

@@ -320,11 +320,11 @@ def test_of_a_watcher_that_is_gone_the_next_one_tells_what_could_not_be_told_and
     """By a way that takes the same word twice, as mail does not."""
     told, up = desk.base / "told", desk.base / "up"
     command = ["/bin/sh", "-c", f'test -e {up} && echo "$AGENT_MAILER_NOTICE_KIND" >>{told}']
-    desk.configure(notify={"command": command})
+    desk.configure(notify={"command": command, "address": "user"})
     if reached:
         up.touch()
     first = "told" if reached else "it ended with 1"
-    assert type_in(desk.workdir, "service", "gone", env=GONE).out == f"command: {first}\n"
+    assert type_in(desk.workdir, "service", "gone", env=GONE).out == f"command: {first}\nmail: told\n"
     up.touch()
     desk.once()
-    assert told.read_text() == "gone\n"
+    assert (told.read_text(), len(desk.inbox())) == ("gone\n", 1), "each way once, whatever became of the other"

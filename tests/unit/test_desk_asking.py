@@ -20,12 +20,14 @@ from agent_mailer.disk import SystemCalls
 from agent_mailer.errors import UnavailableFault, UsageFault
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Envelope
+from agent_mailer.outcomes import Judgement, Outcome
 from agent_mailer.state.lifts import Order, OrderVerb
 from agent_mailer.state.lock import LockHolder, WorkdirLock, holder_of
-from agent_mailer.state.records import DeadLetter, RetryEntry
+from agent_mailer.state.records import DeadLetter, RetryEntry, Settlement
 from agent_mailer.state.requests import ANSWER_SUFFIX, MAILBOX_WAITS, Answer, Request, Verb
 from agent_mailer.state.stuck import StuckKind
 from agent_mailer.teams.running import require_no_stranger
+from agent_mailer.watch.probes import decide_pause
 from agent_mailer.watch.requests import apply, apply_waiting
 
 PAUSE = Request(Verb.PAUSE, reason="lunch")
@@ -360,3 +362,25 @@ def test_what_only_a_person_orders_is_refused_in_a_turn(desk: Desk, monkeypatch:
     # A request alone gives no power: what it names no person has ordered.
     answer = ask(desk.place(), Request(Verb.ORDER, ("1800000000.000000-00",)))
     assert (answer.ok, answer.lines) == (False, ("no person has ordered that",))
+
+
+def test_where_nobody_watches_a_pause_is_lifted_for_all_of_its_account(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signed-out program of another agent was paused for both; whoever is logged in again says so once."""
+    (program := tmp_path / "claude").write_text("#!/bin/sh\n")
+    program.chmod(0o700)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    pauses = []
+    for one in (desk, Desk(tmp_path / "another")):
+        one.configure(runtime="claude")
+        place = one.place()
+        place.prepare()
+        place.share_pause(place.runtime())
+        pauses.append(place.state.pause)
+    now = time.time()
+    met = decide_pause(Judgement(Outcome.SIGNED_OUT), None, now, 0.5)
+    pauses[1].settled(Settlement(Outcome.SIGNED_OUT, "", now, 1.0, finished=False, pause=met), now - 1)
+    assert [pause.current() is None for pause in pauses] == [False, False]
+    assert ask(desk.place(), Request(Verb.RESUME)).ok
+    assert [pause.current() for pause in pauses] == [None, None]

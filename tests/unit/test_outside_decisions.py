@@ -32,6 +32,8 @@ def test_what_comes_late_sets_no_moment_back_and_ends_nothing() -> None:
         Item(is_open=True, occurrences=2, thread="t", moment_ms=100),
     )
     assert told(State.RESOLVED, 70, again.after) == NotSent(Outcome.IGNORED, "came_late")
+    worse = told(State.OPEN, 108, again.after)
+    assert told(State.RESOLVED, 106, worse.after) == NotSent(Outcome.IGNORED, "came_late"), "it was said again since"
     over = told(State.RESOLVED, 110, again.after)
     assert (over.outcome, over.occurrences) == (Outcome.RESOLVED, 2)
     assert told(State.OPEN, 105, over.after) == NotSent(Outcome.IGNORED, "resolved_already")

@@ -99,6 +99,19 @@ def test_what_arrives_while_it_is_looked_how_the_message_stands_is_not_denied(
     assert (waited.ending, waited.answer.body.strip()) == (ending, "the last word")
 
 
+def test_what_somebody_else_says_in_the_thread_is_not_the_recipients_answer(tmp_path: Path) -> None:
+    """Another program's mail names nothing that it answers."""
+    desk, clock = Desk(tmp_path), SystemClock()
+    user, coder = (Person(mail_in(desk.place(), whose), clock) for whose in ("user", "coder"))
+    sent = user.send(Draft(new_key(), Action.SEND, clock.now(), to=("coder",), subject="s", body="b"))
+    desk.send("I have seen that, too.", sender="planner", to="user", thread=sent.thread)
+    assert user.wait_for_answer(sent, 0.0).answer is None
+    coder.send(Draft(new_key(), Action.REPLY, clock.now(), body="the answer"), coder.find(sent.id).message)
+    answer = user.wait_for_answer(sent, 0.0).answer
+    assert answer is not None
+    assert answer.body.strip() == "the answer"
+
+
 def test_all_recipients_have_it_only_once_each_has() -> None:
     class Told:
         """A mailbox that tells, look by look, who has taken it."""
