@@ -145,6 +145,21 @@ def test_uploads_go_by_age_unless_unread_mail_names_them(aged: Aged) -> None:
     assert len([*desk.settings.uploads.glob("*/*.png")]) == 1
 
 
+@ON_A_FILE
+def test_an_upload_that_is_named_by_unread_mail_while_others_go_stays(aged: Aged) -> None:
+    """As soon as one of the two is gone, the mail that names both is marked unread."""
+    desk = aged.desk
+    made = []
+    for name in ("one.png", "other.png"):
+        files = {"file": (name, b"\x89PNG\r\n\x1a\n" + name.encode())}
+        made.append(desk.call("POST", "/files/upload", files=files, headers=aged.ann.header))
+    desk.sql("UPDATE files SET created_at = :m", m=LONG_AGO)
+    aged.send("look", old=False, attachments=[{"url": one["url"]} for one in made])
+    desk.sql("CREATE TRIGGER marked AFTER DELETE ON files BEGIN UPDATE messages SET is_read = 0; END")
+    assert aged.broker("prune", "--keep-days", "30", "--json").json["uploads"] == 1
+    assert sorted(desk.http.get(f"/files/{one['id']}").status_code for one in made) == [200, 404]
+
+
 def test_a_broker_that_serves_does_it_by_itself(tmp_path: Path) -> None:
     with running_broker(tmp_path) as desk:
         first = Aged(desk)

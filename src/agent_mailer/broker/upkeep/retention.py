@@ -63,6 +63,12 @@ _UNREAD_THERE = exists().where(
     _other.c.user_id == _m.user_id, _other.c.thread_id == _m.thread_id, not_(_other.c.is_read)
 )
 _MAY_GO = and_(_m.is_read, NOT_ERASED, ~_UNREAD_THERE)
+_NAMED = exists().where(
+    not_(_m.is_read),
+    _m.user_id == files.c.user_id,
+    or_(_m.body.contains(files.c.id), cast(_m.attachments, Text).contains(files.c.id)),
+)
+"""Whether unread mail of its user names an upload."""
 
 
 async def keep_on(store: Store, uploads: Path, keep: Keep) -> None:
@@ -155,22 +161,22 @@ def _take(ids: Sequence[str], connection: Connection) -> None:
 
 async def _uploads(store: Store, uploads: Path, before: str, *, look_only: bool) -> int:
     """Files that are older and that no unread mail names."""
-    named = exists().where(
-        not_(_m.is_read),
-        _m.user_id == files.c.user_id,
-        or_(_m.body.contains(files.c.id), cast(_m.attachments, Text).contains(files.c.id)),
-    )
 
     def find(connection: Connection) -> list[tuple[str, str]]:
-        old = select(files.c.id, files.c.stored_path).where(files.c.created_at < before, ~named)
+        old = select(files.c.id, files.c.stored_path).where(files.c.created_at < before, ~_NAMED)
         return [(row[0], row[1]) for row in connection.execute(old)]
 
     found = await store.read(find)
-    for file_id, stored_path in found if not look_only else ():
-        await store.write(partial(_forget_file, file_id))
-        (uploads / stored_path).unlink(missing_ok=True)
-    return len(found)
+    if look_only:
+        return len(found)
+    many = 0
+    for file_id, stored_path in found:
+        if await store.write(partial(_forget_file, file_id)):
+            (uploads / stored_path).unlink(missing_ok=True)
+            many += 1
+    return many
 
 
-def _forget_file(file_id: str, connection: Connection) -> None:
-    connection.execute(delete(files).where(files.c.id == file_id))
+def _forget_file(file_id: str, connection: Connection) -> bool:
+    """Unless unread mail has come to name it since it was found."""
+    return bool(connection.execute(delete(files).where(files.c.id == file_id, ~_NAMED)).rowcount)
