@@ -115,13 +115,17 @@ def test_the_mail_of_a_finished_message_goes_from_every_turn_of_it(house: House,
     assert [house.left(turn) for turn in (first, last)] == [left] * 2
 
 
-def test_mail_that_was_handed_over_together_stays_until_the_last_is_finished(house: House) -> None:
+@pytest.mark.parametrize("alone", [False, True])
+def test_mail_that_was_handed_over_together_stays_until_the_last_is_finished(house: House, alone: bool) -> None:
+    """Also where the first is finished by a turn of its own, which follows it."""
     turn = house.turn(batch=(Batched(envelope("other")),))
+    history = (Attempt(turn.turn_id, Outcome.FAILED, "", 0.0),)
+    last = house.turn(rerun=RetryEntry(envelope("m"), history=history)) if alone else turn
     house.state.processed.add("m")
-    house.state.retention.strip_message(turn, 7)
+    house.state.retention.strip_message(last, 7)
     assert house.left(turn) == WHOLE
     house.state.processed.add("other")
-    house.state.retention.strip_message(turn, 7)
+    house.state.retention.strip_message(last, 7)
     assert house.left(turn) == ["stdout"]
 
 
