@@ -786,8 +786,11 @@ def test_of_a_batch_one_message_that_still_waits_is_enough(scene: Scene) -> None
         (scene.box / "new" / waits.locator).unlink()
 
 
-def test_what_was_to_be_sent_again_is_sent_though_its_message_waits(scene: Scene) -> None:
+@pytest.mark.parametrize("at_work", [False, True])
+def test_what_was_to_be_sent_again_is_sent_though_its_message_waits_or_is_at_work(scene: Scene, at_work: bool) -> None:
     envelope = scene.mail()
+    if at_work:
+        scene.room.work[new_turn_id(NOW + 1)] = Work(envelope, At.RUNNING, {envelope.id})
     sent = changed(DONE, items=(SettledItem(Outgoing("o-1", "user", "t", "payload"), ItemState.DELIVERED),))
     record = TurnRecord(new_turn_id(NOW), envelope, Phase.SETTLING, "command", NOW, settlement=sent, resends="gone 0")
     scene.state.turns.create(record)
