@@ -24,6 +24,43 @@ sys.stdin.read()
 """
 
 
+HEARS_LATE = """import os, signal, sys
+from pathlib import Path
+from agent_mailer.state.lock import WorkdirLock
+lock = WorkdirLock(Path(sys.argv[1]))
+lock.acquire()
+def hear(*_):
+    lock.leaving()
+    os.write(1, b"told\\n")
+signal.signal(signal.SIGTERM, hear)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+print("at work", flush=True)
+os.read(0, 1)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+sys.stdin.read()
+"""
+
+
+def test_who_is_to_end_at_once_hears_it_twice_however_late_he_hears_it_first(tmp_path: Path) -> None:
+    """The first word gives turns their time. Of a signal that waits to be heard a second one is no other."""
+    desk, directory = Desk(tmp_path), tmp_path / "shop"
+    directory.mkdir()
+    words = [sys.executable, "-c", HEARS_LATE, str(desk.state / ".lock")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as watcher:
+        assert watcher.stdout is not None
+        assert watcher.stdin is not None
+        assert watcher.stdout.readline() == "at work\n"
+        lines = stop("shop", directory, {"coder": desk.place()}, now=True)
+        assert next(lines) == "coder ends now"
+        watcher.stdin.write("x")
+        watcher.stdin.flush()
+        assert watcher.stdout.readline() == "told\n"
+        assert "waiting for coder" in next(lines)
+        watcher.stdin.close()
+        assert watcher.stdout.read() == "told\n"
+        assert [*lines] == []
+
+
 @pytest.mark.parametrize(
     ("how", "said", "told"),
     [

@@ -261,13 +261,12 @@ def stop(
     if names:
         UserManager(os.environ).do("stop", "--no-block", *names)
     for name, holder in holders.items():
-        # A second word ends what has time.
         heard = holder.leaving and not (now or hand_over)
         if not heard and (now or hand_over or name not in services):
             send(holder.process, signal.SIGUSR1 if hand_over else signal.SIGTERM)
-        if now and not hand_over:
-            send(holder.process, signal.SIGTERM)
         yield f"{name} {'ends already' if heard else 'hands over' if hand_over else 'ends now' if now else 'stops'}"
+    if now and not hand_over:
+        _say_again(places, running)
     yield from _until_gone(directory, places, running, now=now or hand_over)
     if names:
         UserManager(os.environ).do("stop", *names)
@@ -279,6 +278,15 @@ def stop(
             yield f"closed the tmux session {session.name}"
         elif lost := session.out_of_reach():
             yield lost
+
+
+def _say_again(places: Mapping[str, Workplace], running: Mapping[str, ProcessIdentity]) -> None:
+    """A second word ends what has time; of a signal that is not heard yet a second one is no other."""
+    until = time.monotonic() + ENDS_BY_ITSELF
+    while time.monotonic() < until and not all(holder.leaving for holder in _holders(places).values()):
+        time.sleep(LOOK_EVERY)
+    for process in running.values():
+        send(process, signal.SIGTERM)
 
 
 def _until_gone(
@@ -353,8 +361,7 @@ def _start_services(wanted: Mapping[str, Workplace]) -> None:
     """Installed and started under the user's systemd. Raises MailerError."""
     units, manager = Units(units_folder(os.environ), Disk()), UserManager(os.environ)
     for name, place in wanted.items():
-        for _ in put_in_place(manager, units, _service(name, place, units), start=True):
-            pass
+        list(put_in_place(manager, units, _service(name, place, units), start=True))
 
 
 def _service(name: str, place: Workplace, units: Units) -> Instance:
@@ -367,8 +374,7 @@ def remove_services(places: Mapping[str, Workplace]) -> None:
     units = Units(units_folder(os.environ), Disk())
     found = [instance for place in places.values() if (instance := units.of(place.workdir)) is not None]
     if found:
-        for _ in uninstall(UserManager(os.environ), units, found):
-            pass
+        list(uninstall(UserManager(os.environ), units, found))
 
 
 def where_now(team: str, directory: Path, places: Mapping[str, Workplace]) -> Where | None:
