@@ -197,6 +197,19 @@ def test_a_login_registers_with_a_key_of_the_agents_own(
         broker.call("GET", inbox, 403, headers={"X-API-Key": one})
 
 
+def test_a_key_that_the_broker_takes_no_more_is_replaced_by_one_of_the_agents_own(
+    broker: BrokerDesk, ben: Person, workdir: Path, home: Path
+) -> None:
+    log_in(home, broker, ben)
+    assert type_in(workdir, "init", "--from-amp-login", *RUN).status == 0
+    set_key(workdir, "api_key", "amk_revoked")
+    done = type_in(workdir, "init", "--from-amp-login", *RUN)
+    assert done.status == 0, done
+    config = config_of(workdir)
+    assert config["api_key"] != "amk_revoked"
+    broker.call("GET", f"/agents/{config['agent_id']}", headers={"X-API-Key": config["api_key"]})
+
+
 @pytest.mark.parametrize(
     ("content", "named"),
     [(None, "does not exist"), ("[]", "no logins"), ('{"credentials": {}}', "none"), ("{", "no logins")],

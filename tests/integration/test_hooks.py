@@ -295,6 +295,23 @@ def test_callers_that_send_byte_after_byte_keep_nobody_out_and_hold_up_no_stop(
         book.close()
 
 
+def test_of_what_a_program_signs_only_that_of_the_wanted_events_and_branches_becomes_mail(tmp_path: Path) -> None:
+    hook = HookDesk(tmp_path)
+    try:
+        hook.start("--branch", "main", "--branch", "release-*", "--label", "agent")
+        for branch, labels, said in (
+            ("main", ["agent"], ("sent", "")),
+            ("release-2", ["agent"], ("sent", "")),
+            ("mine", ["agent"], ("ignored", "branch_not_wanted")),
+            ("main", ["docs"], ("ignored", "label_not_wanted")),
+        ):
+            came = hook.tell(title=f"{branch} {labels}", branch=branch, labels=labels)
+            assert (came["outcome"], came["reason"]) == said, came
+        assert [one.subject for one in hook.inbox()] == ["main ['agent']", "release-2 ['agent']"]
+    finally:
+        hook.close()
+
+
 @LONG
 def test_github_is_read_filtered_and_what_fails_is_tried_again(tmp_path: Path) -> None:
     hook = HookDesk(tmp_path, "github")

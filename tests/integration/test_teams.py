@@ -358,6 +358,15 @@ def test_which_team_is_meant(amp: Amp, project: Path, teams: Path, tmp_path: Pat
     assert (unknown.status, "coder, reviewer" in unknown.err) == (2, True), unknown
 
 
+def test_the_mode_that_a_team_is_made_with_stands_in_its_file_and_stays(amp: Amp, teams: Path) -> None:
+    made = ("--local", "--runtime", "command", "--command", "cat", "--permission-mode", "plan")
+    for words in (made, (), made):
+        assert amp("init", *words).status == 0
+        assert yaml.safe_load((teams / "shop" / "team.yaml").read_text())["permission_mode"] == "plan"
+        workdir = teams / "shop" / "agents" / "shop_coder"
+        assert type_in(workdir, "config", "get", "permission_mode").out.strip() == "plan"
+
+
 def test_without_a_terminal_and_a_sandbox_its_agents_do_not_get_everything(amp: Amp, teams: Path) -> None:
     """Here no sandbox stands around a turn (the tests' environment says so)."""
     made = amp("init", "plain", "--local")
