@@ -17,6 +17,7 @@ import agent_mailer
 from agent_mailer.config import Config
 from agent_mailer.confine.bounds import Places, bounds_of
 from agent_mailer.confine.bwrap import Bubblewrap
+from agent_mailer.confine.confinement import _with_caches
 from agent_mailer.confine.enter_landlock import ABSTRACT_ONLY
 from agent_mailer.confine.kinds import sandbox_of
 from agent_mailer.confine.landlock import Landlock
@@ -421,3 +422,20 @@ def test_the_ssh_agent_counts_where_it_is_named(
     unnamed = bounds(msgspec.structs.replace(places, read=(places.home,)))
     assert unnamed.sockets == ()
     assert unnamed.access(places.home / ".ssh" / "known_hosts") is HIDE
+
+
+@pytest.mark.parametrize("own", [frozenset[str](), frozenset({"CARGO_HOME"})])
+def test_packages_are_kept_where_the_agent_may_write_whatever_the_environment_says(
+    tmp_path: Path, own: frozenset[str]
+) -> None:
+    """But what the user has set for the agent."""
+    mine = {"PATH": "/bin", "XDG_CACHE_HOME": "/home/ann/.cache", "CARGO_HOME": "/home/ann/cargo"}
+    places = Places(tmp_path, tmp_path, tmp_path, Path("/c"), own_variables=own)
+    found = _with_caches(Launch(("x",), mine, tmp_path), places).env
+    assert found == {
+        "PATH": "/bin",
+        "XDG_CACHE_HOME": "/c",
+        "npm_config_cache": "/c/npm",
+        "CARGO_HOME": "/home/ann/cargo" if own else "/c/cargo",
+        "GOMODCACHE": "/c/go-mod",
+    }

@@ -146,6 +146,13 @@ def test_a_rerun_says_how_the_earlier_turn_ended(room: Room, outcome: Outcome, w
     assert "untrusted detail" not in prompt
 
 
+@pytest.mark.parametrize("last", [True, False])
+def test_a_rerun_says_of_a_persons_session_only_where_that_had_its_mail_last(room: Room, last: bool) -> None:
+    history = [Attempt("t", Outcome.TIMED_OUT, "", 0.0, live=live) for live in (not last, last)]
+    prompt = room.render(record(rerun=RetryEntry(record().envelope, history=tuple(history))), PromptKind.RERUN)
+    assert ("was a person's own session" in prompt, "ran out of time" in prompt) == (last, not last)
+
+
 @pytest.mark.parametrize(
     ("sent", "left"),
     [((), "Nothing was sent from it."), (("a", "b"), "Already sent from it, do not send again: a; b.")],

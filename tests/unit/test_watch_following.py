@@ -20,6 +20,7 @@ from agent_mailer.names import new_turn_id
 from agent_mailer.outcomes import MOST_OPEN, Outcome, StopReason
 from agent_mailer.process.handle import ProcessIdentity
 from agent_mailer.process.holder import Supervised
+from agent_mailer.process.output import READ_BUDGET
 from agent_mailer.runtimes.command import CommandRuntime
 from agent_mailer.runtimes.port import CommandOutput, Doomed
 from agent_mailer.state.records import Batched, Phase, TurnRecord
@@ -169,6 +170,16 @@ def test_a_last_line_that_has_no_end_counts(scene: Scene) -> None:
     found = scene.run(follower._evidence()).observation
     assert found.result is not None
     assert (found.session_id, found.result.text, found.lines_skipped) == ("s-1", "42", 0)
+
+
+def test_what_it_said_is_read_to_its_end_however_much_of_it_nobody_has_read_yet(scene: Scene) -> None:
+    """As of a turn that ended while no watcher ran."""
+    record, follower = followed(scene, program=LINES)
+    much = ({"type": "tool_start", "id": str(number), "name": "x" * 1000} for number in range(3 * READ_BUDGET // 1000))
+    says(scene, record, *much, {"type": "result", "text": "42"})
+    found = scene.run(follower._evidence()).observation
+    assert found.result is not None
+    assert found.result.text == "42"
 
 
 def test_an_agent_that_opens_ever_more_tools_takes_no_more_memory(scene: Scene) -> None:
