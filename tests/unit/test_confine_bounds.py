@@ -125,8 +125,9 @@ def test_the_login_of_another_agent_program_is_hidden(places: Places) -> None:
     found = bounds(places, ProgramHome(home / ".claude"))
     assert found.access(home / ".claude" / ".credentials.json") is WRITE
     assert hidden(found, places, ".codex/auth.json")
-    opened = msgspec.structs.replace(places, read=(home / ".codex",))
-    assert bounds(opened).access(home / ".codex" / "auth.json") is READ
+    for how, access in (("read", READ), ("write", WRITE)):
+        opened = msgspec.structs.replace(places, **{how: (home / ".codex",)})
+        assert bounds(opened).access(home / ".codex" / "auth.json") is access
 
 
 def test_what_is_hidden_is_less_than_what_is_read_and_of_two_rules_the_stricter_one_counts(places: Places) -> None:

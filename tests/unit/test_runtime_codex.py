@@ -494,6 +494,8 @@ class TestResetTime:
         assert told(OTHER) == told("../*") == by_words, "another session's file"
         self.rollout(tmp_path, {"primary": free})
         assert told() == by_words, "no window is used up: the limit is another"
+        self.rollout(tmp_path, {"primary": used_up, "secondary": week}, {"primary": free})
+        assert told() == by_words, "what was used up is not any more: the last word counts"
         self.rollout(tmp_path, {"primary": {**used_up, "resets_at": int(self.SEEN) - 500}})
         assert told() == by_words, "that window is over"
 

@@ -142,6 +142,30 @@ def test_who_was_told_of_what_is_stuck_before_a_crash_is_not_told_again(
     scene.close()
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_what_an_earlier_watcher_may_have_sent_is_looked_for_before_the_first_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    """Where a second delivery is not recognised: it was killed before it could say so in its record."""
+    scene = Scene(tmp_path)
+    mailbox = scene.room.mailbox
+    composed = mailbox.compose(Draft("k", Action.SEND, NOW, to=("user",), body="x"), None, "t")
+    assert not isinstance(composed, Refused)
+    if there:
+        scene.run(mailbox.deliver(composed[0]))
+    recognising_nothing(mailbox, monkeypatch)
+    left = what_leaves(mailbox, monkeypatch)
+    items = (SettledItem(composed[0]),)
+    settlement = Settlement(Outcome.DONE, "", NOW, 1.0, finished=True, items=items)
+    record = TurnRecord(new_turn_id(NOW), scene.mail(), Phase.SETTLING, "command", NOW, settlement=settlement)
+    scene.state.turns.create(record)
+    scene.run(asyncio.wait_for(send_items(scene.room, record), 20))
+    assert record.settlement is not None
+    assert record.settlement.items[0].state is ItemState.DELIVERED
+    assert left == ([] if there else ["user"])
+    scene.close()
+
+
 def test_what_may_have_arrived_by_any_try_is_looked_for_before_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
