@@ -17,8 +17,10 @@ from tests.integration.test_amp_watch import AmpDesk
 from tests.integration.test_approvals import PUSH, AskingDesk, outcomes_of
 from tests.integration.test_confined import runs_here
 from tests.pages import PROJECT
+from tests.refusing import Died, Refusing
 from tests.sizes import LONG
 
+from agent_mailer.disk import SystemCalls
 from agent_mailer.errors import MailerError
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Automatic, Envelope, Gone, Kind, Message
@@ -32,8 +34,9 @@ from agent_mailer.watch.watcher import End, Watcher
 class HiddenDesk(AskingDesk):
     """Its mailbox counts as kept from the agent, as a proved sandbox keeps it."""
 
-    def look(self, **approve: bool) -> None:
+    def look(self, system: SystemCalls | None = None, **approve: bool) -> None:
         place = self.place()
+        place.disk.system = system or place.disk.system
         lock = place.lock()
         lock.acquire()
         try:
@@ -121,6 +124,20 @@ def test_what_counts_for_nothing_is_told_once_and_starts_no_turn(desk: HiddenDes
     assert desk.acts() == []
     assert outcomes_of(desk) == ["asked", "done"]
     assert desk.place().state.approvals.answer_to(asked.id) is not None
+
+
+def test_an_answer_is_kept_before_its_mail_counts_as_settled(desk: HiddenDesk) -> None:
+    """Whoever is killed between the two, or has no room for it just then, finds it again."""
+    desk.send(thread="one")
+    desk.look()
+    desk.send(f"deny {desk.code()} not today", thread="one")
+    dies = Refusing("approvals", code=None)
+    with pytest.raises(Died):
+        desk.look(dies)
+    assert dies.refused == 1
+    desk.look()
+    assert desk.answered()[-1] == "deny: not today"
+    assert desk.skipped() == ["answer"]
 
 
 @pytest.mark.parametrize(

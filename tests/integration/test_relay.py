@@ -559,6 +559,24 @@ def test_mail_that_waits_is_not_left_behind_by_what_was_taken_after_it(
     asyncio.run(scenario())
 
 
+def test_what_is_put_back_is_listed_however_much_was_taken_since(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox, "STALE_ROWS", 1)
+
+    async def scenario() -> None:
+        box = town.box()
+        for body in ("one", "two", "three"):
+            town.write("coder", body)
+        first, *_ = came = (await box.pending(100)).envelopes
+        for envelope in came:
+            assert isinstance(await box.claim(envelope), Message)
+        for _ in range(2):
+            assert not await waiting(box)
+        assert await box.ask_again(first.id) is None
+        assert [one.id for one in await waiting(box)] == [first.id]
+
+    asyncio.run(scenario())
+
+
 def test_an_event_wakes_and_one_about_agents_does_not(town: Town) -> None:
     async def scenario() -> None:
         box = town.box(rhythm=Rhythm(600, 600))

@@ -694,10 +694,13 @@ def test_at_a_server_what_it_grants_in_spite_of_others_is_given_back(tmp_path: P
             assert await one.take("t1", ["src/app/*.py"], 60.0) == []
             (way,) = await other.take("t2", ["src/**"], 60.0)
             assert way.owner.address == "one-1"
+            assert await other.take("t2", ["lib"], 60.0) == []
             # Its own check sees only the same words; ours was blind at the moment of the first look.
             blind = box("two-2").reservations(lambda a, b: False)
-            assert len(await blind.take("t2", ["docs", "src/app/*.py"], 60.0)) == 1
-            assert [held.owner.address for held in await other.held()] == ["one-1"]
+            assert len(await blind.take("t2", ["lib", "docs", "src/app/*.py"], 60.0)) == 1
+            held = [(one.owner.address, one.pattern) for one in await other.held()]
+            assert sorted(held) == [("one-1", "src/app/*.py"), ("two-2", "lib")], "what it had before stays its own"
+            assert await other.release("t2") == 1
             assert await one.renew("t1", 3600.0)
             assert (await one.held())[0].until > time.time() + 1800
             assert await one.take("t9", ["src/app/x.py"], 60.0) != [], "another turn of the same agent"
