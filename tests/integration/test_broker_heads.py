@@ -79,6 +79,7 @@ def test_all_of_few_and_without_bodies(box: Box) -> None:
     assert box.get(heads=True) == {"messages": without[2:], "cursor": 3, "more": False}
     box.desk.sql("UPDATE messages SET claimed_at = :old WHERE id = :id", old=OLD, id=sent[0]["id"])
     assert numbers(box.get(heads=True)["messages"]) == [1, 3], "a claim does not last for ever"
+    assert [box.get(heads=True, limit=limit)["more"] for limit in (1, 2)] == [True, False]
 
 
 def test_a_flood_hides_no_other_thread_and_the_urgent_come_first(box: Box) -> None:

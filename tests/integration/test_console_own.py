@@ -186,6 +186,32 @@ def test_the_page_of_a_long_thread_marks_what_it_says_and_nothing_that_it_does_n
     asyncio.run(play())
 
 
+def test_who_goes_through_all_pages_of_threads_sees_each_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mail, "A_PAGE", 2)
+    desk, door = Desk(tmp_path), Door(9)
+    for number in range(5):
+        desk.send("x", sender="coder", to="user", thread=f"th-{number}")
+    app, here = FastAPI(), AgentsHere([desk.workdir])
+    app.state.mail = MailHere(here.looking)
+    app.include_router(mail.router)
+    app.add_middleware(Gate, door=door)
+
+    async def play() -> list[str]:
+        seen, path = list[str](), "/console/threads"
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:9", follow_redirects=True
+        ) as http:
+            await http.get(ENTER, params={"key": door.key}, follow_redirects=False)
+            while path:
+                page = (await http.get(path)).text
+                seen += dict.fromkeys(re.findall(r'href="/console/thread\?id=(th-\d)', page))
+                older = re.search(r'rel="next" href="([^"]+)"', page)
+                path = unescape(older[1]) if older else ""
+        return seen
+
+    assert asyncio.run(play()) == [f"th-{number}" for number in (4, 3, 2, 1, 0)]
+
+
 def test_each_mail_of_a_turn_for_several_is_shown_with_that_turn(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     desk.configure(batch_low=True)
