@@ -12,6 +12,8 @@ from tests.sizes import LONG
 
 from agent_mailer.assemble import Workplace
 from agent_mailer.clock import SystemClock
+from agent_mailer.outcomes import Outcome
+from agent_mailer.state.records import DeadLetter
 from agent_mailer.views import kept
 from agent_mailer.views.local import look
 from agent_mailer.views.turns import newest_turns, thread_story, whole_turn
@@ -108,3 +110,16 @@ def test_what_happens_shows_in_the_versions_of_what_it_happens_to_and_in_no_othe
     desk.send(thread="green")
     changed = {view for view, version in seen(desk.place()).items() if after[view] != version}
     assert changed == {("StatusView", str(desk.workdir)), ("ThreadView", "green")}
+
+
+def test_of_what_was_given_up_for_a_reason_the_newest_are_shown_however_much_else_came_since(tmp_path: Path) -> None:
+    state = Desk(tmp_path).place().state
+    ends = [Outcome.CRASHED, Outcome.CRASHED, *[Outcome.FAILED] * 3]
+    for number, outcome in enumerate(ends):
+        state.dead_letters.add(DeadLetter(f"m{number}", "t", outcome=outcome), again=False)
+
+    def shown(reason: str | None, newest: int) -> list[str]:
+        return [*kept.dead_letters(state, reason, newest)]
+
+    assert (shown("crashed", 2), shown("crashed", 1), shown("crashed", 0)) == (["m0", "m1"], ["m1"], ["m0", "m1"])
+    assert (shown(None, 2), shown("failed", 2), shown("timed_out", 2)) == (["m3", "m4"], ["m3", "m4"], [])
