@@ -116,7 +116,7 @@ def test_of_what_was_given_up_for_a_reason_the_newest_are_shown_however_much_els
     state = Desk(tmp_path).place().state
     ends = [Outcome.CRASHED, Outcome.CRASHED, *[Outcome.FAILED] * 3]
     for number, outcome in enumerate(ends):
-        state.dead_letters.add(DeadLetter(f"m{number}", "t", outcome=outcome), again=False)
+        state.dead_letters.add(DeadLetter(f"m{number}", "t", turn_id=f"t{number}", outcome=outcome), again=False)
 
     def shown(reason: str | None, newest: int) -> list[str]:
         return [*kept.dead_letters(state, reason, newest)]
