@@ -230,6 +230,17 @@ def test_the_holder_killed_the_agent_is_found_by_its_session(agents: Agents) -> 
     assert report.signalled == 2
 
 
+def test_who_was_found_by_a_parent_that_goes_first_is_ended_too(agents: Agents) -> None:
+    """With the holder killed nothing else tells by then whose it is."""
+    agent = agents.start(agents.child(scrub=True, session=True, ignore_term=True))
+    child = agent.spawned("child")
+    send(agent.holder, signal.SIGKILL)
+    asyncio.run(agent.supervised.wait_ended())
+    report, _ = agent.end(SHORT)
+    assert not is_alive(child)
+    assert (report.killed, report.survivors) == (1, ())
+
+
 def test_a_sweep_finds_the_turn_by_its_id_alone(agents: Agents) -> None:
     agent = agents.start(agents.child(session=True, orphan=True))
     child = agent.spawned("child")

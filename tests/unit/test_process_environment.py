@@ -134,3 +134,37 @@ def test_git_knows_one_repository_only(monkeypatch: pytest.MonkeyPatch) -> None:
         "GIT_TERMINAL_PROMPT",
         "GIT_PAGER",
     }
+
+
+TAKE_CODE_FROM = (
+    *("PATH", "BASH_ENV", "ENV"),
+    *("LD_LIBRARY_PATH", "LD_PRELOAD", "LD_AUDIT", "GCONV_PATH"),
+    *("DYLD_LIBRARY_PATH", "DYLD_FRAMEWORK_PATH", "DYLD_INSERT_LIBRARIES"),
+    *("PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "PYTHONSTARTUP", "PYTHONPYCACHEPREFIX"),
+    *("PERL5LIB", "PERLLIB", "RUBYLIB", "GEM_HOME", "GEM_PATH", "NODE_PATH", "CLASSPATH"),
+    *("GIT_EXEC_PATH", "GIT_TEMPLATE_DIR", "GIT_CONFIG", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"),
+)
+"""As the manuals of the loaders, interpreters and of git name them."""
+
+
+@pytest.mark.parametrize("name", TAKE_CODE_FROM)
+@pytest.mark.parametrize("place", ["theirs", "{theirs}/x"])
+def test_nothing_of_theirs_is_code_by_any_variable(tmp_path: Path, name: str, place: str) -> None:
+    (theirs := tmp_path / "coder").mkdir()
+    assert without_theirs({name: place.format(theirs=theirs)}, [theirs]) == {}
+    assert without_theirs({name: "/usr/lib/x"}, [theirs]) == {name: "/usr/lib/x"}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("NODE_OPTIONS", "--require theirs"),
+        ("PERL5OPT", "-Itheirs -Mtheirs"),
+        ("RUBYOPT", "-Itheirs -rtheirs"),
+        ("JAVA_TOOL_OPTIONS", "-javaagent:theirs.jar"),
+        ("_JAVA_OPTIONS", "-javaagent:theirs.jar"),
+        ("PYTHONBREAKPOINT", "theirs.stop"),
+    ],
+)
+def test_nothing_of_theirs_is_code_by_words_of_a_command_line(tmp_path: Path, name: str, words: str) -> None:
+    assert without_theirs({name: words, "HOME": "/h"}, [tmp_path]) == {"HOME": "/h"}
