@@ -52,11 +52,12 @@ class WhoPolicy(msgspec.Struct, frozen=True):
     def why_held(self, envelope: Envelope) -> str:
         """Why this mail is not worked on; empty where it is.
 
-        A person is denied by his name only, and needs no entry in `allow_from`: somebody has to be able to answer.
+        A person is denied by his own name only, by no pattern, and needs no entry in `allow_from`: somebody has to be
+        able to answer.
         """
         person = self.is_person(envelope.sender)
         for pattern in self.deny:
-            if self._matches(pattern, envelope) and not (person and _WILD & set(pattern)):
+            if self._matches(pattern, envelope) and not (person and is_pattern(pattern)):
                 return f"deny_from has {printable(pattern, 60)}"
         # Its own mail; who is called so in another session or project is somebody else.
         if not self.allow or person or names_of(envelope) == (self.address,):
