@@ -388,15 +388,21 @@ def test_all_messages_of_a_shared_turn_are_in_work(scene: Scene) -> None:
     assert looked(scene) == [third.id]
 
 
-def test_a_turn_that_ends_while_it_looks_has_its_message_found(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside another"])
+def test_a_turn_that_ends_while_it_looks_has_its_message_found(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, beside: bool
+) -> None:
     """It may be the head of its thread, before which none other runs."""
     first, second = scene.mail(body="one", thread="th"), scene.mail(body="two", thread="th")
     in_work(scene, Stage.SETTLING, first)
+    if beside:
+        other = scene.mail(body="three")
+        scene.room.work["u"] = Work(other, Stage.RUNNING, {other.id})
     pending = scene.room.mailbox.pending
 
     async def answers_late(*args: Any, **more: Any) -> Listing:
         found = await pending(*args, **more)
-        scene.room.work.clear()
+        scene.room.work.pop("t", None)
         return found
 
     monkeypatch.setattr(scene.room.mailbox, "pending", answers_late)

@@ -126,23 +126,20 @@ class MailboxSuite:
             try:
                 sent = await send(at.peer, at.mailbox, "one", subject="Plan", kind=Kind.QUESTION)
                 (message,) = await claim_all(at.mailbox)
-                draft = Draft(
-                    key="answer",
-                    action=Action.REPLY,
-                    created=MORNING + 9,
-                    body="42",
-                    automatic=Automatic.AUTO_REPLY,
-                )
+                draft = Draft("answer", Action.REPLY, MORNING + 9, body="42", automatic=Automatic.AUTO_REPLY)
                 item = only(at.mailbox.compose(draft, message, "turn-1"))
                 assert item.recipient == at.peer.address
                 item = await deliver(at.mailbox, item)
                 (answer,) = await claim_all(at.peer)
                 assert answer.envelope.thread == sent.thread
                 assert answer.subject == "Re: Plan"
+                besides = Draft("besides", Action.SEND, MORNING + 9, to=(at.peer.address,), thread="b", body="this")
+                await deliver(at.mailbox, only(at.mailbox.compose(besides, message, "turn-1")))
+                (new,) = await claim_all(at.peer)
                 assert sent.id in answer.refs
                 if at.mailbox.capabilities.carries_marks:
                     assert answer.envelope.kind is Kind.ANSWER
-                    assert answer.envelope.hops == message.envelope.hops + 1
+                    assert answer.envelope.hops == new.envelope.hops == message.envelope.hops + 1
                     assert answer.envelope.visited in ((), (*message.envelope.visited, message.envelope.sender))
                     assert answer.envelope.automatic is Automatic.AUTO_REPLY
                 seen = await at.mailbox.thread(sent.thread)
