@@ -262,6 +262,18 @@ def test_which_tool_asks_says_the_announcement_by_its_whole_text() -> None:
     assert not permit(ORDERS, _asks(talk, toolCallId="t3").params).allowed
 
 
+@pytest.mark.parametrize("status", ["completed", "failed"])
+def test_a_tool_that_is_announced_when_it_has_ended_runs_no_more(status: str) -> None:
+    talk = Talk()
+    talk.prompted()
+    talk.update("tool_call", toolCallId="t1", title="bash", status=status)
+    assert not talk.of.in_a_tool
+    talk.update("tool_call", toolCallId="t1", title="bash", status="in_progress")
+    assert talk.of.in_a_tool
+    talk.update("tool_call_update", toolCallId="t1", status=status)
+    assert not talk.of.in_a_tool
+
+
 def test_an_id_that_was_used_before_names_no_tool_of_before() -> None:
     """As from a model server that gives each first call of an answer the same id."""
     talk = Talk()
