@@ -21,11 +21,11 @@ from agent_mailer.errors import ConfigFault
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import Contact, MailboxRefused, MailboxUnavailable, Message, Route
 from agent_mailer.names import new_turn_id
-from agent_mailer.outcomes import StopReason
+from agent_mailer.outcomes import Outcome, StopReason
 from agent_mailer.process.handle import ProcessIdentity, identify
 from agent_mailer.process.holder import Supervised
 from agent_mailer.state.notices import TroubleWith
-from agent_mailer.state.records import Batched, Phase, TurnRecord
+from agent_mailer.state.records import Batched, Phase, RetryEntry, Settlement, TurnRecord
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.watch import housekeeping
 from agent_mailer.watch.following import AtOnce, Follower
@@ -251,6 +251,28 @@ def test_what_the_disk_refuses_to_the_house_is_tried_again(scene: Scene, monkeyp
     asyncio.run(kept())
     assert system.refused == 2
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("since", [False, True])
+def test_an_old_turn_stays_where_its_message_is_to_be_worked_on_again_since_the_house_was_kept(
+    scene: Scene, since: bool
+) -> None:
+    long_ago = scene.place.clock.now() - 30 * 86400
+    ended = Settlement(Outcome.FAILED, "", long_ago, 1.0, finished=False)
+    record = TurnRecord(new_turn_id(long_ago), scene.mail(), Phase.SETTLING, "command", long_ago, settlement=ended)
+    scene.state.turns.create(record)
+    scene.state.turns.mark_settled(record.turn_id)
+    os.utime(scene.state.turns.path(record.turn_id) / "settled", (long_ago, long_ago))
+
+    async def kept() -> None:
+        keeping = asyncio.create_task(housekeeping.prune(scene.room))
+        await asyncio.sleep(0)
+        if since:
+            scene.state.retries.put(RetryEntry(record.envelope))
+        await keeping
+
+    scene.run(kept())
+    assert (record.turn_id in scene.state.turns.ids()) is since
 
 
 def test_a_turn_that_gave_its_claim_back_is_none_of_its_hour(scene: Scene) -> None:
