@@ -164,6 +164,15 @@ def test_a_sender_without_a_mailbox_in_a_session_of_ours_gets_one(tree: Tree) ->
     assert not (tree.root / "agents/stranger").exists()
 
 
+def test_one_way_back_is_for_one_sender_and_may_be_none_for_another(tree: Tree) -> None:
+    """A mailbox is made for whoever wrote, not for whom he names."""
+    lost = write(tree.root, "coder", sender="bob", reply_to="stranger@web", thread="one")
+    write(tree.root, "coder", sender="stranger", reply_to="stranger@web", thread="two")
+    assert outcomes(tree.desk.once()) == ["done"]
+    assert tree.desk.place().state.stuck.get(StuckKind.NO_WAY_BACK, lost) is not None
+    assert [message.body for message in inbox(tree.shop.web, "stranger")] == ["done\n"]
+
+
 @pytest.mark.parametrize("way", ["session", "project"])
 @pytest.mark.parametrize("fault", ["kind", "type", "size"])
 @pytest.mark.parametrize("sender", ["bob", "coder"])

@@ -146,15 +146,17 @@ def test_of_several_messages_none_is_given_up_together() -> None:
     assert (last.dead, last.retry.not_before) == (None, NOW)
 
 
-def test_what_is_known_of_its_fetching_goes_with_a_retry() -> None:
-    known = rerun(fetches=2, fetching_since=5.0, put_back=3, released=True)
+def test_what_is_known_of_a_message_goes_with_each_retry() -> None:
+    known = rerun(fetches=2, fetching_since=5.0, put_back=3, released=True, session_lost=True)
     for outcome in (one for one in Outcome if not one.settles):
         again = settled(turn_end(outcome, rerun=known)).retry
         assert again is not None, outcome
-        assert (again.fetches, again.fetching_since, again.put_back, again.released) == (2, 5.0, 3, True)
+        assert (again.fetches, again.fetching_since, again.put_back) == (2, 5.0, 3)
+        assert (again.released, again.session_lost) == (True, True)
     first = settled(turn_end(Outcome.FAILED)).retry
     assert first is not None
-    assert (first.fetches, first.fetching_since, first.put_back, first.released) == (0, 0.0, 0, False)
+    assert (first.fetches, first.fetching_since, first.put_back) == (0, 0.0, 0)
+    assert (first.released, first.session_lost) == (False, False)
 
 
 def test_what_was_staged_and_did_not_leave_is_counted() -> None:
