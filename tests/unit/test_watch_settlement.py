@@ -79,13 +79,14 @@ def test_bounds_are_these() -> None:
 
 
 def test_a_turn_that_asks_waits_for_as_long_as_a_question_lasts() -> None:
-    record = settled(turn_end(Outcome.ASKED, drafts=[STAGED]))
+    record = settled(turn_end(Outcome.ASKED, drafts=[STAGED], starts=3))
     assert record.outcome is Outcome.ASKED
     assert [call.digest for call in record.asked] == [CALL.digest]
     assert record.asked_until == NOW + 259200
     assert record.retry is not None
     assert record.retry.asked == (id_of("turn-1", record.asked[0]),)
     assert (record.retry.dropped, record.retry.by_prompt) == (0, False)
+    assert record.retry.starts == 2, "however often it asks, that is no start that failed"
 
 
 def test_what_the_programs_hook_left_is_asked_too_and_alone() -> None:
