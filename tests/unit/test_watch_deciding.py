@@ -406,7 +406,7 @@ def test_a_lost_session_is_dropped_and_costs_no_attempt() -> None:
 def test_a_lost_session_that_is_not_the_threads_leaves_the_threads_alone() -> None:
     known = SessionEntry("other", 4, "first", "before", "claude", 1000, 7)
     settlement = settled(turn_end(Outcome.SESSION_LOST, resume="own", session=known, session_id=None, rerun=rerun()))
-    assert settlement.session is None
+    assert (settlement.outcome, settlement.session) == (Outcome.SESSION_LOST, None)
 
 
 @pytest.mark.parametrize(
@@ -508,6 +508,14 @@ def test_denied_tools_do_not_block_a_turn_that_has_answered_in_its_mail() -> Non
     assert settled(turn_end(Outcome.BLOCKED, drafts=[STAGED], text="red or blue?")).outcome is Outcome.BLOCKED
     asked = FinishNote(FinishKind.BLOCKED, "red or blue?")
     assert settled(turn_end(Outcome.BLOCKED, drafts=[STAGED], text="", finish=asked)).outcome is Outcome.BLOCKED
+    for drafts, wanted, ends in (
+        ([], True, Outcome.BLOCKED),
+        ([PROMPT], True, Outcome.BLOCKED),
+        ([STAGED], True, Outcome.DONE),
+        ([], False, Outcome.DONE),
+    ):
+        said = FinishNote(FinishKind.DONE, reply_wanted=wanted)
+        assert settled(turn_end(Outcome.BLOCKED, drafts=drafts, text="", finish=said)).outcome is ends
 
 
 # A person stopped it.
