@@ -86,6 +86,9 @@ def test_a_turn_that_asks_waits_for_as_long_as_a_question_lasts() -> None:
     assert record.retry is not None
     assert record.retry.asked == (id_of("turn-1", record.asked[0]),)
     assert (record.retry.dropped, record.retry.by_prompt) == (0, False)
+    assert [entry.item.payload for entry in record.items] == ["staged"], (
+        "it goes on in its session, where it has sent it"
+    )
     assert record.retry.starts == 2, "however often it asks, that is no start that failed"
 
 
