@@ -423,10 +423,10 @@ def test_a_session_is_lost_once_per_message(changes: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("outcome", ENDS_BADLY)
 def test_a_session_with_work_in_it_is_kept_for_the_rerun(outcome: Outcome) -> None:
-    retry = settled(turn_end(outcome, resume="s-old")).retry
-    assert retry is not None
-    kept = Provisional("s-new", "claude", outcome) if outcome.keeps_session else None
-    assert retry.provisional == kept
+    for named, session in (("s-new", "s-new"), (None, "s-old")):
+        retry = settled(turn_end(outcome, resume="s-old", session_id=named)).retry
+        assert retry is not None
+        assert retry.provisional == (Provisional(session, "claude", outcome) if outcome.keeps_session else None)
 
 
 def test_without_work_the_rerun_keeps_what_it_had() -> None:

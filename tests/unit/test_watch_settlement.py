@@ -89,6 +89,10 @@ def test_a_turn_that_asks_waits_for_as_long_as_a_question_lasts() -> None:
     assert [entry.item.payload for entry in record.items] == ["staged"], (
         "it goes on in its session, where it has sent it"
     )
+    unworked = settled(turn_end(Outcome.ASKED, worked=False)).retry
+    assert unworked is not None
+    assert record.retry.provisional is not None
+    assert record.retry.provisional == unworked.provisional
     assert record.retry.starts == 2, "however often it asks, that is no start that failed"
 
 
@@ -182,6 +186,9 @@ def test_the_history_says_what_a_live_session_had(live: bool, process: ProcessId
     dead = settled(end, max_retries=0).dead
     assert dead is not None
     assert dead.history[-1].live is told
+    retry = settled(end).retry
+    assert retry is not None
+    assert [one.live for one in retry.history] == [told], "it is not offered anew"
 
 
 # A person's stop.
