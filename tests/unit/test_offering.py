@@ -63,6 +63,7 @@ def test_a_rerun_is_not_offered() -> None:
         ("msg_3", [mail("msg_1")], [], None, "no such mail"),
         ("", [mail("msg_1")], [mail("msg_1")], None, "no such mail"),
         ("msg_1", [mail("msg_1", WAS_LIVE)], [mail("msg_1", WAS_LIVE)], None, "had it before"),
+        ("msg_1", [mail("msg_1", WAS_LIVE, TRIED)], [mail("msg_1", WAS_LIVE, TRIED)], None, "had it before"),
         ("msg_1", [mail("msg_1")], [], None, "an older mail"),
         ("msg_1", [mail("msg_1")], [mail("msg_1")], Pause(PauseReason.BY_HAND, since=1.0), "paused (by_hand)"),
     ],

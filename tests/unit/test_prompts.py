@@ -227,6 +227,14 @@ def test_no_thread_can_choose_anothers_note(tmp_path: Path) -> None:
         assert memory_file(tmp_path, guess).stem not in (odd, memory_file(tmp_path, "global").stem)
 
 
+def test_of_notes_that_are_out_of_reach_the_prompt_names_the_copy_of_each(tmp_path: Path) -> None:
+    made = record()
+    (tmp_path / f"{PromptKind.FRESH}.md").write_text("general: $memory_global, own: $memory_thread")
+    prompts = PromptRoom("coder", tmp_path, tmp_path / "memory", lambda *_: None, templates_in(tmp_path))
+    prompt = prompts.render(made, words_of(made, None), PromptKind.FRESH, copies=lambda scope: Path("/turn") / scope)
+    assert "general: /turn/global, own: /turn/thread" in prompt
+
+
 def test_the_global_note_is_seeded_once(tmp_path: Path) -> None:
     seed_memory(tmp_path, "co\nder", Disk())
     note = tmp_path / "global.md"
