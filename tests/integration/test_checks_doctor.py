@@ -19,6 +19,7 @@ from tests.powers import no_powers
 from tests.sizes import thinned
 from tests.typed import Typed, type_in
 
+from agent_mailer.checks.state import check_state_files
 from agent_mailer.clock import iso
 from agent_mailer.state.lock import holder_of
 
@@ -32,6 +33,15 @@ def desk(tmp_path: Path) -> Desk:
     found.send()
     found.once()
     return found
+
+
+def test_each_file_that_cannot_be_read_is_named_once_beside_those_that_can(desk: Desk) -> None:
+    broken = ["sessions.json", "questions.json"]
+    for name in (*broken, "retries.json"):
+        (desk.state / name).write_text("{}" if name == "retries.json" else "{")
+    told = [one for one in check_state_files(desk.place().state) if one.name == "state"]
+    assert [Path(one.looked_at).name for one in told if one.fix] == broken
+    assert "retries.json (0 waiting)" in told[0].text
 
 
 def tree(base: Path) -> dict[str, tuple[int, int, bytes]]:

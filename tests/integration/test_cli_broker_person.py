@@ -192,7 +192,6 @@ def test_a_key_of_the_user_makes_the_operator(broker: BrokerDesk, ann: Person, t
     assert message["from_agent"] == f"human-operator@eve.{DOMAIN}"
 
 
-@LONG
 def test_without_an_operator_the_way_to_one_is_told(tmp_path: Path, home: Path) -> None:
     with running_plain_broker(tmp_path) as broker:
         eve = broker.person("eve")
