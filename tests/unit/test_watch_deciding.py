@@ -499,6 +499,11 @@ def test_what_a_failed_turn_spent_in_the_session_is_not_counted_again() -> None:
     assert failed.session is not None
     entry = failed.session.entry
     assert (entry.session_id, entry.turn_count, entry.generation, entry.spent) == ("s-1", 2, 8, seen)
+    # Of another session than the thread's, or of the turn alone, nothing is spent there.
+    elsewhere = msgspec.structs.replace(observation, session_id="s-2")
+    alone = msgspec.structs.replace(observation, usage=Usage(50, 10, 0.5))
+    for other in (elsewhere, alone):
+        assert settled(turn_end(Outcome.FAILED, session=before, observation=other, resume="s-1")).session is None
 
 
 def test_denied_tools_do_not_block_a_turn_that_has_answered_in_its_mail() -> None:
@@ -536,6 +541,8 @@ def test_what_a_person_asked_for_instead_of_a_retry(then: AfterStop, key: str) -
     assert (settlement.outcome, settlement.finished, settlement.dead) == (Outcome.INTERRUPTED, True, None)
     assert sent(settlement) == [key]
     assert "why not" in settlement.items[0].item.payload
+    asking = msgspec.structs.replace(end, sealed=Sealed((STAGED,), FinishNote(FinishKind.BLOCKED, "red or blue?")))
+    assert [one.item.id for one in settled(asking).items] == [one.item.id for one in settlement.items], "one question"
     assert (settlement.session is not None) == (then is AfterStop.ASK), "an answer goes on in the session"
 
 
@@ -564,6 +571,20 @@ def test_mail_to_oneself_is_not_answered_by_itself() -> None:
         settlement = decide_settlement(turn_end(outcome, address="me"), policy, itself)
         assert settlement.items == ()
         assert settlement.finished
+
+
+def test_what_an_earlier_turn_would_have_sent_to_itself_is_kept_too() -> None:
+    end = turn_end(Outcome.FAILED, earlier=(STAGED,), address="me")
+    [kept] = decide_settlement(end, WatchPolicy(Path("/w"), max_retries=0), itself).items
+    assert (kept.state, kept.item.id) == (ItemState.KEPT, "turn-1-k1")
+
+
+def test_a_reply_that_cannot_be_composed_is_kept_for_whom_it_was() -> None:
+    for to, shown in ((), "user"), (("ann", "nobody"), "ann, nobody"):
+        draft = Draft("k1", Action.REPLY, 5.0, to=to, body="staged")
+        end = turn_end(Outcome.DONE, drafts=[draft])
+        items = decide_settlement(end, WatchPolicy(Path("/w")), lambda *_: Refused("no way")).items
+        assert [(one.item.recipient, one.state) for one in items] == [(shown, ItemState.REFUSED)]
 
 
 def test_a_reply_to_oneself_stays_in_the_thread_and_starts_nothing() -> None:
