@@ -54,6 +54,21 @@ def windows(session: Session) -> list[str]:
     return tmux("list-windows", "-t", f"={session.name}:", "-F", "#{window_name}").split()
 
 
+def test_who_attaches_gets_the_word_that_works_in_his_terminal(
+    team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    team("shop").open(BOARD)
+    socket = tmux("list-sessions", "-F", "#{socket_path}").strip()
+    session = team("shop")
+    assert session.attach_words()[-3:] == ["attach-session", "-t", "=amp-shop"]
+    monkeypatch.setenv("TMUX", f"{socket},1,0")
+    assert session.attach_words()[-3] == "switch-client"
+    monkeypatch.setenv("TMUX", f"{tmp_path / 'other'},1,0")
+    with pytest.raises(UsageFault, match="in another tmux server") as fault:
+        session.attach_words()
+    assert fault.value.fix.endswith("attach-session -t =amp-shop")
+
+
 def test_a_session_is_its_folders_and_not_that_of_a_team_of_the_same_name(team: Team, tmp_path: Path) -> None:
     team("work/shop").open(BOARD)
     (tmp_path / "teams" / "by-link").symlink_to("work")
