@@ -149,6 +149,10 @@ def test_of_what_waits_for_a_person_the_record_stays_without_the_mail(house: Hou
     assert house.left(turn) == []
     assert house.state.unsent.all() == ([f"{turn.turn_id}.0"] if why == "did not leave" else [])
     assert not house.path(gone).exists()
+    if why != "did not leave":
+        house.state.dead_letters.remove(["m", "other"])
+        house.prune()
+        assert house.state.turns.ids() == [], "nobody waits for it any more"
 
 
 def test_what_is_wanted_again_while_others_are_looked_at_stays(house: House) -> None:
