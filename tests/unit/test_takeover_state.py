@@ -11,6 +11,7 @@ import pytest
 from tests.desk import Desk
 from tests.refusing import Died, On, Refusing
 
+from agent_mailer.events import EventName
 from agent_mailer.state.takeover import UNKNOWN_SENT
 
 INFLIGHT = {"msg_id": "m1", "thread_id": "t", "started_at": "2026-08-22T10:00:00Z", "retry_count": 2}
@@ -34,3 +35,4 @@ def test_the_message_that_was_in_work_is_known_once_whatever_ends_the_taking(
     assert {entry.envelope.id: entry.attempts for entry in state.retries.all()} == {"m1": 2}
     assert [entry.sent for entry in state.retries.all()] == [(UNKNOWN_SENT,)], "its agent may have answered"
     assert "m1" not in (desk.state / "inflight.json").read_text()
+    assert len(desk.log(EventName.TAKEN_OVER)) == 1
