@@ -18,6 +18,7 @@ from tests.clocks import AheadOfTime, FakeClock
 from tests.desk import Desk, outcomes, until
 from tests.sizes import LONG
 
+from agent_mailer.disk import SystemCalls
 from agent_mailer.events import EventName, LogRecord
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.mailbox.port import Envelope, Progress, Stage
@@ -262,6 +263,38 @@ def test_silence_is_the_providers_fault_and_an_open_tool_is_not_silence(desk: De
     sent = desk.send("silent")
     assert outcomes(desk.once()) == ["unavailable"]
     assert json.loads((desk.state / "retries.json").read_text())[sent].get("attempts", 0) == 0
+
+
+def test_a_machine_that_sleeps_while_the_watcher_is_at_work_holds_nothing_against_the_turn(desk: Desk) -> None:
+    """Most of the time it waits; here it writes down what the turn does."""
+    desk.configure(command_output="jsonl", turn_timeout=20, max_retries=0)
+    go, loop = desk.base / "go", AheadOfTime()
+    tool, result = '{"type":"tool_start","id":"1","name":"build"}', '{"type":"result","outcome":"done","text":"ok"}'
+    desk.shell(f"echo '{tool}'; while [ ! -e '{go}' ]; do sleep 0.05; done; echo '{result}'")
+    desk.send()
+
+    class Sleeps(SystemCalls):
+        def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
+            said = any(one.stat().st_size for one in desk.state.glob("turns/*/stdout"))
+            if path.name == "progress.json" and said and not go.exists():
+                loop.ahead += 500
+                loop.clock_ahead += 500
+                go.touch()
+            return super().open(path, flags, mode)
+
+    place = desk.place(loop)
+    lock = place.lock()
+    lock.acquire()
+    try:
+        place.prepare()
+        place.disk.system = Sleeps()
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(Watcher(place.room(lock), once=True).run())
+    finally:
+        lock.release()
+    assert go.exists()
+    assert desk.log(EventName.TURN_STOPPING) == []
+    assert [row["outcome"] for row in desk.log(EventName.TURN_ENDED)] == ["done"]
 
 
 def test_each_clock_ends_its_turn_and_none_runs_while_the_watcher_is_frozen(desk: Desk) -> None:

@@ -212,6 +212,9 @@ def test_who_was_frozen_moves_every_clock_of_a_turn(scene: Scene) -> None:
     follower._tool_since = {"a": now}
     follower._leave_out(1.0)
     assert (follower._started, follower._last_event, follower._tool_since) == (now, now, {"a": now})
+    clock = scene.place.clock
+    assert isinstance(clock, Ahead)
+    clock.ahead += 500
     follower._leave_out(500.0)
     assert (follower._started, follower._last_event, follower._result_at) == (now + 500, now + 500, None)
     assert follower._tool_since == {"a": now + 500}

@@ -70,12 +70,11 @@ class Follower:
         ended = asyncio.create_task(self._until_ended())
         stopping = asyncio.create_task(self._room.stopping.wait())
         try:
-            interval = BUSY_INTERVAL
+            interval, looked = BUSY_INTERVAL, loop.time()
             while not ended.done():
                 waits = {ended} if stopping.done() else {ended, stopping}
-                slept = loop.time()
                 await asyncio.wait(waits, timeout=interval, return_when=asyncio.FIRST_COMPLETED)
-                self._leave_out(loop.time() - slept - interval)
+                looked = self._looked(looked + interval)
                 grew, reason = False, None
                 # What cannot be read or staged now, for want of a descriptor say, is there the next time.
                 with suppress(OSError):
@@ -83,10 +82,12 @@ class Follower:
                     self._note_progress()
                     self._send_what_waits()
                 interval = BUSY_INTERVAL if grew else min(QUIET_INTERVAL, interval * 1.5)
+                looked = self._looked(looked)
                 with suppress(OSError):
                     reason = self._why_stop()
                 if reason is not None and not ended.done():
                     await self._end(reason)
+                    looked = loop.time()
             await ended
         finally:
             # What was under way the settlement sends, and looks for it before where it may have left.
@@ -104,14 +105,26 @@ class Follower:
             if before is not None:
                 before.result()
 
+    def _looked(self, due: float) -> float:
+        """The loop's time now; what is beyond `due` we were frozen, whatever we were just at."""
+        now = asyncio.get_running_loop().time()
+        self._leave_out(now - due)
+        return now
+
     def _leave_out(self, late: float) -> None:
         """We were frozen, and perhaps the agent with us: no clock of the turn has run meanwhile."""
         if late < FROZEN:
             return
-        self._started += late
-        self._last_event = None if self._last_event is None else self._last_event + late
-        self._result_at = None if self._result_at is None else self._result_at + late
-        self._tool_since = {tool: since + late for tool, since in self._tool_since.items()}
+        now = self._room.clock.monotonic()
+
+        def later(moment: float) -> float:
+            # What was seen after it has lost nothing by it.
+            return min(moment + late, now)
+
+        self._started = later(self._started)
+        self._last_event = None if self._last_event is None else later(self._last_event)
+        self._result_at = None if self._result_at is None else later(self._result_at)
+        self._tool_since = {tool: later(since) for tool, since in self._tool_since.items()}
 
     async def _until_ended(self) -> None:
         """A system that cannot tell whether the agent runs is asked again: its turn is not over until it says so."""
