@@ -43,6 +43,8 @@ def team(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Team]:
         return Session(directory.name, directory)
 
     yield of
+    # Where a test has said so, it is another's terminal.
+    monkeypatch.delenv("TMUX", raising=False)
     subprocess.run(["tmux", "kill-server"], check=False, capture_output=True)
 
 
