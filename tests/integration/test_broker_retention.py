@@ -131,13 +131,18 @@ def test_by_size_the_oldest_that_was_read_goes_first(aged: Aged) -> None:
     assert aged.bodies() == ["u" * 5000]
 
 
+def old_uploads(aged: Aged, *names: str) -> list[dict[str, Any]]:
+    made = []
+    for name in names:
+        files = {"file": (name, b"\x89PNG\r\n\x1a\n" + name.encode())}
+        made.append(aged.desk.call("POST", "/files/upload", files=files, headers=aged.ann.header))
+    aged.desk.sql("UPDATE files SET created_at = :m", m=LONG_AGO)
+    return made
+
+
 def test_uploads_go_by_age_unless_unread_mail_names_them(aged: Aged) -> None:
     desk = aged.desk
-    made = []
-    for name in ("old.png", "named.png"):
-        files = {"file": (name, b"\x89PNG\r\n\x1a\n" + name.encode())}
-        made.append(desk.call("POST", "/files/upload", files=files, headers=aged.ann.header))
-    desk.sql("UPDATE files SET created_at = :m", m=LONG_AGO)
+    made = old_uploads(aged, "old.png", "named.png")
     aged.send("look", read=False, attachments=[{"url": made[1]["url"]}])
     assert aged.broker("prune", "--keep-days", "30", "--json").json["uploads"] == 1
     assert desk.http.get(f"/files/{made[0]['id']}").status_code == 404
@@ -149,11 +154,7 @@ def test_uploads_go_by_age_unless_unread_mail_names_them(aged: Aged) -> None:
 def test_an_upload_that_is_named_by_unread_mail_while_others_go_stays(aged: Aged) -> None:
     """As soon as one of the two is gone, the mail that names both is marked unread."""
     desk = aged.desk
-    made = []
-    for name in ("one.png", "other.png"):
-        files = {"file": (name, b"\x89PNG\r\n\x1a\n" + name.encode())}
-        made.append(desk.call("POST", "/files/upload", files=files, headers=aged.ann.header))
-    desk.sql("UPDATE files SET created_at = :m", m=LONG_AGO)
+    made = old_uploads(aged, "one.png", "other.png")
     aged.send("look", old=False, attachments=[{"url": one["url"]} for one in made])
     desk.sql("CREATE TRIGGER marked AFTER DELETE ON files BEGIN UPDATE messages SET is_read = 0; END")
     assert aged.broker("prune", "--keep-days", "30", "--json").json["uploads"] == 1

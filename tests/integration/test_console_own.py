@@ -153,16 +153,22 @@ def test_the_form_below_a_thread_answers_what_was_written_to_the_person_and_not_
     console.post("/console/thread/read", unread=asked, back="/console/threads")
 
 
+def mail_pages(desk: Desk, door: Door) -> FastAPI:
+    """Those of the console about mail, alone and in this process."""
+    app = FastAPI()
+    app.state.mail = MailHere(AgentsHere([desk.workdir]).looking)
+    app.include_router(mail.router)
+    app.add_middleware(Gate, door=door)
+    return app
+
+
 def test_the_page_of_a_long_thread_marks_what_it_says_and_nothing_that_it_does_not_show(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mail, "MOST_SHOWN", 2)
     desk, door = Desk(tmp_path), Door(9)
     sent = [desk.send("x", sender="coder", to="user", thread="th-long") for _ in range(5)]
-    app, here = FastAPI(), AgentsHere([desk.workdir])
-    app.state.mail = MailHere(here.looking)
-    app.include_router(mail.router)
-    app.add_middleware(Gate, door=door)
+    app = mail_pages(desk, door)
 
     async def look(**query: str) -> tuple[list[str], list[str]]:
         """The messages that its button marks, and what is unread then."""
@@ -191,10 +197,7 @@ def test_who_goes_through_all_pages_of_threads_sees_each_once(tmp_path: Path, mo
     desk, door = Desk(tmp_path), Door(9)
     for number in range(5):
         desk.send("x", sender="coder", to="user", thread=f"th-{number}")
-    app, here = FastAPI(), AgentsHere([desk.workdir])
-    app.state.mail = MailHere(here.looking)
-    app.include_router(mail.router)
-    app.add_middleware(Gate, door=door)
+    app = mail_pages(desk, door)
 
     async def play() -> list[str]:
         seen, path = list[str](), "/console/threads"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 from tests.desk import Desk
@@ -41,23 +44,30 @@ sys.stdin.read()
 """
 
 
+@contextmanager
+def watching(desk: Desk, script: str) -> Iterator[tuple[IO[str], IO[str]]]:
+    """Who holds the workdir, once it has said so: its input and its output."""
+    words = [sys.executable, "-c", script, str(desk.state / ".lock")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as watcher:
+        assert watcher.stdin is not None
+        assert watcher.stdout is not None
+        assert watcher.stdout.readline() == {LEAVES: "leaves\n", HEARS_LATE: "at work\n"}[script]
+        yield watcher.stdin, watcher.stdout
+
+
 def test_who_is_to_end_at_once_hears_it_twice_however_late_he_hears_it_first(tmp_path: Path) -> None:
     """The first word gives turns their time. Of a signal that waits to be heard a second one is no other."""
     desk, directory = Desk(tmp_path), tmp_path / "shop"
     directory.mkdir()
-    words = [sys.executable, "-c", HEARS_LATE, str(desk.state / ".lock")]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as watcher:
-        assert watcher.stdout is not None
-        assert watcher.stdin is not None
-        assert watcher.stdout.readline() == "at work\n"
+    with watching(desk, HEARS_LATE) as (say, heard_of):
         lines = stop("shop", directory, {"coder": desk.place()}, now=True)
         assert next(lines) == "coder ends now"
-        watcher.stdin.write("x")
-        watcher.stdin.flush()
-        assert watcher.stdout.readline() == "told\n"
+        say.write("x")
+        say.flush()
+        assert heard_of.readline() == "told\n"
         assert "waiting for coder" in next(lines)
-        watcher.stdin.close()
-        assert watcher.stdout.read() == "told\n"
+        say.close()
+        assert heard_of.read() == "told\n"
         assert [*lines] == []
 
 
@@ -73,16 +83,12 @@ def test_who_ends_already_is_only_hurried_by_a_word(tmp_path: Path, how: dict[st
     """A second signal would end the turns that still have time."""
     desk, directory = Desk(tmp_path), tmp_path / "shop"
     directory.mkdir()
-    words = [sys.executable, "-c", LEAVES, str(desk.state / ".lock")]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as watcher:
-        assert watcher.stdout is not None
-        assert watcher.stdin is not None
-        assert watcher.stdout.readline() == "leaves\n"
+    with watching(desk, LEAVES) as (say, heard_of):
         lines = stop("shop", directory, {"coder": desk.place()}, **how)
         assert next(lines) == f"coder {said}"
-        heard = watcher.stdout.readline() if told else ""
-        watcher.stdin.close()
-        assert heard + watcher.stdout.read() in (told, told * 2)
+        heard = heard_of.readline() if told else ""
+        say.close()
+        assert heard + heard_of.read() in (told, told * 2)
         assert [*lines] == []
 
 
@@ -108,11 +114,7 @@ def test_a_watcher_that_has_still_a_turn_and_then_ends_is_none_that_watches_alre
 
 def test_who_ends_already_as_it_leaves_the_team_is_not_hurried(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
-    words = [sys.executable, "-c", LEAVES, str(desk.state / ".lock")]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as watcher:
-        assert watcher.stdout is not None
-        assert watcher.stdin is not None
-        assert watcher.stdout.readline() == "leaves\n"
+    with watching(desk, LEAVES) as (say, heard_of):
         assert "its watcher ends" in next(dismiss(tmp_path, {"coder": desk.place()}))
-        watcher.stdin.close()
-        assert watcher.stdout.read() == ""
+        say.close()
+        assert heard_of.read() == ""
