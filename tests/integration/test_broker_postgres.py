@@ -363,3 +363,24 @@ def test_what_listens_again_just_as_the_broker_ends_is_no_connection_that_stays(
         ended.result(60)
         gc.collect()  # a connection that nobody has closed is told of here
     assert not listeners()
+
+
+def test_mail_that_is_just_being_marked_unread_is_not_taken_for_its_age(server: Postgres, tmp_path: Path) -> None:
+    with at(server, tmp_path) as desk, ThreadPoolExecutor(1) as pool:
+        alice = desk.person("alice")
+        coder = desk.agent(alice, "coder")
+        sent = desk.send(alice, coder, coder["address"], body="old")["id"]
+        desk.call("PATCH", f"/messages/{sent}/read", headers=alice.header)
+        long_ago = "2020-01-01T00:00:00.000000+00:00"
+        desk.sql("UPDATE messages SET created_at = :m WHERE id = :i", m=long_ago, i=sent)
+        url = desk.settings.database
+        plain = url.replace("+psycopg", "")
+        with psycopg.connect(plain, autocommit=True) as watching, psycopg.connect(plain) as marking:
+            marking.execute("UPDATE messages SET is_read = false WHERE id = %s", (sent,))
+            env = {"AGENT_MAILER_DATABASE_URL": url, "AGENT_MAILER_UPLOAD_DIR": str(desk.settings.uploads)}
+            pruned = pool.submit(type_in, tmp_path, "broker", "prune", "--keep-days", "30", env=env)
+            waits = "SELECT 1 FROM pg_locks WHERE NOT granted"
+            until(lambda: watching.execute(waits).fetchone(), "prune, which waits for the mark")
+            marking.commit()
+        assert pruned.result(60).status == 0
+        assert desk.sql("SELECT body, is_read FROM messages WHERE id = :i", i=sent) == [("old", False)]

@@ -153,8 +153,9 @@ def _oldest(after: tuple[str, str], connection: Connection) -> Sequence[tuple[st
 
 
 def _take(ids: Sequence[str], connection: Connection) -> None:
-    # Somebody may have marked one unread, or written into its thread, since it was found.
-    found = connection.execute(select(_m.id).where(_m.id.in_(ids), _MAY_GO)).scalars().all()
+    # Somebody may have marked one unread, or written into its thread, since it was found, or be just doing so.
+    still = select(_m.id).where(_m.id.in_(ids), _MAY_GO).order_by(_m.id).with_for_update(key_share=True)
+    found = connection.execute(still).scalars().all()
     if found:
         erase_read(connection, found)
 
