@@ -79,13 +79,15 @@ def test_what_a_team_remembers_is_there_where_its_mailbox_tells(scene: Scene, mo
     message, path = Message(record.envelope, body="please"), scene.state.turns.path(record.turn_id) / TEAM
     answers: list[str | MailboxUnavailable] = [DOWN, "It rains."]
 
-    async def team_memory(_: MaildirMailbox) -> str:
-        answer = answers.pop(0)
-        if isinstance(answer, MailboxUnavailable):
-            raise answer
-        return answer
+    # A class of its own: whether `MaildirMailbox` remembers teams is found out once in a process, and kept.
+    class Remembers(MaildirMailbox):
+        async def team_memory(self) -> str:
+            answer = answers.pop(0)
+            if isinstance(answer, MailboxUnavailable):
+                raise answer
+            return answer
 
-    monkeypatch.setattr(MaildirMailbox, "team_memory", team_memory, raising=False)
+    monkeypatch.setattr(scene.room.mailbox, "__class__", Remembers)
     found(scene, record, message)
     assert not path.exists()
     found(scene, record, message)
