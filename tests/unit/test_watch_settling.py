@@ -723,6 +723,20 @@ def test_who_begins_clears_away_answers_that_nobody_fetched(scene: Scene) -> Non
     assert not old.exists()
 
 
+@pytest.mark.parametrize("what", ["sends again", "cannot be read"])
+def test_what_this_watcher_has_in_work_is_not_taken_up_beside_it(scene: Scene, what: str) -> None:
+    resends = "gone 0" if what == "sends again" else ""
+    record = turn(scene, None if not resends else DONE, resends=resends)
+    path = scene.state.turns.path(record.turn_id) / "turn.json"
+    if not resends:
+        path.write_text("{")
+    scene.room.work[record.turn_id] = Work(record.envelope, At.RUNNING, {record.envelope.id})
+    assert scene.run(recover(scene.room)) == []
+    assert path.exists()
+    assert scene.told(EventName.TURN_DROPPED) == []
+    assert list(scene.state.turns.open_ids()) == [record.turn_id]
+
+
 def test_what_this_watcher_has_in_work_waits_and_hides_no_other(scene: Scene) -> None:
     ours, other = turn(scene, None), turn(scene, None, envelope=scene.mail(body="other"), moment=NOW + 1)
     again = turn(scene, None, envelope=ours.envelope, phase=Phase.CLAIMED, process=None)
