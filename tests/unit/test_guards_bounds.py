@@ -84,7 +84,12 @@ def test_who_is_denied_only_by_what_stands_for_many_is_worked_on_where_he_is_a_p
     for pattern in ("@here.example", "boss@here.example"):
         who = WhoPolicy(deny=(pattern,), people=("boss@here.example",), address="coder@here.example")
         assert bool(who.why_held(mail("boss@here.example"))) is (pattern[0] != "@"), pattern
-    assert WhoPolicy(people=("*",), address="coder").is_person("") is False
+    everybody = WhoPolicy(people=("*",), address="coder", agents=frozenset({"tester"}))
+    known = {"": False, "coder": False, "tester": False, "hook--github": False, "ann": True}
+    assert {name: everybody.is_person(name) for name in known} == known
+    own = {"": False, "coder": False, "tester": False, "Hook--github": False, "planner": True}
+    assert {name: everybody.may_answer_own(name, vouched=True) for name in own} == own
+    assert WhoPolicy(allow=("planner",), people=("ann",), address="coder").why_held(mail("ann")) == ""
     assert WhoPolicy(allow=("boss",), address="coder").why_held(mail("boss@coder")) != "", "there is no domain here"
 
 

@@ -387,6 +387,23 @@ def test_what_a_turn_cannot_go_beyond_is_reserved() -> None:
     assert over(ledger, policy, NOON) == "dollars_per_day"
 
 
+def test_what_a_turn_may_go_beyond_is_a_guess_that_keeps_no_day_from_its_first_turn() -> None:
+    policy = BudgetPolicy(tokens_per_day=10, reserve=6)
+    ledger = Ledger(policy)
+    ledger.note(record(1, NOON - 86400, cost=1.0))
+    assert over(ledger, policy, NOON) == ""
+
+
+def test_a_turn_counts_from_its_claim_on() -> None:
+    policy = BudgetPolicy(turns_per_day=1)
+    ledger = Ledger(policy)
+    ledger.reserve(Envelope("m1", "t", "user", NOON, "o", "l"), NOON)
+    claimed = record(1, NOON)
+    claimed.phase, claimed.process = Phase.CLAIMED, None
+    ledger.note(claimed)
+    assert over(ledger, policy, NOON) == "turns_per_day"
+
+
 def test_a_day_is_local_and_no_clock_that_goes_back_gives_another() -> None:
     policy = BudgetPolicy(turns_per_day=1)
     ledger = Ledger(policy)
