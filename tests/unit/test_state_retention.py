@@ -108,11 +108,11 @@ def test_what_did_not_leave_is_kept_with_its_text_and_what_left_without(house: H
 
 @pytest.mark.parametrize(("keep", "left"), [(7, ["stdout"]), (0, [])])
 def test_the_mail_of_a_finished_message_goes_from_every_turn_of_it(house: House, keep: int, left: list[str]) -> None:
-    first = house.turn()
-    history = (Attempt(first.turn_id, Outcome.FAILED, "", 0.0),)
+    earlier = [house.turn() for _ in range(3)]
+    history = tuple(Attempt(turn.turn_id, Outcome.FAILED, "", 0.0) for turn in earlier)
     last = house.turn(rerun=RetryEntry(envelope("m"), history=history))
     assert house.state.retention.strip_message(last, keep)
-    assert [house.left(turn) for turn in (first, last)] == [left] * 2
+    assert [house.left(turn) for turn in (*earlier, last)] == [left] * 4
 
 
 @pytest.mark.parametrize("alone", [False, True])
