@@ -79,7 +79,8 @@ def _declared(node: ast.AST) -> list[ast.AST]:
 
 
 def _faults_of(node: ast.AST, text: _Text) -> Iterator[tuple[str, Edit]]:
-    for body in ("body", "orelse", "finalbody"):
+    made = isinstance(node, ast.FunctionDef) and node.name == "__init__"
+    for body in () if made else ("body", "orelse", "finalbody"):
         yield from _other_order(getattr(node, body, None), text)
     match node:
         case ast.If(body=[*_, last], orelse=[]) if isinstance(last, _LEAVES):
@@ -117,7 +118,7 @@ def _other_order(body: Sequence[ast.stmt] | None, text: _Text) -> Iterator[tuple
     if not isinstance(body, list):
         return
     for one, next_ in pairwise(body):
-        acts = _calls(one) and _calls(next_) and (_is_felt(one) or _is_felt(next_))
+        acts = _calls(one) and _calls(next_) and (_is_felt(one) or _is_felt(next_)) and not _only_keep(one, next_)
         if acts and not (_made(one) & _used(next_) or _made(next_) & _used(one)):
             swapped = text.of(next_, next_) + text.between(one, next_) + text.of(one, one)
             yield "in the other order", (one, next_, swapped)
@@ -127,6 +128,11 @@ def _calls(node: ast.stmt) -> bool:
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return False
     return _is_felt(node) or any(isinstance(one, ast.Call | ast.Await) for one in ast.walk(node))
+
+
+def _only_keep(*steps: ast.stmt) -> bool:
+    """Whether they do no more than give names to what is there: nobody can look in between."""
+    return not any(isinstance(one, ast.Call | ast.Await) for step in steps for one in ast.walk(step))
 
 
 def _is_felt(node: ast.stmt) -> bool:

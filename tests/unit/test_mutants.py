@@ -116,6 +116,11 @@ def test_larger_faults_are_made_of_steps_guards_locks_conditions_and_failures() 
     assert "    if True:\n        try:\n" in without_lock
 
 
+def test_names_given_one_after_the_other_have_no_order() -> None:
+    kept = "class A:\n    def __init__(self, a):\n        self.a = a.b()\n        self.c = a.d()\n"
+    assert faults(kept + "\ndef f(a):\n    a.b = 1\n    a.c = a\n") == []
+
+
 def test_the_same_change_in_two_places_has_two_names_whatever_stands_above() -> None:
     twice = "def f(a):\n    if a:\n        go(a)\n    go(a)\n"
     assert names(twice) == names("import os\n\n\n" + twice)
