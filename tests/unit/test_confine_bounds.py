@@ -292,8 +292,9 @@ def test_settings_of_the_program_and_hooks_of_git_stay(places: Places) -> None:
     assert hooks not in {rule.path for rule in bounds(places).rules}, "no kind can name a link, and none starts"
     more = places.home / "more"
     subprocess.run(["git", "init", "-q", str(more)], check=True)
-    found = bounds(msgspec.structs.replace(places, write=(more,)))
-    assert (found.access(more / "x"), found.access(more / ".git" / "hooks" / "x")) == (WRITE, READ)
+    for may_write in (True, False):
+        found = bounds(msgspec.structs.replace(places, write=(more,), may_write=may_write))
+        assert (found.access(more / "x"), found.access(more / ".git" / "hooks" / "x")) == (WRITE, READ)
 
 
 OBEYED = {
