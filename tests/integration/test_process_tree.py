@@ -129,6 +129,23 @@ def test_an_agent_that_was_stopped_goes_when_asked(agents: Agents) -> None:
     assert report.killed == 0
 
 
+def test_who_was_stopped_and_tidies_up_when_asked_comes_to_it(agents: Agents) -> None:
+    ready, tidied = agents.place() / "ready", agents.place() / "tidied"
+    tidies = f"""
+import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({str(tidied)!r}).touch(), sys.exit()))
+pathlib.Path({str(ready)!r}).touch()
+time.sleep(600)
+"""
+    agent = agents.start({"run": ["{python}", "-c", tidies]})
+    for process in members(agent.turn_id, agent.holder):
+        if process != agent.holder:
+            send(process, signal.SIGSTOP)
+    report, _ = agent.end()
+    assert tidied.exists()
+    assert report.killed == 0
+
+
 @pytest.mark.parametrize(
     "how",
     [
