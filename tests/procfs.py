@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 from contextlib import suppress
 from pathlib import Path
+
+from tests.desk import until
 
 INOTIFY = "anon_inode:inotify"
 """What a descriptor that waits for file events leads to."""
@@ -26,6 +29,13 @@ def state(pid: int) -> str:
 def runs(pid: int) -> bool:
     """Whether it has not ended; one that nobody has waited for yet has."""
     return state(pid) not in {"Z", "X", ""}
+
+
+def halt(*pids: int) -> None:
+    """They stand still, when this returns."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    until(lambda: all(state(pid) == "T" for pid in pids), "the halt")
 
 
 def signals(pid: int, mask: str) -> set[int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests import procfs
 from tests.clocks import utc_day
 from tests.desk import Desk, outcomes, until
 from tests.sizes import LONG
@@ -198,7 +199,7 @@ def test_a_watcher_that_does_not_answer_changes_nothing(desk: Desk) -> None:
     message_id = dead(desk)
     with desk.watching() as watcher:
         until_it_watches(desk, watcher)
-        watcher.send_signal(signal.SIGSTOP)
+        procfs.halt(watcher.pid)
         done = at(desk, "dead-letter", "purge", message_id)
         assert (done.status, "has not answered" in done.err) == (69, True), done
         assert list((desk.state / "requests").glob("*.json")) == []
@@ -212,7 +213,7 @@ def test_a_watcher_that_dies_over_a_request_leaves_it_to_the_command(desk: Desk)
     message_id = dead(desk)
     with desk.watching() as watcher:
         until_it_watches(desk, watcher)
-        watcher.send_signal(signal.SIGSTOP)
+        procfs.halt(watcher.pid)
         asking = subprocess.Popen([COMMAND, "dead-letter", "purge", message_id], cwd=desk.workdir)
         until(lambda: list((desk.state / "requests").glob("*.json")), "the request")
         watcher.kill()

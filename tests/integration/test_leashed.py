@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tests import procfs
 from tests.desk import said_in
 
 from agent_mailer.process import leashed
@@ -116,7 +117,7 @@ def test_one_that_does_not_end_what_it_holds_is_ended_itself(place: Place, monke
     script = place.sh("echo $$ >program; exec sleep 600")
     running = start_command(script, env=ENV, cwd=place.folder, output=place.folder / "said")
     held = running._leashed.process
-    held.send_signal(signal.SIGSTOP)
+    procfs.halt(held.pid)
     running._leashed.bury()
     assert held.returncode == -signal.SIGKILL
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from tests import procfs
 from tests.desk import until
 from tests.sizes import LONG, thinned
 
@@ -51,6 +52,10 @@ class Agent:
 
     def spawn(self, name: str, **how: object) -> dict[str, object]:
         return {"spawn": {"pid_file": str(self.folder / name), **how}}
+
+    def halt(self) -> None:
+        """All of it but its holder stands still, when this returns."""
+        procfs.halt(*(one.pid for one in members(self.turn_id, self.holder) if one != self.holder))
 
     def end(self, grace: float = 5.0, first_signal: int = signal.SIGTERM) -> tuple[EndReport, Exit]:
         report = asyncio.run(end_tree(self.turn_id, self.holder, grace=grace, first_signal=first_signal))
@@ -121,9 +126,7 @@ def test_an_agent_that_ignores_the_signal_is_killed(agents: Agents) -> None:
 
 def test_an_agent_that_was_stopped_goes_when_asked(agents: Agents) -> None:
     agent = agents.start()
-    for process in members(agent.turn_id, agent.holder):
-        if process != agent.holder:
-            send(process, signal.SIGSTOP)
+    agent.halt()
     report, end = agent.end()
     assert end == Exit(signal=signal.SIGTERM)
     assert report.killed == 0
@@ -138,9 +141,7 @@ pathlib.Path({str(ready)!r}).touch()
 time.sleep(600)
 """
     agent = agents.start({"run": ["{python}", "-c", tidies]})
-    for process in members(agent.turn_id, agent.holder):
-        if process != agent.holder:
-            send(process, signal.SIGSTOP)
+    agent.halt()
     report, _ = agent.end()
     assert tidied.exists()
     assert report.killed == 0
@@ -271,7 +272,7 @@ def test_a_sweep_finds_the_turn_by_its_id_alone(agents: Agents) -> None:
 @LONG
 def test_a_frozen_holder_is_killed_last(agents: Agents) -> None:
     agent = agents.start()
-    send(agent.holder, signal.SIGSTOP)
+    procfs.halt(agent.holder.pid)
     report, _ = agent.end()
     assert report.survivors == ()
     assert not is_alive(agent.holder)

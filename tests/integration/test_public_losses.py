@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from tests import procfs
 from tests.desk import Desk, until
 from tests.refusing import On, Refusing
 from tests.sizes import LONG
@@ -96,7 +97,7 @@ def test_a_claim_is_freed_by_its_holders_death_and_not_by_its_age(desk: Desk) ->
     with desk.watching() as watcher:
         desk.send()
         until(lambda: desk.log(EventName.TURN_STARTED), "the turn")
-        watcher.send_signal(signal.SIGSTOP)
+        procfs.halt(watcher.pid)
         held = [desk.state / ".lock", Paths(desk.root, "coder").lock, *(desk.state / "turns").rglob("turn.json")]
         for path in held:
             os.utime(path, (0, 0))

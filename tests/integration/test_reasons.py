@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -55,8 +54,7 @@ def no_watcher(desk: Desk) -> Iterator[None]:
 @contextmanager
 def halted(desk: Desk) -> Iterator[None]:
     with watched(desk) as watcher:
-        watcher.send_signal(signal.SIGSTOP)
-        until(lambda: procfs.state(watcher.pid) == "T", "the halt")
+        procfs.halt(watcher.pid)
         yield
 
 

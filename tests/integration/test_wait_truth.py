@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests import procfs
 from tests.desk import SOON, Desk, until
 from tests.e2e.throwaway import as_throwaway, is_nobody
 from tests.typed import COMMAND, Typed, type_in
@@ -212,7 +212,7 @@ def test_a_turn_whose_watcher_and_agent_are_gone_is_not_at_work(desk: Desk) -> N
     desk.shell("cat >/dev/null; sleep 600")
     with desk.watching() as watcher, waiting(desk) as process:
         heard(process, "coder has taken it and is at work")
-        watcher.send_signal(signal.SIGSTOP)
+        procfs.halt(watcher.pid)
         assert standing(send(desk, "0", "--json"))[2] == "stopped"
         watcher.kill()
         watcher.wait()
