@@ -38,7 +38,7 @@ from agent_mailer.state.records import (
 from agent_mailer.watch.guards.budgets import BudgetPolicy, midnight
 from agent_mailer.watch.guards.calm import CalmPolicy, parse_hours
 from agent_mailer.watch.guards.gate import HOUR, Admitted, Gate, counts_hourly, ran
-from agent_mailer.watch.guards.rounds import GuardPolicy
+from agent_mailer.watch.guards.rounds import CHAIN_GAP, GuardPolicy
 from agent_mailer.watch.guards.who import WhoPolicy
 from agent_mailer.watch.rules import Candidate, WatchPolicy
 
@@ -538,6 +538,15 @@ def test_one_person_is_known_by_his_pattern_alone(scene: Scene) -> None:
     assert ids(scene.admit(wants(mail("far", "boss@acme", visited="a b c")))) == (["far"], [])
 
 
+def test_a_record_counts_what_goes_round_and_nothing_that_a_person_let_go_or_that_lay_long(scene: Scene) -> None:
+    round_, old = mail("m", visited="a coder b"), mail("m", visited="a coder b", created=NOON - CHAIN_GAP - 1)
+    released = RetryEntry(round_, released=True)
+    assert scene.gate.counted(round_, None) == Counted(1, person=False, free=False)
+    assert scene.gate.counted(round_, RetryEntry(round_)) == Counted(1, person=False, free=False)
+    assert scene.gate.counted(round_, released) == Counted(0, person=True, free=True)
+    assert scene.gate.counted(old, None) == Counted(0, person=False, free=False)
+
+
 def test_what_a_schedule_has_sent_is_a_persons_and_nothing_else_is(scene: Scene, tmp_path: Path) -> None:
     nightly = Schedule("nightly", "0 2 * * *", "UTC", "News", tmp_path / "body.md")
     sent, other = mail("sent", visited="a b c"), mail("other", visited="a b c", thread="u")
@@ -546,6 +555,7 @@ def test_what_a_schedule_has_sent_is_a_persons_and_nothing_else_is(scene: Scene,
     assert ids(scene.admit(wants(sent), wants(other))) == ([], ["sent", "other"]), "nobody has a schedule"
     scene.policy = msgspec.structs.replace(scene.policy, schedules=(nightly,))
     assert ids(scene.admit(wants(sent), wants(other))) == (["sent"], ["other"])
+    assert scene.gate.counted(sent, None) == Counted(0, person=True, free=True)
 
 
 def test_where_a_persons_turn_of_an_earlier_life_has_written_his_chain_goes_on(scene: Scene) -> None:
