@@ -7,7 +7,6 @@ import json
 import time
 from pathlib import Path
 
-import msgspec
 import pytest
 from tests.clocks import FakeClock
 from tests.desk import Desk, until
@@ -18,17 +17,15 @@ from tests.typed import type_in
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.mailbox.maildir.layout import make_mailbox
-from agent_mailer.mailbox.port import Automatic, Envelope, Kind, Priority, Progress, Stage
+from agent_mailer.mailbox.port import Envelope, Kind, Priority, Progress, Stage
 from agent_mailer.outcomes import Outcome
 from agent_mailer.people.port import MessageState, Report
-from agent_mailer.state.records import RetryEntry, TurnRecord
+from agent_mailer.state.records import TurnRecord
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.state.stuck import StuckKind
 from agent_mailer.state.turns import ids_of, shares
 from agent_mailer.views.standing import standing_in
-from agent_mailer.watch.batch import MOST_BATCHED, batch_of
 from agent_mailer.watch.requests import apply
-from agent_mailer.watch.rules import ApprovePolicy, Candidate, WatchPolicy
 
 
 @pytest.fixture
@@ -137,27 +134,6 @@ def test_mail_of_people_and_of_others_share_no_turn(desk: Desk) -> None:
     sent = [*low(desk, 2), *low(desk, 2, sender="planner")]
     desk.once()
     assert sorted(sorted(ids_of(record)) for record in turns(desk)) == [sent[:2], sent[2:]]
-
-
-def test_what_may_go_together() -> None:
-    policy = WatchPolicy(Path("/w"), batch_low=True)
-
-    def candidate(number: int, thread: str = "t", priority: Priority = Priority.LOW) -> Candidate:
-        return Candidate(Envelope(f"m{number}", thread, "user", 0.0, f"{number:03}", "", priority=priority))
-
-    many = [candidate(number) for number in range(40)]
-    away = candidate(99, "elsewhere")
-    assert len(batch_of(many[0], [*many, away], policy)) == MOST_BATCHED - 1
-    assert [one.id for one in batch_of(many[0], [many[2], many[0], many[1]], policy)] == ["m1", "m2"]
-    assert batch_of(many[0], [*many, candidate(50, "other", Priority.NORMAL)], policy) == ()
-    assert batch_of(many[0], many, WatchPolicy(Path("/w"), batch_low=True, max_starts=1)) == ()
-    asks = ApprovePolicy(rules=("Bash",))
-    assert batch_of(many[0], many, WatchPolicy(Path("/w"), batch_low=True, approve=asks)) == ()
-    # What runs alone is not overtaken by what came after it.
-    tried = Candidate(many[2].envelope, RetryEntry(many[2].envelope, attempts=1))
-    robots = Candidate(msgspec.structs.replace(many[2].envelope, automatic=Automatic.AUTO_REPLY))
-    for alone in (tried, robots):
-        assert [one.id for one in batch_of(many[0], [*many[:2], alone, *many[3:]], policy)] == ["m1"]
 
 
 def test_the_agent_answers_each_by_itself_and_the_rest_get_its_last_words(desk: Desk) -> None:

@@ -10,13 +10,13 @@ import msgspec
 import pytest
 from tests.unit.test_watch_deciding import TOUCHED, turn_end
 
-from agent_mailer.mailbox.port import Action, Draft, Message, Outgoing, Refused, Route
+from agent_mailer.mailbox.port import Action, Automatic, Draft, Envelope, Message, Outgoing, Priority, Refused, Route
 from agent_mailer.outcomes import Outcome
 from agent_mailer.runtimes.port import Usage
-from agent_mailer.state.records import Batched, Pause, PauseReason, Settlement
+from agent_mailer.state.records import Batched, Pause, PauseReason, RetryEntry, Settlement
 from agent_mailer.turn_tools.folder import FinishKind, FinishNote, Sealed
-from agent_mailer.watch.batch import settle_each
-from agent_mailer.watch.rules import WatchPolicy
+from agent_mailer.watch.batch import MOST_BATCHED, batch_of, settle_each
+from agent_mailer.watch.rules import ApprovePolicy, Candidate, WatchPolicy
 
 IDS = ("m-1", "m-2", "m-3")
 FOR_ALL = Draft("k", Action.REPLY, 5.0, body="all")
@@ -47,6 +47,27 @@ def settled(
     end = msgspec.structs.replace(end, sealed=Sealed(drafts, finish))
     first, others = settle_each(end, messages, frozenset(answered), WatchPolicy(Path("/w")), compose)
     return [first, *(one.settlement for one in others if one.settlement is not None)]
+
+
+def test_what_may_go_together() -> None:
+    policy = WatchPolicy(Path("/w"), batch_low=True)
+
+    def candidate(number: int, thread: str = "t", priority: Priority = Priority.LOW) -> Candidate:
+        return Candidate(Envelope(f"m{number}", thread, "user", 0.0, f"{number:03}", "", priority=priority))
+
+    many = [candidate(number) for number in range(40)]
+    away = candidate(99, "elsewhere")
+    assert len(batch_of(many[0], [*many, away], policy)) == MOST_BATCHED - 1
+    assert [one.id for one in batch_of(many[0], [many[2], many[0], many[1]], policy)] == ["m1", "m2"]
+    assert batch_of(many[0], [*many, candidate(50, "other", Priority.NORMAL)], policy) == ()
+    assert batch_of(many[0], many, WatchPolicy(Path("/w"), batch_low=True, max_starts=1)) == ()
+    asks = ApprovePolicy(rules=("Bash",))
+    assert batch_of(many[0], many, WatchPolicy(Path("/w"), batch_low=True, approve=asks)) == ()
+    # What runs alone is not overtaken by what came after it.
+    tried = Candidate(many[2].envelope, RetryEntry(many[2].envelope, attempts=1))
+    robots = Candidate(msgspec.structs.replace(many[2].envelope, automatic=Automatic.AUTO_REPLY))
+    for alone in (tried, robots):
+        assert [one.id for one in batch_of(many[0], [*many[:2], alone, *many[3:]], policy)] == ["m1"]
 
 
 @pytest.mark.parametrize(
