@@ -107,7 +107,7 @@ def main(words: Sequence[str]) -> int:
     sources = {module: (PROJECT / SOURCE / module).read_text(encoding="utf-8") for module in modules}
     find, results = (faults, FAULTS) if asked.faults else (mutants, RESULTS)
     every = {module: find(source) for module, source in sources.items()}
-    chosen = [(module, mutant) for module, those in every.items() for mutant in those]
+    chosen = [(module, mutant) for module, those in every.items() for mutant in those if asked.such in mutant.name]
     # First, so that `--left` and the same seed go on with the same ones.
     if asked.sample:
         chosen = lot.sample(chosen, min(asked.sample, len(chosen)))
@@ -170,6 +170,7 @@ def _asked(words: Sequence[str]) -> argparse.Namespace:
         action="store_true",
         help="larger ones, as a person makes them, by every test of a stage; their rate is told",
     )
+    parser.add_argument("--such", default="", metavar="TEXT", help="those with that in their name: 'the first alone'")
     parser.add_argument("--rest", action="store_true", help="of the other modules: their rate is told, and no red")
     parser.add_argument("--seed", type=int, default=int(os.environ.get("MUTANTS_SEED", "0")) or random.randrange(10**6))
     parser.add_argument("--seconds", type=float, default=inf, metavar="N", help="of tests, by stage, for each of them")

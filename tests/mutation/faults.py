@@ -1,5 +1,5 @@
 """The faults that a tired person makes, which are larger than an operator: two steps in the other order, a guard left
-out, a lock not taken, one of several conditions forgotten, a failure passed on or swallowed.
+out, a lock not taken, one of several conditions forgotten, a failure passed on or swallowed, only the first of several.
 """
 
 from __future__ import annotations
@@ -101,7 +101,10 @@ def _faults_of(node: ast.AST, text: _Text) -> Iterator[tuple[str, Edit]]:
                 yield "swallowed", (handler.body[0], handler.body[-1], "pass")
             if node.finalbody:
                 yield "not in the end", (node.finalbody[0], node.finalbody[-1], "pass")
-        case ast.comprehension(ifs=[*asked]):
+        case ast.For(iter=several):
+            yield from _first_alone(several, text)
+        case ast.comprehension(ifs=[*asked], iter=several):
+            yield from _first_alone(several, text)
             for one in asked:
                 yield "not sifted", (one, one, "True")
         case ast.Tuple(elts=elements, ctx=ast.Load()) if len(elements) > 1 and text.of(node, node).startswith("("):
@@ -111,6 +114,11 @@ def _faults_of(node: ast.AST, text: _Text) -> Iterator[tuple[str, Edit]]:
         case ast.BinOp(op=ast.BitOr()):
             yield "only the left", (node, node, f"({text.of(node.left, node.left)})")
             yield "only the right", (node, node, f"({text.of(node.right, node.right)})")
+
+
+def _first_alone(several: ast.expr, text: _Text) -> Iterator[tuple[str, Edit]]:
+    """What has no end is asked for no more than two."""
+    yield "the first alone", (several, several, f'[first for first, _ in zip({text.of(several, several)}, "1")]')
 
 
 def _other_order(body: Sequence[ast.stmt] | None, text: _Text) -> Iterator[tuple[str, Edit]]:

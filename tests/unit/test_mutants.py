@@ -102,6 +102,7 @@ def test_larger_faults_are_made_of_steps_guards_locks_conditions_and_failures() 
         "in the other order: one.state = made",
         "in the other order: tell(one)",
         "not within: with one.lock: try: go(x for x in made if x.due and not x.held) except OSError: ",
+        "the first alone: made",
         "not sifted: x.due and not x.held",
         "not asked x.due: x.due and not x.held",
         "not asked not x.held: x.due and not x.held",
