@@ -103,8 +103,9 @@ def _faults_of(node: ast.AST, text: _Text) -> Iterator[tuple[str, Edit]]:
                 yield "not in the end", (node.finalbody[0], node.finalbody[-1], "pass")
         case ast.For(iter=several):
             yield from _first_alone(several, text)
-        case ast.comprehension(ifs=[*asked], iter=several):
-            yield from _first_alone(several, text)
+        case ast.comprehension(ifs=[*asked], iter=several, is_async=waits):
+            if not waits:
+                yield from _first_alone(several, text)
             for one in asked:
                 yield "not sifted", (one, one, "True")
         case ast.Tuple(elts=elements, ctx=ast.Load()) if len(elements) > 1 and text.of(node, node).startswith("("):
@@ -126,7 +127,9 @@ def _other_order(body: Sequence[ast.stmt] | None, text: _Text) -> Iterator[tuple
     if not isinstance(body, list):
         return
     for one, next_ in pairwise(body):
-        acts = _calls(one) and _calls(next_) and (_is_felt(one) or _is_felt(next_)) and not _only_keep(one, next_)
+        acts = _calls(one) and _calls(next_) and (_is_felt(one) or _is_felt(next_))
+        # Where both only give names to what is there, nobody can look in between.
+        acts = acts and (_has_call(one) or _has_call(next_))
         if acts and not (_made(one) & _used(next_) or _made(next_) & _used(one)):
             swapped = text.of(next_, next_) + text.between(one, next_) + text.of(one, one)
             yield "in the other order", (one, next_, swapped)
@@ -135,12 +138,11 @@ def _other_order(body: Sequence[ast.stmt] | None, text: _Text) -> Iterator[tuple
 def _calls(node: ast.stmt) -> bool:
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return False
-    return _is_felt(node) or any(isinstance(one, ast.Call | ast.Await) for one in ast.walk(node))
+    return _is_felt(node) or _has_call(node)
 
 
-def _only_keep(*steps: ast.stmt) -> bool:
-    """Whether they do no more than give names to what is there: nobody can look in between."""
-    return not any(isinstance(one, ast.Call | ast.Await) for step in steps for one in ast.walk(step))
+def _has_call(node: ast.stmt) -> bool:
+    return any(isinstance(one, ast.Call | ast.Await) for one in ast.walk(node))
 
 
 def _is_felt(node: ast.stmt) -> bool:

@@ -84,13 +84,16 @@ def test_who_is_denied_only_by_what_stands_for_many_is_worked_on_where_he_is_a_p
     for pattern in ("@here.example", "boss@here.example"):
         who = WhoPolicy(deny=(pattern,), people=("boss@here.example",), address="coder@here.example")
         assert bool(who.why_held(mail("boss@here.example"))) is (pattern[0] != "@"), pattern
+    assert WhoPolicy(allow=("boss",), address="coder").why_held(mail("boss@coder")) != "", "there is no domain here"
+
+
+def test_no_agent_and_no_hook_is_a_person_whatever_the_pattern_and_a_person_is_always_heard() -> None:
     everybody = WhoPolicy(people=("*",), address="coder", agents=frozenset({"tester"}))
     known = {"": False, "coder": False, "tester": False, "hook--github": False, "ann": True}
     assert {name: everybody.is_person(name) for name in known} == known
     own = {"": False, "coder": False, "tester": False, "Hook--github": False, "planner": True}
     assert {name: everybody.may_answer_own(name, vouched=True) for name in own} == own
     assert WhoPolicy(allow=("planner",), people=("ann",), address="coder").why_held(mail("ann")) == ""
-    assert WhoPolicy(allow=("boss",), address="coder").why_held(mail("boss@coder")) != "", "there is no domain here"
 
 
 def test_where_answers_are_to_go_has_to_be_allowed_too() -> None:

@@ -1,4 +1,6 @@
-"""What of a shared turn's end is each message's: nobody is answered twice, nor for another, and it is paid once."""
+"""What may share a turn, and what of its end is each message's: nobody is answered twice, nor for another; it is paid
+once.
+"""
 
 from __future__ import annotations
 

@@ -723,12 +723,11 @@ def test_who_begins_clears_away_answers_that_nobody_fetched(scene: Scene) -> Non
     assert not old.exists()
 
 
-@pytest.mark.parametrize("what", ["sends again", "cannot be read"])
-def test_what_this_watcher_has_in_work_is_not_taken_up_beside_it(scene: Scene, what: str) -> None:
-    resends = "gone 0" if what == "sends again" else ""
-    record = turn(scene, None if not resends else DONE, resends=resends)
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_this_watcher_has_in_work_is_not_taken_up_beside_it(scene: Scene, *, damaged: bool) -> None:
+    record = turn(scene, resends="gone 0")
     path = scene.state.turns.path(record.turn_id) / "turn.json"
-    if not resends:
+    if damaged:
         path.write_text("{")
     scene.room.work[record.turn_id] = Work(record.envelope, At.RUNNING, {record.envelope.id})
     assert scene.run(recover(scene.room)) == []
