@@ -1,5 +1,6 @@
 """The faults that a tired person makes, which are larger than an operator: two steps in the other order, a guard left
-out, a lock not taken, one of several conditions forgotten, a failure passed on or swallowed, only the first of several.
+out, a lock not taken, one of several conditions forgotten, a failure passed on or swallowed, only the first of several,
+a word left out of what is said to another.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from itertools import pairwise
 from tests.mutation.points import Mutant
 
 _LEAVES = (ast.Return, ast.Continue, ast.Break, ast.Raise)
+_PLACED = (ast.stmt, ast.expr, ast.excepthandler, ast.keyword)
 Edit = tuple[ast.AST, ast.AST, str]
 """From the begin of the one to the end of the other: what stands there instead."""
 
@@ -38,8 +40,8 @@ class _Text:
             self._begins.append(self._begins[-1] + len(row))
 
     def _span(self, first: ast.AST, last: ast.AST) -> tuple[int, int]:
-        assert isinstance(first, ast.stmt | ast.expr | ast.excepthandler)
-        assert isinstance(last, ast.stmt | ast.expr | ast.excepthandler)
+        assert isinstance(first, _PLACED)
+        assert isinstance(last, _PLACED)
         begin = self._begins[first.lineno - 1] + first.col_offset
         return begin, self._begins[(last.end_lineno or 0) - 1] + (last.end_col_offset or 0)
 
@@ -56,7 +58,7 @@ class _Text:
 
 
 def _line(node: ast.AST) -> int:
-    assert isinstance(node, ast.stmt | ast.expr | ast.excepthandler)
+    assert isinstance(node, _PLACED)
     return node.lineno
 
 
@@ -112,6 +114,10 @@ def _faults_of(node: ast.AST, text: _Text) -> Iterator[tuple[str, Edit]]:
             for left_out in elements:
                 rest = ", ".join(text.of(one, one) for one in elements if one is not left_out)
                 yield f"without {text.of(left_out, left_out)}", (node, node, f"({rest},)")
+        case ast.Call(func=called, args=[*positional], keywords=[*named]):
+            for argument in named:
+                rest = ", ".join(text.of(one, one) for one in (*positional, *named) if one is not argument)
+                yield f"not said {argument.arg}", (node, node, f"{text.of(called, called)}({rest})")
         case ast.BinOp(op=ast.BitOr()):
             yield "only the left", (node, node, f"({text.of(node.left, node.left)})")
             yield "only the right", (node, node, f"({text.of(node.right, node.right)})")

@@ -117,6 +117,18 @@ def test_larger_faults_are_made_of_steps_guards_locks_conditions_and_failures() 
     assert "    if True:\n        try:\n" in without_lock
 
 
+def test_a_word_to_another_is_left_out() -> None:
+    source = "def f(a):\n    go(a, at=a.now,\n        **a.rest)\n    a.end(why=a)\n"
+    made = {one.name.removeprefix("f: "): one.text for one in faults(source) if "not said" in one.name}
+    assert [*made] == [
+        "not said at: go(a, at=a.now, **a.rest)",
+        "not said None: go(a, at=a.now, **a.rest)",
+        "not said why: a.end(why=a)",
+    ]
+    assert "    go(a, **a.rest)\n" in made["not said at: go(a, at=a.now, **a.rest)"]
+    assert "    a.end()\n" in made["not said why: a.end(why=a)"]
+
+
 def test_names_given_one_after_the_other_have_no_order() -> None:
     kept = "class A:\n    def __init__(self, a):\n        self.a = a.b()\n        self.c = a.d()\n"
     assert faults(kept + "\ndef f(a):\n    a.b = 1\n    a.c = a\n") == []
