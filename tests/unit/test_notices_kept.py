@@ -209,7 +209,7 @@ def test_that_the_disk_takes_nothing_is_told_though_it_does_not_take_that_either
 def test_of_each_silence_the_operator_hears_once_while_it_lasts_also_of_two_that_become_due_together(
     telling: Telling,
 ) -> None:
-    mail, turn = (Silence.MAIL_WAITS, NOON), (Silence.NO_TURN, NOON + 1)
+    mail, turn = (Silence.MAIL_WAITS, NOON), (Silence.NO_TURN, NOON)
 
     def heard(*silent: tuple[Silence, float]) -> list[str]:
         before = len(telling.waiting)
@@ -221,6 +221,7 @@ def test_of_each_silence_the_operator_hears_once_while_it_lasts_also_of_two_that
     telling.begin()
     assert heard(mail, turn) == [], "nor by the next watcher"
     assert [heard(turn), heard(mail, turn)] == [[], ["mail_waits"]], "once more after it was over"
+    assert len({one.id for one in telling.waiting}) == 3, "of one moment, and yet each is told by itself"
 
 
 class Elsewhere(MaildirMailbox):

@@ -124,6 +124,9 @@ def test_an_entry_under_a_wrong_key_is_found_by_its_message(folder: StateFolder)
     assert len(state_of(folder).retries) == 0
 
 
+HISTORY = (Attempt("20260101T000000-00000000", Outcome.FAILED, "no luck", NOW),)
+
+
 def turn(
     state: State, number: int, name: str, *, rerun: RetryEntry | None = None, outcome: Outcome = Outcome.FAILED
 ) -> RetryEntry:
@@ -133,7 +136,7 @@ def turn(
     settlement = Settlement(outcome, "", NOW, 1.0, finished=False, retry=left)
     if outcome is Outcome.CRASHED:
         settlement = msgspec.structs.replace(
-            settlement, finished=True, retry=None, dead=DeadLetter(name, envelope=envelope(name))
+            settlement, finished=True, retry=None, dead=DeadLetter(name, envelope=envelope(name), history=HISTORY)
         )
     record = TurnRecord(turn_id, envelope(name), Phase.SETTLING, "command", NOW, rerun=rerun, settlement=settlement)
     state.turns.create(record)
@@ -233,12 +236,13 @@ def test_what_a_person_has_let_go_is_found_again_and_not_what_ended_since(folder
 def test_a_dead_message_comes_back_only_if_somebody_asked(folder: StateFolder) -> None:
     state = state_of(folder)
     for number, name in enumerate(("dead", "asked"), 1):
-        turn(state, number, name, outcome=Outcome.CRASHED)
+        turn(state, number, name, rerun=entry(name, revision=3), outcome=Outcome.CRASHED)
         state.dead_letters.add(DeadLetter(name, envelope=envelope(name)), again=False)
         state.processed.add(name)
     assert apply(state, Request(Verb.STUCK_RETRY, ("given-up asked",))).ok
     (folder.path / "retries.json").write_bytes(b"garbage")
-    assert [e.envelope.id for e in state_of(folder).retries.all()] == ["asked"]
+    found = RetryEntry(envelope("asked"), history=HISTORY, revision=4)
+    assert list(state_of(folder).retries.all()) == [found], "with what was tried, and newer than the end it had"
 
 
 def test_who_only_looks_sees_what_was_made_anew_and_writes_nothing(folder: StateFolder) -> None:
@@ -294,7 +298,7 @@ def test_what_was_invalidated_meanwhile_is_not_bound_again(folder: StateFolder) 
     assert not sessions.put("t", session("a", 2))
     found = Sessions(folder).get("t")
     assert found is not None
-    assert (found.session_id, found.generation) == ("", 2)
+    assert (found.session_id, found.generation, found.runtime) == ("", 2, "claude")
 
 
 def test_the_entries_of_another_client_have_four_keys(folder: StateFolder) -> None:
@@ -355,10 +359,13 @@ def test_a_damaged_line_of_the_journal_harms_no_other(folder: StateFolder, damag
 def test_what_can_be_no_name_of_a_session_names_none_wherever_it_stands(folder: StateFolder, odd: str) -> None:
     """It would be a word of somebody's command line."""
     sessions = Sessions(folder)
-    sessions.put("t", session(odd, 1))
+    sessions.put("t", session(odd, 1, spent=Usage(input_tokens=7)))
     assert Sessions(folder).bound() == {}
     sessions.fold()
     assert Sessions(folder).bound() == {}
+    found = Sessions(folder).get("t")
+    assert found is not None
+    assert found.spent == Usage(), "what another session has used is none of the next one's"
 
 
 def test_a_crash_between_fold_and_clearing_changes_nothing(folder: StateFolder) -> None:

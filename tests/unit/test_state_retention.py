@@ -39,7 +39,7 @@ def envelope(name: str) -> Envelope:
 
 
 def settlement(*states: ItemState, dead: str = "") -> Settlement:
-    items = tuple(SettledItem(Outgoing(f"out-{one}", "user", "t", f"{one} text"), one) for one in states)
+    items = tuple(SettledItem(Outgoing(f"out-{one}", "user", "t", f"{one} text"), one, about="m2") for one in states)
     letter = DeadLetter(dead, "t", envelope=envelope(dead)) if dead else None
     return Settlement(Outcome.FAILED, "", 0.0, 0.0, finished=True, items=items, dead=letter)
 
@@ -104,6 +104,7 @@ def test_what_did_not_leave_is_kept_with_its_text_and_what_left_without(house: H
     assert [(entry.state, entry.item.payload) for entry in short.settlement.items] == [
         (ItemState.DELIVERED, ""), (kept, f"{kept} text"), (ItemState.DELIVERED, "")
     ]  # fmt: skip
+    assert {entry.about for entry in short.settlement.items} == {"m2"}, "which of its messages has an answer"
 
 
 @pytest.mark.parametrize(("keep", "left"), [(7, ["stdout"]), (0, [])])
