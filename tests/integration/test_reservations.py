@@ -163,6 +163,23 @@ def test_what_one_has_ends_no_earlier_because_one_asks_again_for_a_shorter_time(
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("renews", [True, False], ids=["renewed", "asked again"])
+def test_what_one_asks_for_longer_lasts_longer(tmp_path: Path, *, renews: bool) -> None:
+    async def scenario() -> None:
+        clock = FakeClock()
+        one, other = leases(tmp_path, "one", clock), leases(tmp_path, "other", clock)
+        for pattern in ("docs", "src/**"):
+            assert await one.take("", [pattern], 60.0) == []
+        if renews:
+            assert await one.renew("", 7200.0)
+        else:
+            assert await one.take("", ["docs", "src/**"], 7200.0) == []
+        clock.moment += 7199
+        assert await other.take("t2", ["src/app.py"], 60.0) != []
+
+    asyncio.run(scenario())
+
+
 def test_all_of_a_project_is_kept_from_others_and_no_shorter_by_a_clock_that_is_ahead(tmp_path: Path) -> None:
     async def scenario() -> None:
         here, ahead = FakeClock(), FakeClock()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -86,6 +87,16 @@ def test_what_changed_between_two_commands_is_no_commands(turn: Turn) -> None:
         turn.hook("PostToolUse", call)
         (turn.project / "src/a").write_text(call)
     assert turn.seen() == []
+
+
+def test_a_command_that_runs_on_in_the_background_has_not_ended(turn: Turn) -> None:
+    turn.hold(own=True)
+    for call, given in (("on", {"run_in_background": True}), ("over", {"run_in_background": False})):
+        turn.hook("PreToolUse", call)
+        turn.hook("PostToolUse", call, tool_input=given)
+    calls = calls_in(turn.folder)
+    assert calls is not None
+    assert [math.isinf(end) for _, end in calls.spans] == [True, False]
 
 
 def test_of_what_was_given_back_meanwhile_nothing_is_said(turn: Turn) -> None:

@@ -151,6 +151,15 @@ def test_other_values_of_the_same_keys_are_another_state_and_no_other_notice(des
         files.take()
 
 
+def test_a_key_that_is_gone_because_it_was_mistyped_is_named_with_its_line(desk: Desk) -> None:
+    files, path = files_of(desk), desk.state / "config.toml"
+    path.write_text(path.read_text().replace("permission_mode", "permision_mode"))
+    trusted = files.take().trusted
+    assert trusted.others == ("permission_mode",)
+    assert "line 3" in trusted.mistyped
+    assert "did you mean permission_mode?" in trusted.mistyped
+
+
 def test_guards_are_taken_live(desk: Desk) -> None:
     place, lock = desk.place(), desk.place().lock()
     lock.acquire()

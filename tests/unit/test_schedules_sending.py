@@ -151,6 +151,15 @@ def test_what_nobody_can_say_is_looked_for_and_tried_again_ever_later_for_a_day(
     assert (clockwork.known().due, clockwork.known().why) == (0.0, "500")
 
 
+def test_what_a_person_orders_is_tried_for_a_day_from_then(clockwork: Clockwork) -> None:
+    sending, vague = clockwork.sending(clockwork.vague), clockwork.vague
+    clockwork.due(sending)
+    clockwork.clock.moment += 60
+    assert run_now(clockwork.scene.state, "nightly", clockwork.schedules[1].line, clockwork.clock.moment)[0]
+    assert clockwork.due(sending) == 2 * AGAIN_FIRST
+    assert (len(vague.asked), clockwork.told) == (1, [])
+
+
 @pytest.mark.parametrize("dies", ["before it hears", "before it is written down"])
 def test_what_left_before_its_watcher_was_killed_is_found_by_the_next_and_leaves_no_second_time(
     clockwork: Clockwork, dies: str
@@ -250,6 +259,7 @@ def test_all_that_it_has_sent_is_known_as_a_persons_however_long_it_waits(clockw
     for day in range(3):
         clockwork.clock.moment = AT_THREE + 60 + day * 86400
         clockwork.due(sending)
+        assert clockwork.known().sent_at == clockwork.clock.moment
     waiting = {one.envelope.id for one in clockwork.scene.desk.inbox("coder")}
     assert len(waiting) == 6
     assert clockwork.scene.desk.place().state.schedules.sent == waiting
