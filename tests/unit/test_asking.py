@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -11,12 +12,14 @@ from tests.clocks import FakeClock
 from tests.watch_room import Scene, scene_at
 
 from agent_mailer.approvals.calls import Call
+from agent_mailer.approvals.edits import EDITS
 from agent_mailer.approvals.turn import Told, TurnApprovals, Word
 from agent_mailer.disk import Disk
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.mailbox.port import Automatic, Capabilities, Delivered, Envelope, MailboxUnavailable
 from agent_mailer.outcomes import Judgement, Outcome
+from agent_mailer.reservations.hook import argv_for
 from agent_mailer.state.approvals import Answer, By, Verdict, id_of
 from agent_mailer.state.notices import Channel, Notice, NoticeKind
 from agent_mailer.state.records import Batched, Phase, Provisional, RetryEntry, Settlement, TurnRecord
@@ -26,6 +29,7 @@ from agent_mailer.watch.asking import (
     apply,
     approvals_of,
     as_words,
+    asking_of,
     carried,
     goes_on_by_itself,
     judge_asking,
@@ -101,6 +105,22 @@ def test_what_is_allowed_for_good_is_answered_at_once_and_nobody_is_asked(scene:
     assert always(ASKS, record)[1] == ONLY_ALONE
     assert book.revoke(one.id)
     assert always(ASKS, turn(SECOND)) == ((), "")
+
+
+@pytest.mark.parametrize("refused", [False, True])
+@pytest.mark.parametrize("edits", [False, True])
+@pytest.mark.parametrize("rules", [(), ("Bash(git push *)", "WebFetch")])
+def test_the_program_asks_before_what_the_operator_has_named_and_before_edits_where_others_have_reserved_files(
+    scene: Scene, *, refused: bool, edits: bool, rules: tuple[str, ...]
+) -> None:
+    policy = ApprovePolicy(rules=rules, refused=refused, edits=edits, expires=3600)
+    told = approvals_of(scene.state, policy, turn(FIRST))
+    assert told == TurnApprovals(rules=rules, refused=refused, edits=edits)
+    folder = Path("/turn")
+    asking = asking_of(told, folder, "-I")
+    assert asking.tools == (*(EDITS if edits else ()), *(("Bash", "WebFetch") if rules else ()))
+    assert asking.refusals == (refused or bool(rules))
+    assert asking.around == (argv_for(folder) if edits else ())
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from tests.unit.test_watch_deciding import TOUCHED, turn_end
 
 from agent_mailer.mailbox.port import Action, Automatic, Draft, Envelope, Message, Outgoing, Priority, Refused, Route
-from agent_mailer.outcomes import Outcome
+from agent_mailer.outcomes import AutoReply, Outcome
 from agent_mailer.runtimes.port import Usage
 from agent_mailer.state.records import Batched, Pause, PauseReason, RetryEntry, Settlement
 from agent_mailer.turn_tools.folder import FinishKind, FinishNote, Sealed
@@ -39,6 +39,7 @@ def settled(
     outcome: Outcome = Outcome.DONE,
     answered: Sequence[str] = (),
     finish: FinishNote | None = None,
+    auto_reply: AutoReply = AutoReply.IF_SILENT,
     **more: Any,
 ) -> list[Settlement]:
     """A turn of three messages: what it decided of each; all that leaves is the first's."""
@@ -47,7 +48,8 @@ def settled(
     end.record.batch = tuple(Batched(msgspec.structs.replace(head, id=name)) for name in IDS[1:])
     messages = {one.envelope.id: msgspec.structs.replace(end.origin, envelope=one.envelope) for one in end.record.batch}
     end = msgspec.structs.replace(end, sealed=Sealed(drafts, finish))
-    first, others = settle_each(end, messages, frozenset(answered), WatchPolicy(Path("/w")), compose)
+    policy = WatchPolicy(Path("/w"), auto_reply=auto_reply)
+    first, others = settle_each(end, messages, frozenset(answered), policy, compose)
     return [first, *(one.settlement for one in others if one.settlement is not None)]
 
 
@@ -58,15 +60,17 @@ def test_what_may_go_together() -> None:
         return Candidate(Envelope(f"m{number}", thread, "user", 0.0, f"{number:03}", "", priority=priority))
 
     many = [candidate(number) for number in range(40)]
-    away = candidate(99, "elsewhere")
+    away = candidate(1, "elsewhere")
     assert len(batch_of(many[0], [*many, away], policy)) == MOST_BATCHED - 1
-    assert [one.id for one in batch_of(many[0], [many[2], many[0], many[1]], policy)] == ["m1", "m2"]
+    assert [one.id for one in batch_of(many[0], [many[2], away, many[0], many[3]], policy)] == ["m2", "m3"]
+    assert batch_of(many[0], many, WatchPolicy(Path("/w"))) == ()
     assert batch_of(many[0], [*many, candidate(50, "other", Priority.NORMAL)], policy) == ()
     assert batch_of(many[0], many, WatchPolicy(Path("/w"), batch_low=True, max_starts=1)) == ()
     asks = ApprovePolicy(rules=("Bash",))
     assert batch_of(many[0], many, WatchPolicy(Path("/w"), batch_low=True, approve=asks)) == ()
     # What runs alone is not overtaken by what came after it.
     tried = Candidate(many[2].envelope, RetryEntry(many[2].envelope, attempts=1))
+    assert batch_of(tried, [tried, *many[3:]], policy) == ()
     robots = Candidate(msgspec.structs.replace(many[2].envelope, automatic=Automatic.AUTO_REPLY))
     for alone in (tried, robots):
         assert [one.id for one in batch_of(many[0], [*many[:2], alone, *many[3:]], policy)] == ["m1"]
@@ -82,6 +86,9 @@ def test_what_may_go_together() -> None:
         ((FOR_ALL, TWO), (), {"m-1": "all", "m-2": "m-2", "m-3": "all"}),
         ((TWO,), (), {"m-1": "words", "m-2": "m-2", "m-3": "words"}),
         ((MAIL,), (), {"planner": "look"}),
+        ((ONE, MAIL), (), {"m-1": "m-1", "planner": "look"}),
+        ((FOR_ALL, msgspec.structs.replace(MAIL, about="m-2")), (), {**dict.fromkeys(IDS, "all"), "planner": "look"}),
+        ((msgspec.structs.replace(FOR_ALL, to=("planner",)),), (), {"planner": "all", "m-2": "words", "m-3": "words"}),
         ((AT_ONCE,), (), {"m-1": "words", "m-2": "words", "m-3": "words", "planner": "so far"}),
     ],
 )
@@ -95,12 +102,33 @@ def test_each_gets_one_answer_its_own_before_that_for_all_before_the_last_words(
     assert [one.items for one in others] == [(), ()]
 
 
+def test_all_that_is_for_all_is_each_ones_answer() -> None:
+    first, *_ = settled(FOR_ALL, TWO, msgspec.structs.replace(FOR_ALL, key="k2", body="more"))
+    left = [(entry.item.recipient, entry.item.payload.strip()) for entry in first.items]
+    for_all = [(name, body) for name in ("m-1", "m-3") for body in ("all", "more")]
+    assert sorted(left) == sorted([*for_all, ("m-2", "m-2")])
+    assert len({entry.item.id for entry in first.items}) == len(left)
+
+
+def test_who_always_answers_gives_each_his_last_words_beside_other_mail() -> None:
+    first, *_ = settled(MAIL, auto_reply=AutoReply.ALWAYS)
+    left = [(entry.item.recipient, entry.item.payload.strip()) for entry in first.items]
+    assert sorted(left) == [*((name, "words") for name in IDS), ("planner", "look")]
+
+
 @pytest.mark.parametrize("name", IDS)
 def test_a_word_on_the_way_to_one_of_them_is_no_answer_to_it(name: str) -> None:
     so_far = msgspec.structs.replace(FOR_ALL, key="p", body="so far", about=name, at_once=True)
     first, *_ = settled(FOR_ALL, so_far)
     left = [(entry.item.recipient, entry.item.payload.strip()) for entry in first.items]
     assert sorted(left) == sorted([(name, "so far"), *((one, "all") for one in IDS)])
+
+
+def test_a_word_on_the_way_that_names_none_of_them_leaves_once() -> None:
+    so_far = msgspec.structs.replace(FOR_ALL, key="p", body="so far", at_once=True)
+    first, *_ = settled(so_far)
+    left = [(entry.item.recipient, entry.item.payload.strip()) for entry in first.items]
+    assert sorted(left) == sorted([("m-1", "so far"), *((one, "words") for one in IDS)])
 
 
 def test_what_the_turn_took_and_met_is_told_once() -> None:

@@ -84,6 +84,17 @@ def test_what_cannot_be_answered_ends_a_batch_and_nothing_goes_with_it(
     assert (ours.no_way, ours.batch) == ("nobody is there", ())
 
 
+def test_what_goes_with_it_is_counted_as_if_it_had_come_alone(scene: Scene) -> None:
+    head, again, other = scene.mail(body="ping"), scene.mail(body="ping"), scene.mail(body="news")
+    record = opened(scene, Candidate(head), again, other)
+    scene.run(take(scene.room, record))
+    scene.run(take_batch(scene.room, record))
+    assert [one.counted.double if one.counted else None for one in (record, *record.batch)] == [False, True, False]
+    kept = scene.state.turns.load(record.turn_id)
+    assert kept is not None
+    assert [one.counted is None for one in kept.batch] == [False, False]
+
+
 def test_no_more_text_goes_into_one_turn_than_it_may_and_the_rest_leaves_the_record(scene: Scene) -> None:
     head, *batch = (scene.mail(body="x" * (BATCH_CHARACTERS // 2 + 1)) for _ in range(5))
     record = opened(scene, Candidate(head), *batch)
