@@ -18,11 +18,12 @@ from agent_mailer.choices import RemoteAccess
 from agent_mailer.disk import SystemCalls
 from agent_mailer.events import EventName
 from agent_mailer.mailbox.port import MailboxUnavailable
+from agent_mailer.names import new_turn_id
 from agent_mailer.remote.access import RemoteVerb
 from agent_mailer.remote.port import Answered, Asked, Became, Report
 from agent_mailer.state.approvals import By, Verdict
 from agent_mailer.state.held import Guard, HeldEntry
-from agent_mailer.state.records import DeadLetter, PauseReason
+from agent_mailer.state.records import AfterStop, DeadLetter, PauseReason, Phase, TurnRecord
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.watch import errands
 from agent_mailer.watch.errands import Errands
@@ -164,23 +165,29 @@ def test_each_thing_that_may_be_asked_is_done_in_the_name_of_who_asks(operated: 
     assert operated.did() == "refused: nothing of it is stuck"
     operated.ask(RemoteVerb.STOP, "20260101T000000-00000000")
     assert operated.did() == "refused: no such turn runs"
+    running = TurnRecord(new_turn_id(1.0), scene.mail(body="three"), Phase.RUNNING, "command", 1.0)
+    state.turns.create(running)
+    operated.ask(RemoteVerb.STOP, running.turn_id, reason="too late", then=AfterStop.ASK.value)
+    assert operated.did().startswith("done: ")
+    stop = state.turns.stop_asked(running.turn_id)
+    assert stop is not None
+    assert (stop.then, stop.reason) == (AfterStop.ASK, "ada: too late")
     operated.ask(RemoteVerb.RAISE, "dollars_per_day=5")
     assert "is not set" in operated.did()
 
     asked = scene.asked()
-    operated.ask(RemoteVerb.APPROVE, asked.id)
+    operated.ask(RemoteVerb.APPROVE, asked.id, reason="go on")
     assert operated.did() == "done: allowed, once"
     answer = operated.state.approvals.answer_to(asked.id)
     assert answer is not None
-    assert (answer.verdict, answer.by, answer.who) == (Verdict.ALLOW, By.REMOTE, "ada")
+    assert (answer.verdict, answer.by, answer.who, answer.reason) == (Verdict.ALLOW, By.REMOTE, "ada", "go on")
     operated.ask(RemoteVerb.DENY, asked.id)
     assert operated.did() == "refused: it was answered before: allow"
     operated.ask(RemoteVerb.DENY, "q-2")
     assert operated.did() == "refused: there is no such question"
-    persons = {
-        one["person"] for name in (EventName.REQUEST_APPLIED, EventName.REQUEST_REFUSED) for one in scene.told(name)
-    }
-    assert persons == {"ada"}
+    done, refused = (scene.desk.log(name) for name in (EventName.REQUEST_APPLIED, EventName.REQUEST_REFUSED))
+    assert [len(done), len(refused)] == [5, 5]
+    assert {one.get("person") for one in (*done, *refused)} == {"ada"}
 
 
 @pytest.mark.parametrize("access", RemoteAccess)

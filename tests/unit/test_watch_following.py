@@ -22,7 +22,7 @@ from agent_mailer.process.handle import ProcessIdentity
 from agent_mailer.process.holder import Supervised
 from agent_mailer.process.output import READ_BUDGET
 from agent_mailer.runtimes.command import CommandRuntime
-from agent_mailer.runtimes.port import CommandOutput, Doomed
+from agent_mailer.runtimes.port import CommandOutput, Doomed, Usage
 from agent_mailer.state.records import Batched, Phase, TurnRecord
 from agent_mailer.turn_tools.folder import OUTBOX
 from agent_mailer.watch.following import AtOnce, Follower
@@ -188,6 +188,21 @@ def test_an_agent_that_opens_ever_more_tools_takes_no_more_memory(scene: Scene) 
     while follower._read():
         pass
     assert len(follower._tool_since) == MOST_OPEN
+
+
+def test_who_looks_sees_what_it_does_with_which_tool_since_when_and_what_it_has_used(scene: Scene) -> None:
+    record, follower = followed(scene, program=LINES)
+    begun = ({"type": "tool_start", "id": str(number), "name": name} for number, name in enumerate(("Bash", "Read")))
+    says(scene, record, {"type": "progress", "text": "I look"}, {"type": "usage", "input_tokens": 7}, *begun, {})
+    while follower._read():
+        pass
+    follower._tool_since["0"] -= 90.0
+    follower._note_progress()
+    seen = scene.state.turns.progress(record.turn_id)
+    assert seen is not None
+    assert (seen.doing, seen.tool, seen.usage) == ("I look", "Bash", Usage(7))
+    assert seen.tool_since is not None
+    assert 90.0 <= seen.at - seen.tool_since < 95.0, "of those that run the one that began first"
 
 
 def test_what_leaves_at_once_is_about_its_own_message_and_goes_its_way(scene: Scene) -> None:
