@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from tests import procfs
 from tests.desk import Desk, outcomes, until
+from tests.integration.test_codex_fence import CodexDesk
 from tests.integration.test_odd_surroundings import once
 from tests.typed import type_in
 
@@ -69,6 +70,22 @@ def test_it_runs_again_and_costs_no_attempt(desk: Desk) -> None:
     assert [answer.body for answer in answers(desk)] == ["done\n"]
     assert refused.status == 1
     assert "has ended: interrupted" in refused.out
+
+
+def test_a_program_hears_it_by_the_signal_at_which_it_takes_its_tools_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    desk, heard = CodexDesk(tmp_path), tmp_path / "heard"
+    traps = " ".join(f"trap 'echo {name} >>{heard}; exit 1' {name};" for name in ("INT", "TERM"))
+    works = f"cat >/dev/null; {traps} touch {tmp_path}/ran; while :; do sleep 0.05; done"
+    (tmp_path / "codex").write_text(f"#!/bin/sh\n[ $1 != sandbox ] || exit 0\ncase $* in *exec*) {works};; esac\n")
+    desk.send()
+    with desk.watching():
+        stop(desk, running(desk), "--drop")
+        until(lambda: desk.log(EventName.MESSAGE_DONE), "the end of the message")
+    assert heard.read_text() == "INT\n"
 
 
 def test_it_is_dropped_and_its_sender_told(desk: Desk) -> None:

@@ -161,6 +161,8 @@ def test_what_is_known_of_a_message_goes_with_each_retry() -> None:
         assert again is not None, outcome
         assert (again.fetches, again.fetching_since, again.put_back) == (2, 5.0, 3)
         assert (again.released, again.session_lost) == (True, True)
+    letters = [settled(turn_end(Outcome.FAILED, rerun=one), max_retries=0).dead for one in (known, rerun(), None)]
+    assert [one and one.put_back for one in letters] == [3, 0, 0]
     first = settled(turn_end(Outcome.FAILED)).retry
     assert first is not None
     assert (first.fetches, first.fetching_since, first.put_back) == (0, 0.0, 0)

@@ -568,6 +568,8 @@ def test_what_is_taken_up_again_is_newer_than_what_any_of_its_turns_left(
     letter = DeadLetter(envelope.id, "th", 0, "no luck", "", record.turn_id, Outcome.FAILED, envelope, put_back=2)
     scene.state.dead_letters.add(letter, again=False)
     scene.state.processed.add(envelope.id)
+    # As another client counts, or an interrupted write leaves it.
+    scene.state.retries.put(RetryEntry(envelope, 3, 3, revision=9))
     take_up_again(scene.state, [envelope.id], put_back=put_back)
     known = scene.state.retries.get(envelope.id)
     assert known is not None
