@@ -94,6 +94,9 @@ def test_what_is_stuck_is_told_though_the_disk_did_not_take_it_at_first(telling:
     for _ in range(2):
         telling.notices.look(None)
     assert [(one.kind, one.stuck) for one in telling.waiting] == [(NoticeKind.STUCK, "one"), (NoticeKind.STUCK, "two")]
+    assert [(one.message_id, one.thread, one.sender) for one in telling.waiting] == [
+        (key, "th", "ann") for key in ("one", "two")
+    ]
 
 
 @pytest.mark.parametrize("sender", ["planner", "coder", ""])
@@ -140,6 +143,7 @@ def test_what_was_told_while_the_clock_was_ahead_is_none_of_the_day_to_which_it_
     asked, stranger = telling.waiting[-2:]
     assert (asked.reason, asked.left) == ("asked", (Channel.COMMAND, Channel.MAIL, Channel.SENDER))
     assert (stranger.kind, stranger.sender) == (NoticeKind.HELD, "stranger-99")
+    assert (stranger.message_id, stranger.thread, stranger.why) == ("m99", "th99", "not in allow_from")
 
 
 def test_each_way_tells_for_itself_and_its_tries_are_counted_over_restarts(telling: Telling) -> None:

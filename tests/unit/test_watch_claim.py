@@ -89,7 +89,8 @@ def test_what_goes_with_it_is_counted_as_if_it_had_come_alone(scene: Scene) -> N
     record = opened(scene, Candidate(head), again, other)
     scene.run(take(scene.room, record))
     scene.run(take_batch(scene.room, record))
-    assert [one.counted.double if one.counted else None for one in (record, *record.batch)] == [False, True, False]
+    counted = (record.counted, *(one.counted for one in record.batch))
+    assert [one.double if one is not None else None for one in counted] == [False, True, False]
     kept = scene.state.turns.load(record.turn_id)
     assert kept is not None
     assert [one.counted is None for one in kept.batch] == [False, False]
