@@ -16,6 +16,7 @@ from agent_mailer.events import EventName
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.mailbox.port import Automatic, Capabilities, Envelope
 from agent_mailer.state.approvals import Answer, Approval, By, Verdict
+from agent_mailer.state.notices import Channel
 from agent_mailer.watch.answering import IN_VAIN, Said, answers_in, take_answer
 
 NOW = 1_800_000_000.0
@@ -108,6 +109,8 @@ def test_an_answer_counts_once_and_who_answers_in_vain_is_told_why(asked: Asked)
     assert answer is not None
     assert (answer.verdict, answer.by, answer.who, answer.message_id) == (Verdict.ALLOW, By.MAIL, "user", first.id)
     assert asked.in_vain() == [("user", "it was answered before: allow", IN_VAIN)]
+    [told] = asked.scene.desk.place().state.notices.told.waiting
+    assert (told.message_id, told.thread, told.left) == (second.id, second.thread, (Channel.SENDER,)), "in its thread"
     assert [one["verdict"] for one in asked.scene.told(EventName.APPROVAL_ANSWERED)] == ["allow"] * 2
     take_answer(asked.scene.state, asked.scene.room.notices, second, Said(Verdict.ALLOW, "0" * 8))
     assert len(asked.in_vain()) == 1, "of one mail once"

@@ -11,10 +11,13 @@ from tests.clocks import FakeClock
 from tests.watch_room import Scene, scene_at
 
 from agent_mailer.events import EventName
-from agent_mailer.mailbox.port import Envelope
+from agent_mailer.mailbox.port import Envelope, MailboxUnavailable
 from agent_mailer.outcomes import Outcome
-from agent_mailer.remote.port import LONGEST_NAME, MOST_LISTED, Answered, Asked, Counted, Report, Standing
+from agent_mailer.remote.access import RemoteVerb
+from agent_mailer.remote.port import LONGEST_NAME, MOST_LISTED, Answered, Asked, Counted, Report, Spent, Standing
+from agent_mailer.runtimes.port import Usage
 from agent_mailer.state.held import Guard, HeldEntry
+from agent_mailer.state.pauses import SignedOut
 from agent_mailer.state.records import (
     DeadLetter,
     Pause,
@@ -83,6 +86,22 @@ def test_what_waits_is_counted_by_why_it_waits(scene: Scene) -> None:
     shown = [(one.message_id, one.tool, one.tool_since, one.settles, one.waits) for one in report.working]
     assert shown == [("works", "Bash", now - 3, False, False), ("ended", "", None, True, True)]
     assert report.standing is Standing.WORKS
+
+
+def test_what_stands_in_the_way_what_the_day_has_taken_and_what_was_heard_is_told(scene: Scene) -> None:
+    state, now = scene.state, scene.place.clock.now()
+    assert seen(scene).standing is Standing.IDLE
+    state.usage.add(TURN, now, 2.5, Usage(7, 8, 0.25))
+    state.remote.take(Asked(41, RemoteVerb.PAUSE, "ada", 60.0))
+    scene.room.troubles.begin(TURN, MailboxUnavailable("away", "nobody answers"))
+    report = seen(scene)
+    assert (report.runtime, report.standing, report.seen) == ("command", Standing.TROUBLE, 41)
+    assert report.trouble is not None
+    assert (report.trouble.what, report.trouble.since) == ("mailbox", now)
+    assert report.today == Spent("2027-01-15", 1, 2.5, 7, 8, 0.25)
+    state.login.learn(SignedOut(now - 5, "no login", "log in"))
+    report = seen(scene)
+    assert (report.signed_out, report.standing) == (now - 5, Standing.SIGNED_OUT)
 
 
 def test_of_very_much_that_needs_somebody_the_newest_is_named_and_all_is_counted(scene: Scene) -> None:
