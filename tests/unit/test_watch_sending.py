@@ -22,6 +22,7 @@ from agent_mailer.names import new_turn_id
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state.records import ItemState, Phase, SettledItem, Settlement, TurnRecord
 from agent_mailer.watch.following import AtOnce
+from agent_mailer.watch.room import Stage, Work
 from agent_mailer.watch.sending import send_items
 from agent_mailer.watch.stuck import StuckMail
 
@@ -79,9 +80,25 @@ def test_of_the_day_that_an_item_has_only_what_its_mailbox_answered_counts(
         scene.state.turns.create(record)
         await send_items(scene.room, record)
         assert record.settlement is not None
-        return record.settlement.items[0].state
+        [entry] = record.settlement.items
+        assert entry.why.startswith("not taken for a day: ") == (entry.state is ItemState.REFUSED), entry
+        return entry.state
 
     assert scene.run(asyncio.wait_for(send(), 20)) is ends
+    scene.close()
+
+
+def test_who_looks_sees_why_an_end_waits_and_whose_answer_it_is(tmp_path: Path) -> None:
+    scene, turn_id = Scene(tmp_path), new_turn_id(NOW)
+    scene.room.policy = msgspec.structs.replace(scene.policy, trouble_first=0.0)
+    envelope = scene.mail()
+    scene.state.turns.create(TurnRecord(turn_id, envelope, Phase.RUNNING, "command", NOW))
+    work = scene.room.work[turn_id] = Work(envelope, Stage.SETTLING, {envelope.id})
+    scene.run(scene.room.wait(turn_id, 0, "nobody answers", "planner"))
+    seen = scene.state.turns.progress(turn_id)
+    assert seen is not None
+    assert (seen.waits, seen.waits_for) == ("nobody answers", "planner")
+    assert work.stage is Stage.SETTLING
     scene.close()
 
 
