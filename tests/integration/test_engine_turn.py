@@ -363,6 +363,20 @@ def test_an_unreadable_neighbour_blocks_nobody(desk: Desk) -> None:
     assert not any(new.iterdir())
 
 
+@pytest.mark.parametrize("thread", ["th", "another"])
+def test_whose_agent_has_answered_by_other_ways_gets_no_last_words_beside_that(desk: Desk, thread: str) -> None:
+    """By the mailbox's own program, say."""
+    desk.send(thread="th")
+    began, goes_on = desk.base / "began", desk.base / "goes-on"
+    desk.shell(f"cat >/dev/null; touch {began}; until [ -e {goes_on} ]; do sleep 0.05; done; echo my last words")
+    with desk.watching():
+        until(began.exists, "the agent")
+        desk.send("my answer", sender="coder", to="user", thread=thread)
+        goes_on.touch()
+        until(lambda: desk.log(EventName.MESSAGE_DONE), "the end of the message")
+    assert desk.answered() == (["my answer"] if thread == "th" else ["my answer", "my last words"])
+
+
 def test_a_missing_program_pauses_and_costs_nothing(desk: Desk) -> None:
     sent = desk.send()
     desk.configure(command=["no-such-program-anywhere"])
