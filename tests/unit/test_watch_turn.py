@@ -15,6 +15,9 @@ from tests.unit.test_watch_deciding import turn_end
 from tests.unit.test_watch_settling import DONE, RAN, changed, turn
 from tests.watch_room import Scene, scene_at
 
+from agent_mailer.approvals.calls import Call
+from agent_mailer.approvals.turn import TurnApprovals, ask
+from agent_mailer.approvals.turn import write as write_approvals
 from agent_mailer.disk import _AT_ONCE as PORTION
 from agent_mailer.disk import SystemCalls
 from agent_mailer.events import EventName
@@ -179,6 +182,24 @@ def test_what_was_decided_is_durable_before_it_is_done(scene: Scene) -> None:
     scene.run(_end(scene.room, record, Message(record.envelope), failed, Observation()))
     assert watched.phases == [Phase.SETTLING]
     assert scene.room.gate.went_through == NOW, "it met no pause"
+
+
+@pytest.mark.parametrize("may_ask", [True, False])
+def test_what_a_program_has_asked_through_its_hook_is_put_to_a_person_where_the_turn_may_ask(
+    scene: Scene, may_ask: bool
+) -> None:
+    push = Call("Bash", '{"command":"git push"}', why="because")
+    record = turn(scene, None, process=RAN)
+    path, disk = scene.handed(record.turn_id, Message(record.envelope)).path, scene.place.disk
+    if may_ask:
+        write_approvals(disk, path, TurnApprovals(rules=("Bash",)))
+    assert ask(disk, path, push)
+    scene.run(_end(scene.room, record, Message(record.envelope), Judgement(Outcome.DONE, "", "I wait"), Observation()))
+    kept = scene.state.turns.load(record.turn_id)
+    assert kept is not None
+    assert kept.settlement is not None
+    assert kept.settlement.outcome is (Outcome.ASKED if may_ask else Outcome.DONE)
+    assert [one.call for one in scene.state.approvals.open()] == ([push] if may_ask else [])
 
 
 def test_mail_leaves_before_its_turn_counts_as_settled(scene: Scene) -> None:
