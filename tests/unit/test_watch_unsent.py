@@ -94,6 +94,7 @@ def test_each_of_a_batch_is_told_how_to_have_his_own_sent(scene: Scene) -> None:
     scene.state.turns.mark_settled(record.turn_id)
     for one, his in zip(shares(record), (("ann", "dan"), ("bob", "joe")), strict=True):
         [word] = word_to_sender(record, one, scene.room.mailbox, Message(one.envelope))
+        assert word.about == ("" if one.envelope.id == "m" else one.envelope.id)
         keys = word.item.payload.strip().rpartition("stuck retry ")[2].split()
         assert send_again(scene.state, keys) == [
             (True, f"{key}: will be sent to {to}") for key, to in zip(keys, his, strict=True)
@@ -191,6 +192,27 @@ def test_an_answer_for_one_of_a_batch_is_sent_again_as_that_ones(scene: Scene) -
     scene.state.turns.mark_settled(record.turn_id)
     again = resent(scene, f"{record.turn_id}.0", ItemState.PENDING)
     assert again.envelope == other
+
+
+def test_what_a_server_refused_is_composed_anew_for_the_same_people_in_the_same_thread(scene: Scene) -> None:
+    record = turn(SettledItem(Outgoing("out", "ann, bob", "th", "what it says"), ItemState.REFUSED, "503"))
+    scene.state.turns.create(record)
+    scene.state.turns.mark_settled(record.turn_id)
+    again = resent(scene, f"{record.turn_id}.0", ItemState.PENDING)
+    made = Draft("out", Action.REPLY, NOW, to=("ann", "bob"), thread="th", body="what it says")
+    assert entry_of(scene, again).draft == made
+
+
+def test_what_cannot_be_composed_again_says_why(scene: Scene) -> None:
+    record = turn(item(draft=msgspec.structs.replace(DRAFT, to=("no\nname",))))
+    scene.state.turns.create(record)
+    scene.state.turns.mark_settled(record.turn_id)
+    again = resent(scene, f"{record.turn_id}.0", ItemState.PENDING)
+    composed = composed_again(again, scene.room.mailbox, Message(again.envelope), ())
+    assert composed is not None
+    [entry] = composed
+    assert entry.state is ItemState.REFUSED
+    assert "name" in entry.why
 
 
 def test_however_often_a_draft_is_composed_again_its_mail_is_the_same(scene: Scene) -> None:
