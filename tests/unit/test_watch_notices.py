@@ -12,9 +12,9 @@ import pytest
 from agent_mailer.approvals.calls import Call
 from agent_mailer.clock import SystemClock
 from agent_mailer.disk import Disk
-from agent_mailer.mailbox.port import Envelope
+from agent_mailer.mailbox.port import Automatic, Envelope, Kind
 from agent_mailer.outcomes import Outcome
-from agent_mailer.state.approvals import id_of
+from agent_mailer.state.approvals import Approval, id_of
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.notices import Channel, Notice, NoticeBook, NoticeKind, Trouble, TroubleWith
 from agent_mailer.state.records import DeadLetter, Pause, PauseReason, Phase, Settlement, TurnRecord
@@ -85,6 +85,40 @@ def test_nothing_that_a_sender_or_an_agent_wrote_is_in_it(kind: NoticeKind) -> N
     assert facts.text in draft.body
     assert "\n" not in facts.text + draft.subject
     assert draft == draft_of(notice, facts, "boss")
+
+
+def test_a_person_hears_all_that_is_known_of_what_he_is_asked_and_where() -> None:
+    call = Call("Bash", '{"command":"git push"}', why="it is needed")
+    asked = Approval("q-1", "ABCDEFGH", call, call.digest, "turn-1", "m-1", "th", "ann", "", NOW, NOW + 60)
+    notice = Notice(
+        "n-1", NoticeKind.APPROVAL, NOW, "asked", "turn-1", "m-1", "th", "ann", 2, NOW + 60, why="why", question="q-1"
+    )
+    facts = facts_of(notice, "coder", "/srv/coder", "host", asked, "http://127.0.0.1/x")
+    until = "2033-05-18T03:34:20.000Z"
+    assert (facts.id, facts.kind, facts.reason, facts.at, facts.until) == (
+        "n-1", "approval", "asked", "2033-05-18T03:33:20.000Z", until
+    )  # fmt: skip
+    assert (facts.agent, facts.workdir, facts.host, facts.question) == ("coder", "/srv/coder", "host", "q-1")
+    assert (facts.message_id, facts.thread, facts.sender, facts.turn_id) == ("m-1", "th", "ann", "turn-1")
+    assert (facts.attempts, facts.why, facts.link) == (2, "why", "http://127.0.0.1/x")
+    assert (facts.act, facts.said) == ("Bash: git push", "it is needed")
+    assert facts.code.replace("-", "") == asked.code
+    draft = draft_of(notice, facts, "boss", by_mail=True)
+    assert (draft.to, draft.thread, draft.kind, draft.automatic) == (("boss",), "th", Kind.QUESTION, Automatic.NOTICE)
+    assert draft.subject == "coder asks for a yes"
+    for word in ("Bash: git push", "it is needed", "ann, message m-1", "/srv/coder", until, facts.code, facts.link):
+        assert word in draft.body, word
+
+
+@pytest.mark.parametrize(("kind", "thread"), [(NoticeKind.DEAD_LETTER, ""), (NoticeKind.APPROVAL, "th")])
+def test_what_befell_an_agent_is_a_notice_of_its_own_and_what_became_of_an_answer_stands_where_it_was_given(
+    kind: NoticeKind, thread: str
+) -> None:
+    notice = Notice("n-1", kind, NOW, "failed", "turn-1", "m-1", "th", "ann", 2, why="no luck")
+    draft = draft_of(notice, facts_of(notice, "coder", "/srv/coder", "host"), "boss")
+    assert (draft.to, draft.thread, draft.kind, draft.automatic) == (("boss",), thread, Kind.STATUS, Automatic.NOTICE)
+    assert draft.subject == f"coder: {kind.value.replace('_', ' ')}"
+    assert "why: no luck" in draft.body
 
 
 @pytest.fixture

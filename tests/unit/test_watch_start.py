@@ -15,7 +15,7 @@ from tests.watch_room import Scene, scene_at
 from agent_mailer.approvals.calls import Call
 from agent_mailer.approvals.turn import Word, read
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
-from agent_mailer.mailbox.port import MailboxUnavailable, Message, Route
+from agent_mailer.mailbox.port import Capabilities, MailboxUnavailable, Message, Route
 from agent_mailer.process.holder import PROMPT_FILE
 from agent_mailer.runtimes.port import RuntimeMissing
 from agent_mailer.state.approvals import Answer, By, Verdict
@@ -61,6 +61,29 @@ def test_a_mailbox_that_fails_costs_the_view_of_it_and_not_the_turn(
     monkeypatch.setattr(MaildirMailbox, "contacts", broken)
     with pytest.raises(ZeroDivisionError):
         found(scene, record, message)
+
+
+@pytest.mark.parametrize("context", [True, False])
+@pytest.mark.parametrize("fixed", [True, False])
+def test_the_tools_know_what_its_mailbox_can_carry_and_what_the_agent_may_not_change(
+    scene: Scene, context: bool, fixed: bool
+) -> None:
+    class Carrying(MaildirMailbox):
+        @property
+        def capabilities(self) -> Capabilities:
+            able = super().capabilities
+            return msgspec.structs.replace(
+                able, max_message_bytes=99, carries_context=context, carries_marks=not context
+            )
+
+    scene.room.mailbox = Carrying(scene.place.disk, scene.desk.root, "coder")
+    scene.room.policy = msgspec.structs.replace(scene.policy, global_note_fixed=fixed)
+    record = turn(scene, None)
+    record.no_way = "nobody is there"
+    facts = found(scene, record, Message(record.envelope)).facts
+    assert (facts.turn_id, facts.address, facts.max_message_bytes) == (record.turn_id, "coder", 99)
+    assert (facts.carries_context, facts.carries_marks, facts.global_note_fixed) == (context, not context, fixed)
+    assert facts.no_way == "nobody is there"
 
 
 def test_who_wrote_from_elsewhere_can_be_written_to_and_each_message_of_a_batch_is_there(scene: Scene) -> None:
