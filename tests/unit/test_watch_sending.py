@@ -16,6 +16,7 @@ from tests.refusing import On, Refusing
 from tests.watch_room import Scene
 
 from agent_mailer.disk import SystemCalls
+from agent_mailer.events import EventName
 from agent_mailer.mailbox.maildir.adapter import MaildirMailbox
 from agent_mailer.mailbox.port import Action, Draft, Mailbox, Message, Outgoing, Refused
 from agent_mailer.names import new_turn_id
@@ -85,6 +86,23 @@ def test_of_the_day_that_an_item_has_only_what_its_mailbox_answered_counts(
         return entry.state
 
     assert scene.run(asyncio.wait_for(send(), 20)) is ends
+    scene.close()
+
+
+def test_what_is_refused_says_why_in_the_record_and_in_the_log(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    item = Outgoing("out-1", "nobody", "th", "---json\n{}\n---\nx\n")
+    settlement = Settlement(Outcome.DONE, "", NOW, 1.0, finished=True, items=(SettledItem(item),))
+    record = TurnRecord(new_turn_id(NOW), scene.mail(), Phase.SETTLING, "command", NOW, settlement=settlement)
+    scene.state.turns.create(record)
+    scene.run(send_items(scene.room, record))
+    kept = scene.state.turns.load(record.turn_id)
+    assert kept is not None
+    assert kept.settlement is not None
+    entry, *_ = kept.settlement.items
+    assert entry.state is ItemState.REFUSED
+    assert "'nobody'" in entry.why
+    assert [one["why"] for one in scene.told(EventName.ITEM_REFUSED)] == [entry.why]
     scene.close()
 
 
