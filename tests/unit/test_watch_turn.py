@@ -47,6 +47,7 @@ from agent_mailer.watch.turn import (
     _changed_documents,
     _end,
     _must_be_known,
+    _program_then,
     _staged_before,
     adopt_turn,
     carry_out,
@@ -200,6 +201,27 @@ def test_what_a_program_has_asked_through_its_hook_is_put_to_a_person_where_the_
     assert kept.settlement is not None
     assert kept.settlement.outcome is (Outcome.ASKED if may_ask else Outcome.DONE)
     assert [one.call for one in scene.state.approvals.open()] == ([push] if may_ask else [])
+
+
+@pytest.mark.parametrize(
+    ("runtime", "has_events", "then"),
+    [
+        ("command", True, ("command", True)),
+        ("command", None, ("command", True)),
+        ("command", False, ("command", False)),
+        ("claude", True, ("claude", True)),
+        ("codex", True, ("codex", True)),
+    ],
+)
+def test_what_a_turn_prints_is_read_as_by_the_program_that_it_was_started_with(
+    scene: Scene, runtime: str, has_events: bool | None, then: tuple[str, bool]
+) -> None:
+    """Whatever the configuration names by now."""
+    scene.desk.configure(command_output="jsonl")
+    room = scene.desk.place().room(scene.lock)
+    assert (room.traits.name, room.traits.has_events) == ("command", True)
+    traits = _program_then(room, TurnRecord("t", MAIL, Phase.RUNNING, runtime, NOW, has_events=has_events)).traits
+    assert (traits.name, traits.has_events) == then
 
 
 def test_mail_leaves_before_its_turn_counts_as_settled(scene: Scene) -> None:
