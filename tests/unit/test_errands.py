@@ -25,8 +25,10 @@ from agent_mailer.state.approvals import By, Verdict
 from agent_mailer.state.held import Guard, HeldEntry
 from agent_mailer.state.records import AfterStop, DeadLetter, PauseReason, Phase, TurnRecord
 from agent_mailer.state.requests import Request, Verb
+from agent_mailer.state.stuck import StuckKind
 from agent_mailer.watch import errands
 from agent_mailer.watch.errands import Errands
+from agent_mailer.watch.guards.budgets import BudgetPolicy
 from agent_mailer.watch.pulse import Ear
 
 
@@ -188,6 +190,36 @@ def test_each_thing_that_may_be_asked_is_done_in_the_name_of_who_asks(operated: 
     done, refused = (scene.desk.log(name) for name in (EventName.REQUEST_APPLIED, EventName.REQUEST_REFUSED))
     assert [len(done), len(refused)] == [5, 5]
     assert {one.get("person") for one in (*done, *refused)} == {"ada"}
+
+
+def test_of_several_that_are_named_at_once_each_is_done_whatever_the_first_is(operated: Operated) -> None:
+    operated.may(RemoteAccess.ALL)
+    state, scene = operated.state, operated.scene
+    gone, held = ([scene.mail(body=f"{name} {number}") for number in range(2)] for name in ("gone", "held"))
+    for one in gone:
+        state.dead_letters.add(DeadLetter(one.id, one.thread, envelope=one), again=False)
+    for key in ("first", "second"):
+        state.stuck.add(StuckKind.NOT_FETCHED, key, scene.mail(body=key), "it is not there")
+    state.held.add([HeldEntry(one.id, 1.0, Guard.PAIR, "too often", one.id, one) for one in held])
+    operated.ask(RemoteVerb.RETRY, "given-up nothing", "not-fetched second")
+    operated.ask(RemoteVerb.RETRY, "given-up nothing", *(f"given-up {one.id}" for one in gone))
+    operated.ask(RemoteVerb.RELEASE, "nothing", *(one.id for one in held))
+    turns = [TurnRecord(new_turn_id(moment), scene.mail(), Phase.RUNNING, "command", 1.0) for moment in (1.0, 2.0)]
+    for turn in turns:
+        state.turns.create(turn)
+    operated.ask(RemoteVerb.STOP, "20260101T000000-00000000", *(turn.turn_id for turn in turns))
+    budget = BudgetPolicy(turns_per_day=1, dollars_per_day=1.0)
+    scene.room.policy = msgspec.structs.replace(scene.room.policy, budget=budget)
+    operated.ask(RemoteVerb.RAISE, "turns_per_day=5", "dollars_per_day=6")
+    operated.ask(RemoteVerb.RELEASE, "one\nthing", "another")
+    *done, refused = operated.look()
+    assert [one.became for one in (*done, refused)] == [Became.DONE] * 5 + [Became.REFUSED]
+    assert [one.key for one in state.stuck.all()] == ["first"]
+    assert {one.envelope.id for one in state.retries.all()} >= {one.id for one in (*gone, *held)}
+    assert all(state.turns.stop_asked(turn.turn_id) for turn in turns)
+    assert [len(one.lines) for one in done] == [2, 3, 3, 3, 2]
+    told = [one["targets"] for one in scene.desk.log(EventName.REQUEST_REFUSED)]
+    assert told[-1].endswith(" another"), told
 
 
 @pytest.mark.parametrize("access", RemoteAccess)

@@ -44,6 +44,7 @@ from agent_mailer.watch.recovery import recover
 from agent_mailer.watch.rules import Candidate
 from agent_mailer.watch.start import _note_documents
 from agent_mailer.watch.turn import (
+    MOST_NAMED,
     _changed_documents,
     _end,
     _must_be_known,
@@ -90,6 +91,7 @@ def again(*history: Attempt) -> TurnRecord:
         ([(ANSWER,), (ITS_OWN,), ()], MAIL, ["of m"]),
         ([(ANSWER, ITS_OWN, OTHERS)], OTHER, ["of m"]),
         ([(ANSWER,)], OTHER, []),
+        ([(AT_ONCE, ANSWER, ITS_OWN)], MAIL, ["an answer", "of m"]),
         ([], MAIL, []),
     ],
 )
@@ -100,6 +102,15 @@ def test_what_the_last_turn_that_had_written_for_it_wrote_is_kept(
     record = again(*(before(scene, *drafts, head=head) for drafts in earlier))
     found = _staged_before(scene.state, record)
     assert ([one.body for one in found], {one.about for one in found} <= {""}) == (kept, True)
+
+
+def test_what_a_shared_turn_wrote_for_the_second_of_its_messages_is_not_kept_for_the_first(scene: Scene) -> None:
+    attempt = before(scene, ANSWER, ITS_OWN, OTHERS)
+    shared = scene.state.turns.load(attempt.turn_id)
+    assert shared is not None
+    shared.batch = (Batched(OTHER),)
+    scene.state.turns.save(shared)
+    assert [one.body for one in _staged_before(scene.state, again(attempt))] == ["an answer", "of m"]
 
 
 def test_of_a_message_that_has_vanished_the_last_copy_serves(scene: Scene) -> None:
@@ -222,6 +233,15 @@ def test_what_a_turn_prints_is_read_as_by_the_program_that_it_was_started_with(
     assert (room.traits.name, room.traits.has_events) == ("command", True)
     traits = _program_then(room, TurnRecord("t", MAIL, Phase.RUNNING, runtime, NOW, has_events=has_events)).traits
     assert (traits.name, traits.has_events) == then
+
+
+def test_of_documents_that_a_turn_has_changed_each_is_named_up_to_a_few(scene: Scene) -> None:
+    record, names = turn(scene, None), [f"{scene.policy.workdir}/{number}.md" for number in range(MOST_NAMED + 2)]
+    done = Judgement(Outcome.DONE, "", "")
+    scene.run(_end(scene.room, record, Message(record.envelope), done, Observation(), changed=names))
+    [told] = scene.told(EventName.INSTRUCTIONS_CHANGED)
+    shown = " ".join(f"{number}.md" for number in range(MOST_NAMED))
+    assert told["file"] == f"{shown} and 2 more"
 
 
 def test_mail_leaves_before_its_turn_counts_as_settled(scene: Scene) -> None:
