@@ -48,8 +48,9 @@ def compose(draft: Draft, origin: Message | None, turn_id: str) -> Sequence[Outg
     assert origin is not None
     if "nobody" in draft.to:
         return Refused("there is no nobody")
-    recipient = draft.to[0] if draft.to else origin.envelope.sender
-    return (Outgoing(f"{turn_id}-{draft.key}", recipient, "thread", draft.body),)
+    first, *others = draft.to or (origin.envelope.sender,)
+    ids = [f"{turn_id}-{draft.key}", *(f"{turn_id}-{draft.key}-{name}" for name in others)]
+    return [Outgoing(id_, to, "thread", draft.body) for id_, to in zip(ids, (first, *others), strict=True)]
 
 
 def rerun(**changes: Any) -> RetryEntry:

@@ -76,9 +76,9 @@ def changing(tmp_path: Path) -> Iterator[Changing]:
 def test_each_state_that_nobody_trusts_is_told_once_and_again_after_it_was_well(changing: Changing) -> None:
     told = [changing.takes(one)[0] for one in (others("a"), others("a"), others("b"), TRUSTED, others("b"))]
     assert told == [1, 1, 2, 2, 3]
-    told = [(one.kind, one.why) for one in changing.scene.state.notices.told.waiting]
+    notices = [(one.kind, one.why) for one in changing.scene.state.notices.told.waiting]
     words = "not as it was trusted: command"
-    assert told == [(NoticeKind.UNTRUSTED, words)] * 2, "the operator hears of the same keys once"
+    assert notices == [(NoticeKind.UNTRUSTED, words)] * 2, "the operator hears of the same keys once"
 
 
 def test_what_cannot_be_acted_on_is_told_once_and_again_after_it_was_well(changing: Changing) -> None:

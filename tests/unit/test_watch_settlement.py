@@ -169,6 +169,47 @@ def test_what_is_known_of_a_message_goes_with_each_retry() -> None:
     assert (first.released, first.session_lost) == (False, False)
 
 
+def test_mail_for_several_is_each_ones_whatever_becomes_of_the_turn() -> None:
+    for_two = msgspec.structs.replace(STAGED, to=("ann", "bob"))
+
+    def items(settlement: Settlement) -> list[tuple[str, ItemState]]:
+        return [(entry.item.recipient, entry.state) for entry in settlement.items if not entry.own]
+
+    assert items(settled(turn_end(Outcome.DONE, drafts=[for_two]))) == [
+        ("ann", ItemState.PENDING), ("bob", ItemState.PENDING)
+    ]  # fmt: skip
+    assert items(settled(turn_end(Outcome.FAILED, drafts=[for_two]), max_retries=0)) == [
+        ("ann", ItemState.KEPT), ("bob", ItemState.KEPT)
+    ]  # fmt: skip
+    at_once = msgspec.structs.replace(for_two, at_once=True)
+    again = settled(turn_end(Outcome.FAILED, drafts=[at_once, PROMPT])).retry
+    assert again is not None
+    assert again.sent == ("a message to ann", "a message to bob", "a message to user")
+
+
+def test_an_answer_to_the_agent_and_to_others_is_no_note_to_itself() -> None:
+    def to_all(draft: Draft, origin: Message | None, turn_id: str) -> Sequence[Outgoing] | Refused:
+        return compose(msgspec.structs.replace(draft, to=("coder", "ann")), origin, turn_id)
+
+    end = turn_end(Outcome.DONE, drafts=[STAGED], address="coder")
+    found = decide_settlement(end, POLICY, to_all)
+    assert [(entry.item.recipient, entry.own) for entry in found.items] == [("coder", False), ("ann", False)]
+    drafts = list[Draft]()
+
+    def noted(draft: Draft, origin: Message | None, turn_id: str) -> Sequence[Outgoing] | Refused:
+        drafts.append(draft)
+        return to_all(draft, origin, turn_id)
+
+    decide_settlement(end, POLICY, noted)
+    assert [one.automatic for one in drafts] == [Automatic.NO]
+
+
+def test_what_a_blocked_agent_has_said_in_its_mail_counts_whatever_else_has_left_before() -> None:
+    end = turn_end(Outcome.BLOCKED, drafts=[PROMPT, STAGED], text="")
+    assert settled(end).outcome is Outcome.DONE
+    assert settled(turn_end(Outcome.BLOCKED, drafts=[PROMPT], text="")).outcome is Outcome.BLOCKED
+
+
 def test_what_was_staged_and_did_not_leave_is_counted() -> None:
     again = settled(turn_end(Outcome.FAILED, drafts=[STAGED, PROMPT, msgspec.structs.replace(STAGED, key="k9")])).retry
     assert again is not None
