@@ -145,10 +145,13 @@ def test_what_could_not_be_fetched_waits_while_it_is_listed(state: State) -> Non
     entry = RetryEntry(mail(), fetches=2, not_before=NOW + 5, listed_only=True, revision=1)
     state.retries.put(entry)
     assert seen(state, mail()) == Look((Candidate(mail(), entry),), ())
-    assert seen(state) == Look((), (DropRetry("m"),))
+    other = mail("other")
+    state.retries.put(RetryEntry(other, fetches=1, not_before=NOW + 5, listed_only=True, revision=1))
+    assert seen(state) == Look((), (DropRetry("m"), DropRetry("other")))
+    assert seen(state, mail()).actions == (DropRetry("other"),)
     # Behind what this look shows it may stand still.
     assert seen(state, more=True) == Look((), ())
-    assert seen(state, open_ids={"m"}) == Look((), ())
+    assert seen(state, open_ids={"m", "other"}) == Look((), ())
 
 
 def test_what_another_client_has_tried_counts(state: State) -> None:

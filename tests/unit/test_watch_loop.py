@@ -209,15 +209,15 @@ def test_who_was_frozen_moves_every_clock_of_a_turn(scene: Scene) -> None:
     follower = Follower(scene.room, record, supervised, news, scene.room.program)
     now = scene.place.clock.monotonic()
     follower._started, follower._last_event, follower._result_at = now, now, None
-    follower._tool_since = {"a": now}
+    follower._tool_since = tools = {"a": now, "b": now - 9}
     follower._leave_out(1.0)
-    assert (follower._started, follower._last_event, follower._tool_since) == (now, now, {"a": now})
+    assert (follower._started, follower._last_event, follower._tool_since) == (now, now, tools)
     clock = scene.place.clock
     assert isinstance(clock, Ahead)
     clock.ahead += 500
     follower._leave_out(500.0)
     assert (follower._started, follower._last_event, follower._result_at) == (now + 500, now + 500, None)
-    assert follower._tool_since == {"a": now + 500}
+    assert follower._tool_since == {"a": now + 500, "b": now + 491}
     follower._last_event, follower._result_at = None, now
     follower._leave_out(500.0)
     assert (follower._last_event, follower._result_at) == (None, now + 500)

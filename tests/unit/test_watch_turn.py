@@ -136,6 +136,20 @@ def test_a_claim_that_another_made_is_none_of_the_hours_turns(scene: Scene, monk
     assert len(gate.admit(waits, NOW).go) == 1
 
 
+def test_a_claim_to_which_nothing_is_there_any_more_is_counted_and_no_turn(scene: Scene) -> None:
+    """Whoever took it meanwhile has it; if nobody has, it waits for a person in the end."""
+    envelope = scene.mail()
+    [path] = (scene.box / "new").iterdir()
+    path.unlink()
+    claimed: list[bool] = []
+    found = run_turn(scene.room, Candidate(envelope), new_turn_id(NOW), lambda: claimed.append(True))
+    assert (scene.run(found), claimed, [*scene.state.turns.ids()]) == (None, [], [])
+    known = scene.state.retries.get(envelope.id)
+    assert known is not None
+    assert (known.fetches, known.listed_only, known.attempts) == (1, True, 0)
+    assert scene.desk.answered() == []
+
+
 def test_what_is_given_back_has_run_nothing_and_costs_nothing(scene: Scene) -> None:
     record = turn(scene, None)
     scene.run(give_back(scene.room, record))
