@@ -21,8 +21,9 @@ from agent_mailer.outcomes import MOST_OPEN, Outcome, StopReason
 from agent_mailer.process.handle import ProcessIdentity
 from agent_mailer.process.holder import Supervised
 from agent_mailer.process.output import READ_BUDGET
+from agent_mailer.runtimes.claude.adapter import ClaudeOptions, ClaudeRuntime
 from agent_mailer.runtimes.command import CommandRuntime
-from agent_mailer.runtimes.port import CommandOutput, Doomed, Usage
+from agent_mailer.runtimes.port import CommandOutput, Doomed, PermissionMode, Usage
 from agent_mailer.state.records import Batched, Phase, TurnRecord
 from agent_mailer.turn_tools.folder import OUTBOX
 from agent_mailer.watch.following import AtOnce, Follower
@@ -188,6 +189,17 @@ def test_an_agent_that_opens_ever_more_tools_takes_no_more_memory(scene: Scene) 
     while follower._read():
         pass
     assert len(follower._tool_since) == MOST_OPEN
+
+
+def test_all_that_one_line_tells_is_heard(scene: Scene) -> None:
+    """Claude begins several tools with one line."""
+    options = ClaudeOptions(PermissionMode.PLAN)
+    record, follower = followed(scene, program=Program(ClaudeRuntime("claude", options, {}, is_root=False)))
+    uses = [{"type": "tool_use", "id": name, "name": name, "input": {}} for name in ("Bash", "Read")]
+    says(scene, record, {"type": "assistant", "message": {"role": "assistant", "content": uses}}, {})
+    while follower._read():
+        pass
+    assert [*follower._tool_since] == ["Bash", "Read"]
 
 
 def test_who_looks_sees_what_it_does_with_which_tool_since_when_and_what_it_has_used(scene: Scene) -> None:

@@ -577,6 +577,26 @@ def test_what_is_taken_up_again_is_newer_than_what_any_of_its_turns_left(
     assert envelope.id not in scene.state.processed
 
 
+def test_of_several_that_are_taken_up_each_runs_again(scene: Scene) -> None:
+    letters = []
+    for number, revision in enumerate((4, 7)):
+        envelope = scene.mail(body=str(number))
+        for known in (1, revision, 2):
+            rerun = RetryEntry(envelope, 1, 1, revision=known)
+            record = turn(scene, changed(FAILED, finished=True), envelope=envelope, rerun=rerun)
+            scene.state.turns.mark_settled(record.turn_id)
+        letters.append(DeadLetter(envelope.id, "th", turn_id=record.turn_id, envelope=envelope))
+        scene.state.processed.add(envelope.id)
+        scene.state.dead_letters.add(letters[-1], again=False)
+    ids = [one.msg_id for one in letters]
+    told = take_up_again(scene.state, [*ids, "nothing"])
+    assert told == [*((True, f"{one}: pending again") for one in ids), (False, "nothing: no dead letter")]
+    assert {one.envelope.id: one.revision for one in scene.state.retries.all()} == dict(zip(ids, (5, 8), strict=True))
+    assert not any(one in scene.state.processed for one in ids)
+    assert scene.state.dead_letters.all() == []
+    assert [one["message_id"] for one in scene.told(EventName.MESSAGE_REVIVED)] == ids
+
+
 def test_what_is_forgotten_is_settled_for_good_and_an_open_turn_stays_open(scene: Scene) -> None:
     ended, opened = (turn(scene, envelope=scene.mail(body=body)) for body in ("one", "two"))
     scene.state.turns.mark_settled(ended.turn_id)
