@@ -96,6 +96,36 @@ def test_the_mcp_tools_tell_each_of_them_once(tmp_path: Path) -> None:
     assert "urgent" not in said()
 
 
+def test_each_turn_is_told_of_what_waits_in_its_own_thread(tmp_path: Path) -> None:
+    scene, works = Scene(tmp_path), ("talk", "plan", "idle")
+    turns = {}
+    for thread in works:
+        record = TurnRecord(new_turn_id(1.0), scene.mail(thread=thread), Phase.RUNNING, "command", 1.0)
+        scene.state.turns.create(record)
+        scene.room.work[record.turn_id] = Work(record.envelope, Stage.RUNNING, {record.envelope.id})
+        turns[thread] = scene.state.turns.path(record.turn_id) / "urgent.json"
+    urgent = [scene.mail(thread=thread, priority=Priority.URGENT) for thread in ("other", "talk", "plan", "plan")]
+    scene.room.tell_of_urgent([Candidate(one) for one in urgent])
+    told = {thread: path.read_text() if path.exists() else "" for thread, path in turns.items()}
+    waits = {one.id: one.thread for one in urgent}
+    assert {thread: {id_ for id_ in waits if id_ in text} for thread, text in told.items()} == {
+        thread: {id_ for id_, where in waits.items() if where == thread} for thread in works
+    }
+    scene.close()
+
+
+def test_a_turn_is_alone_where_no_other_holds_a_place(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    stages = (Stage.RUNNING, Stage.STUCK, Stage.SETTLING)
+    one, other, third = (Work(scene.mail(thread=f"t{n}"), stage, set()) for n, stage in enumerate(stages))
+    scene.room.work |= {"one": one, "other": other, "third": third}
+    assert scene.room.none_beside("one")
+    assert not scene.room.none_beside("other")
+    third.stage = Stage.CLAIMING
+    assert not scene.room.none_beside("one")
+    scene.close()
+
+
 def test_what_the_disk_kept_from_being_told_is_told_at_the_next_look(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     runs, urgent = scene.mail(thread="talk"), scene.mail(thread="talk", priority=Priority.URGENT)

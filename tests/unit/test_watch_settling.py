@@ -697,16 +697,18 @@ def test_only_what_a_stop_can_have_ended_is_excused_and_only_after_a_stop(
     scene: Scene, ended: str, cut_off: bool, stopped: bool
 ) -> None:
     """The holder has written how the agent ended: by a signal, or by itself."""
-    record = turn(scene, None)
-    if ended:
+    records = [turn(scene, None, envelope=scene.mail(body=body), moment=NOW + len(body)) for body in ("1", "22", "333")]
+    for record in records if ended else ():
         (scene.state.turns.path(record.turn_id) / "exit").write_text(f"{ended}\n")
     if cut_off:
         scene.state.turns.stop_begins()
-    [one] = scene.run(recover(scene.room))
-    assert (one.record.stopped is StopReason.SHUTDOWN) is stopped
-    kept = scene.state.turns.load(record.turn_id)
-    assert kept is not None
-    assert kept.stopped == one.record.stopped
+    found = [one.record for one in scene.run(recover(scene.room))]
+    assert [one.turn_id for one in found] == [record.turn_id for record in records]
+    for one in found:
+        assert (one.stopped is StopReason.SHUTDOWN) is stopped
+        kept = scene.state.turns.load(one.turn_id)
+        assert kept is not None
+        assert kept.stopped == one.stopped
     assert not scene.state.turns.stop_was_cut_off()
 
 

@@ -110,7 +110,7 @@ def refused(scene: Scene, *, settled: bool = True) -> tuple[TurnRecord, str]:
     if settled:
         scene.state.turns.mark_settled(record.turn_id)
     scene.state.unsent.note(record)
-    [key] = scene.state.unsent.all()
+    key = scene.state.unsent.all()[-1]
     return record, key
 
 
@@ -156,7 +156,9 @@ def test_of_a_turn_that_is_still_being_settled_nothing_is_sent_again_or_dropped(
 
 def test_what_is_dropped_is_wanted_by_nobody(scene: Scene) -> None:
     record, key = refused(scene)
-    assert drop_unsent(scene.state, [key]) == [(True, f"{key}: dropped")]
+    other, others = refused(scene)
+    assert drop_unsent(scene.state, [key, others]) == [(True, f"{key}: dropped"), (True, f"{others}: dropped")]
+    assert entry_of(scene, other).state is ItemState.DROPPED
     assert (entry_of(scene, record).state, entry_of(scene, record).item.payload) == (ItemState.DROPPED, "")
     assert scene.desk.place().state.unsent.all() == []
     assert send_again(scene.state, [key]) == drop_unsent(scene.state, [key]) == [(False, f"{key}: it is not stuck")]
