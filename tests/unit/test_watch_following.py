@@ -195,7 +195,9 @@ def test_all_that_one_line_tells_is_heard(scene: Scene) -> None:
     """Claude begins several tools with one line."""
     options = ClaudeOptions(PermissionMode.PLAN)
     record, follower = followed(scene, program=Program(ClaudeRuntime("claude", options, {}, is_root=False)))
-    uses = [{"type": "tool_use", "id": name, "name": name, "input": {}} for name in ("Bash", "Read")]
+    uses: list[dict[str, object]] = [
+        {"type": "tool_use", "id": name, "name": name, "input": {}} for name in ("Bash", "Read")
+    ]
     says(scene, record, {"type": "assistant", "message": {"role": "assistant", "content": uses}}, {})
     while follower._read():
         pass
