@@ -20,10 +20,11 @@ from agent_mailer.mailbox.port import Envelope, Listing, MailboxUnavailable, Out
 from agent_mailer.process.handle import identify
 from agent_mailer.state.pauses import AccountPause
 from agent_mailer.state.presence import Presence
-from agent_mailer.state.records import DeadLetter, ItemState, Pause, PauseReason, SettledItem, Sitter
+from agent_mailer.state.records import DeadLetter, ItemState, Pause, PauseReason, RetryEntry, SettledItem, Sitter
 from agent_mailer.state.requests import Request, Verb
 from agent_mailer.state.stuck import StuckKind
 from agent_mailer.watch import backlog
+from agent_mailer.watch.guards.alarm import AlarmPolicy
 from agent_mailer.watch.guards.budgets import BudgetPolicy
 from agent_mailer.watch.guards.calm import CalmPolicy
 from agent_mailer.watch.guards.who import WhoPolicy
@@ -200,6 +201,23 @@ def test_what_is_only_to_be_settled_holds_no_place(scene: Scene) -> None:
     assert places == [0]
 
 
+def test_all_open_turns_are_taken_up_at_once(scene: Scene) -> None:
+    for number in range(3):
+        turn(scene, None, envelope=scene.mail(body=str(number)), moment=NOW + number)
+    watcher = Watcher(scene.room)
+
+    async def taken_up() -> int:
+        await watcher._take_up_open()
+        found = list(scene.room.work.values())
+        for work in found:
+            assert work.task is not None
+            work.task.cancel()
+        await asyncio.gather(*(work.task for work in found if work.task), return_exceptions=True)
+        return len(found)
+
+    assert scene.run(taken_up()) == 3
+
+
 def test_what_a_session_has_in_work_holds_no_place_for_the_next_watcher_either(scene: Scene) -> None:
     us = identify(os.getpid())
     assert us is not None
@@ -317,6 +335,25 @@ def test_a_probe_that_waits_for_quiet_hours_is_made_when_they_end(scene: Scene) 
     assert step(scene, Watcher(scene.room)) == (120.0 - local.tm_sec, [])
 
 
+@pytest.mark.parametrize(("retry", "wait"), [(None, 40.0), (10.0, 10.0), (90.0, 40.0)])
+def test_it_looks_again_for_whatever_is_due_first(scene: Scene, retry: float | None, wait: float) -> None:
+    """Mail that lies too long, though what is to be run again comes later, or nothing is."""
+    busy, waits = scene.mail(thread="busy"), scene.mail(thread="waits")
+    alarm = AlarmPolicy(mail_waits=NOW + 40.0 - waits.created)
+    guards = msgspec.structs.replace(scene.policy.guards, alarm=alarm)
+    scene.room.policy = msgspec.structs.replace(scene.policy, guards=guards, max_parallel_turns=1)
+    in_work(scene, Stage.RUNNING, busy)
+    watcher = Watcher(scene.room)
+    if retry is not None:
+        again = scene.mail(thread="again")
+        scene.run(scene.room.mailbox.claim(again))
+        scene.state.retries.put(RetryEntry(again, 1, 1, NOW + retry, revision=1))
+    found, begun = step(scene, watcher)
+    assert begun == []
+    assert found is not None
+    assert abs(found - wait) < 0.001
+
+
 @pytest.mark.parametrize("once", [False, True])
 def test_behind_what_a_guard_has_stopped_there_may_be_more(scene: Scene, once: bool) -> None:
     budget = BudgetPolicy(turns_per_sender=1)
@@ -386,6 +423,19 @@ def test_all_messages_of_a_shared_turn_are_in_work(scene: Scene) -> None:
     first, second, third = (scene.mail(body=body) for body in ("one", "two", "three"))
     in_work(scene, Stage.RUNNING, first, second)
     assert looked(scene) == [third.id]
+
+
+def test_in_the_thread_of_each_turn_that_runs_mail_waits_and_in_others_it_does_not(scene: Scene) -> None:
+    scene.room.policy = msgspec.structs.replace(scene.policy, max_parallel_turns=3)
+    for number, thread in enumerate(("one", "two", "three")):
+        has = scene.mail(thread=thread)
+        scene.room.work[f"t{number}"] = Work(has, Stage.RUNNING, {has.id})
+    more = [scene.mail(body="more", thread=thread) for thread in ("one", "two", "three", "four")]
+    assert looked(scene) == [one.id for one in more], "and what each of them has is in work"
+    *_, other = more
+    assert step(scene, Watcher(scene.room))[1] == [], "every place is taken"
+    scene.room.policy = msgspec.structs.replace(scene.policy, max_parallel_turns=4)
+    assert step(scene, Watcher(scene.room))[1] == [{other.id}]
 
 
 @pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside another"])
