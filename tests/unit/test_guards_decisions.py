@@ -377,6 +377,22 @@ def test_what_is_under_way_and_what_was_killed_counts() -> None:
     assert ledger.today(NOON).dollars == 5.0
 
 
+@pytest.mark.parametrize("outcome", Outcome)
+@pytest.mark.parametrize("unit", ["tokens", "dollars"])
+def test_what_ended_badly_before_it_said_what_it_took_counts_as_what_was_kept_for_it(
+    outcome: Outcome, unit: str
+) -> None:
+    ledger = Ledger(BudgetPolicy(dollars_per_day=10, tokens_per_day=1000))
+    ledger.note(record(1, NOON, cost=4.0))
+    ledger.note(record(2, NOON))
+    ended = record(2, NOON, killed=True)
+    assert ended.settlement is not None
+    ended.settlement = msgspec.structs.replace(ended.settlement, outcome=outcome)
+    ledger.note(ended)
+    once = {"tokens": 100, "dollars": 4.0}[unit]
+    assert getattr(ledger.today(NOON), unit) == (once if outcome.settles else 2 * once)
+
+
 def test_what_a_turn_cannot_go_beyond_is_reserved() -> None:
     policy = BudgetPolicy(dollars_per_day=10, reserve=11)
     assert over(Ledger(policy), policy, NOON) == "dollars_per_day"
