@@ -82,6 +82,7 @@ class TestOurBroker(OverOneBroker):
             assert at.mailbox.capabilities.recognises_delivery
             assert at.mailbox.capabilities.carries_marks
             assert at.mailbox.capabilities.pushes
+            assert (at.mailbox.capabilities.keeps_done, at.mailbox.capabilities.vouches) == (True, True)
 
         play(self.harness(tmp_path), scenario)
 
@@ -99,6 +100,7 @@ class TestPlainBroker(OverOneBroker):
             assert not at.mailbox.capabilities.recognises_delivery
             assert not at.mailbox.capabilities.carries_marks
             assert not at.mailbox.capabilities.pushes
+            assert (at.mailbox.capabilities.keeps_done, at.mailbox.capabilities.vouches) == (False, False)
 
         play(self.harness(tmp_path), scenario)
 

@@ -45,6 +45,7 @@ def test_a_message_of_any_broker() -> None:
     assert isinstance(heard, wire.Heard)
     envelope = heard.message.envelope
     assert (envelope.id, envelope.thread, envelope.sender, envelope.to) == ("m1", "t1", "bob@u.d", ("alice@u.d",))
+    assert (envelope.visited, envelope.answers) == ((), False)
     assert envelope.created == pytest.approx(1795231224.050575)
     assert (heard.message.body, heard.message.reply_to, heard.is_read) == ("work", "bob@u.d", False)
 
@@ -58,6 +59,8 @@ def test_the_marks_of_ours() -> None:
         "kind": "question",
         "labels": ["a"],
         "parent_id": "m0",
+        "visited": ["ann@u.d", "x" * 5000, "bob@u.d"],
+        "subject": "Plan",
     }
     (heard,) = listed({**GOOD, **marks})
     assert isinstance(heard, wire.Heard)
@@ -66,6 +69,8 @@ def test_the_marks_of_ours() -> None:
     assert (envelope.hops, envelope.automatic) == (2, Automatic.NOTICE)
     assert (envelope.priority, envelope.kind) == (Priority.URGENT, Kind.QUESTION)
     assert (heard.message.labels, heard.message.refs) == (("a",), ("m0",))
+    assert (envelope.visited, envelope.answers) == (("ann@u.d", "bob@u.d"), True), "where it has been, as far as names"
+    assert heard.message.subject == "Plan"
 
 
 def test_marks_that_nobody_knows_are_passed_over() -> None:

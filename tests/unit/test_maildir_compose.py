@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import msgspec
@@ -184,8 +185,10 @@ def test_new_threads() -> None:
     assert sent(draft(Action.SEND, to=("zoe",)), origin()).refs == ()
 
 
-def test_a_plain_send_by_a_person_carries_no_marks() -> None:
+def test_a_plain_send_by_a_person_carries_no_marks_and_a_context_is_carried() -> None:
     assert "context" not in items(draft(Action.SEND, to=("bob",)), None, "")[0].payload
+    [given] = items(draft(Action.SEND, to=("bob",), context='{"paths": ["src"]}'), None, "")
+    assert json.loads(given.payload.split("---")[1].removeprefix("json"))["context"] == {"paths": ["src"]}
 
 
 @pytest.mark.parametrize(
