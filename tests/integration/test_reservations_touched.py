@@ -19,6 +19,7 @@ from tests.desk import Desk, outcomes, until
 from tests.sizes import LONG
 from tests.typed import type_in
 
+from agent_mailer.approvals.edits import PATCH, note_edits
 from agent_mailer.disk import Disk
 from agent_mailer.events import EventName
 from agent_mailer.names import new_turn_id
@@ -87,6 +88,31 @@ def test_what_changed_between_two_commands_is_no_commands(turn: Turn) -> None:
         turn.hook("PostToolUse", call)
         (turn.project / "src/a").write_text(call)
     assert turn.seen() == []
+
+
+def test_each_file_that_a_patch_names_is_edited_under_each_name_that_it_has(turn: Turn) -> None:
+    turn.hold(own=True)
+    (turn.project / "linked").symlink_to("docs")
+    patch = "*** Begin Patch\n*** Update File: src/a\n@@\n-x\n+y\n*** Update File: linked/c\n@@\n-x\n+y\n*** End Patch"
+    fields = {"tool_name": PATCH, "tool_input": {"command": patch}, "cwd": str(turn.project)}
+    note_edits(Disk(), turn.folder, fields)
+    calls = calls_in(turn.folder)
+    assert calls is not None
+    assert [path for path, _ in calls.edits] == ["src/a", "linked/c", "docs/c"]
+
+
+def test_what_changed_of_several_that_others_hold_is_each_ones(turn: Turn) -> None:
+    until = time.time() + 600
+    holders = ("planner", "src/**"), ("ann", "docs/**")
+    held = [Reservation(Owner(name, "t"), str(turn.project), pattern, until) for name, pattern in holders]
+    turn.hold(*held)
+    turn.hook("PreToolUse")
+    for name in ("src/a", "docs/c"):
+        (turn.project / name).write_text("after!")
+    said = json.loads(turn.hook("PostToolUse"))["hookSpecificOutput"]["additionalContext"]
+    assert "docs/c (ann)" in said
+    assert "src/a (planner)" in said
+    assert {(one.path, one.owner.address) for one in seen_in(turn.folder)} == {("src/a", "planner"), ("docs/c", "ann")}
 
 
 def test_a_command_that_runs_on_in_the_background_has_not_ended(turn: Turn) -> None:

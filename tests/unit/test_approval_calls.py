@@ -112,6 +112,36 @@ def test_a_command_that_is_neither_text_nor_words_is_compared_by_all_that_the_ca
     assert not is_named(["shell(*git*fetch*)"], call)
 
 
+@pytest.mark.parametrize(
+    ("rules", "named"),
+    [
+        (["Bash(git status)", "Bash(git push *)"], True),
+        (["Bash(git push *)", "Bash(git status)"], True),
+        (["Bash(git status)", "Bash"], True),
+        (["WebFetch", "Bash(git fetch)", "B*(git push)"], True),
+        (["WebFetch", "Bash(git status)", "Bash(git fetch)"], False),
+    ],
+)
+def test_of_several_rules_each_asks(rules: list[str], named: bool) -> None:
+    assert is_named(rules, bash("git push")) is named
+
+
+def test_of_several_answers_each_is_for_its_own_call(tmp_path: Path) -> None:
+    calls = [Call("Bash", f'{{"command":"{name}"}}', f"call-{name}") for name in ("one", "two", "one")]
+    told = [
+        Told(f"q-{number}", one.tool, one.input, one.digest, Word.ALLOW, call_id=f"{one.call_id}-{number}")
+        for number, one in enumerate(calls)
+    ]
+    approvals = TurnApprovals(told=tuple(told))
+    assert [approvals.pending(one.call_id) for one in told] == told
+    assert [approvals.about(one.digest) for one in calls] == [told[2], told[1], told[2]], "the newest"
+    assert [one.call_id for one in approvals.without_pending().told] == [""] * 3
+    (tmp_path / "outbox").mkdir()
+    for one in told[1:]:
+        assert use_up(Disk(), tmp_path, one.id)
+    assert used_in(tmp_path / "outbox", [one.id for one in told]) == {"q-1", "q-2"}
+
+
 @pytest.mark.parametrize("between", ["||", "&&", ";", "&", "|", "\n", "(", ")", "{", "}", "`"])
 def test_a_command_ends_where_the_shell_begins_another(between: str) -> None:
     assert is_named(["Bash(npm publish)"], bash(f"true{between}npm publish{between}true"))
