@@ -175,7 +175,10 @@ def test_what_one_asks_for_longer_lasts_longer(tmp_path: Path, *, renews: bool) 
         else:
             assert await one.take("", ["docs", "src/**"], 7200.0) == []
         clock.moment += 7199
-        assert await other.take("t2", ["src/app.py"], 60.0) != []
+        for wanted in ("docs", "src/app.py"):
+            assert await other.take("t2", [wanted], 60.0) != []
+        # Of several that are wanted each stands in somebody's way.
+        assert [hit.pattern for hit in await other.take("t2", ["free", "src/app.py"], 60.0)] == ["src/**"]
 
     asyncio.run(scenario())
 

@@ -112,7 +112,9 @@ def test_what_changed_of_several_that_others_hold_is_each_ones(turn: Turn) -> No
     said = json.loads(turn.hook("PostToolUse"))["hookSpecificOutput"]["additionalContext"]
     assert "docs/c (ann)" in said
     assert "src/a (planner)" in said
-    assert {(one.path, one.owner.address) for one in seen_in(turn.folder)} == {("src/a", "planner"), ("docs/c", "ann")}
+    assert {(one.path, one.owner.address, one.how.value) for one in seen_in(turn.folder)} == {
+        ("src/a", "planner", "changed"), ("docs/c", "ann", "changed")
+    }  # fmt: skip
 
 
 def test_a_command_that_runs_on_in_the_background_has_not_ended(turn: Turn) -> None:
