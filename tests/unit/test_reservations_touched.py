@@ -31,6 +31,8 @@ def sighting(path: str = "src/a.py", at: float = 150.0, **fields: object) -> Sig
         (Calls(edits=(("src/a.py", 97.0), ("src/a.py", 203.0))), Doubt.IDLE),
         # It edited the file itself in that time, and somebody wrote it after that.
         (Calls(edits=(("src/a.py", 120.0),)), Doubt.BUSY),
+        (Calls(spans=((10.0, 20.0), (120.0, 130.0))), Doubt.BUSY),
+        (Calls(edits=(("src/b.py", 120.0), ("src/a.py", 120.0))), Doubt.BUSY),
     ],
 )
 def test_of_its_holder_no_more_is_said_than_its_own_hooks_tell(calls: Calls | None, doubt: Doubt) -> None:
@@ -41,6 +43,7 @@ def test_of_its_holder_no_more_is_said_than_its_own_hooks_tell(calls: Calls | No
 @pytest.mark.parametrize("at", [149.0, 151.0])
 def test_what_its_holder_edited_by_name_itself_is_left_out(at: float) -> None:
     assert weighed([sighting()], {TURN: Calls(edits=(("src/a.py", at),))}) == ()
+    assert weighed([sighting()], {TURN: Calls(edits=(("src/b.py", at), ("src/a.py", at)))}) == ()
     gone = sighting(at=0.0)
     assert weighed([gone], {TURN: Calls(edits=(("src/a.py", 199.0),))}) == ()
 
@@ -126,3 +129,5 @@ def test_of_a_whole_turn_no_command_is_spoken_of_and_of_many_files_some_are_name
     assert "src/09.py" in line
     assert "src/10.py" not in line
     assert as_line([_touched(doubt=Doubt.BUSY)]).endswith("a call of planner's own ran as well)")
+    mixed = [_touched(), _touched("src/b.py", by_call=False)]
+    assert as_line(mixed).startswith("While this turn ran files"), "not all of it a command has done"
