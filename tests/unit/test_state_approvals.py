@@ -50,6 +50,29 @@ def test_a_question_is_asked_once_and_keeps_its_code(folder: StateFolder, approv
     assert approvals.by_token("") is None
 
 
+def test_of_several_questions_each_has_its_code_its_answer_and_its_end(folder: StateFolder) -> None:
+    book = Approvals(folder)
+    calls = [Call("Bash", f'{{"command":"{number}"}}') for number in range(3)]
+    book.ask(
+        Approval(f"q-{number}", "", one, one.digest, "t-1", "m", "th", "user", "", NOW, NOW + 60 * (number + 1))
+        for number, one in enumerate(calls)
+    )
+    asked = book.all()
+    assert [one.id for one in asked] == ["q-0", "q-1", "q-2"]
+    assert [book.by_code(one.code) for one in asked] == [book.by_token(one.token) for one in asked] == asked
+    names = [one.id for one in asked]
+    due = book.dues(NOW)
+    assert [due(names), due(names[:2]), due(["q-unknown"])] == [NOW + 180, NOW + 120, 0.0]
+    for number, one in enumerate(asked[:2]):
+        book.answer(one, msgspec.structs.replace(YES, at=NOW + number, always=True))
+    assert [one.id for one in book.standing()] == ["q-0", "q-1"]
+    due = book.dues(NOW)
+    assert [due(names), due(names[:2])] == [NOW + 180, 0.0], "as long as one waits"
+    book.close(names)
+    assert [one.over for one in book.all()] == [True] * 3
+    assert book.open() == []
+
+
 def test_the_first_answer_counts_whoever_answers_next(approvals: Approvals) -> None:
     one = known(approvals)
     no = Answer(Verdict.DENY, NOW, By.MAIL, "not on a Friday", who="ann")
