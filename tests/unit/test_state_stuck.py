@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.clocks import FakeClock
 
@@ -13,10 +14,11 @@ from agent_mailer.events import EventLog
 from agent_mailer.mailbox.port import Envelope, Outgoing
 from agent_mailer.outcomes import Outcome
 from agent_mailer.state import State
+from agent_mailer.state.dead_letters import DeadLetters
 from agent_mailer.state.folder import StateFolder
 from agent_mailer.state.held import Ended, Guard, Held, HeldEntry
 from agent_mailer.state.records import DeadLetter, ItemState, Phase, SettledItem, Settlement, TurnRecord
-from agent_mailer.state.stuck import Stuck, StuckKind, split_key
+from agent_mailer.state.stuck import Stuck, StuckKind, Unsent, split_key
 from agent_mailer.views import kept
 
 LETTER = Envelope("m-1", "t", "alice", 1.0, "1 m-1", "m-1.md")
@@ -43,6 +45,56 @@ def test_a_thing_is_there_once_and_stays_until_it_is_removed(folder: StateFolder
     assert again.remove([(StuckKind.NO_WAY_BACK, "m-1"), (StuckKind.NO_WAY_BACK, "other")]) == 1
     assert again.waiting == set()
     assert [entry.kind for entry in Stuck(folder).all()] == [StuckKind.UNREADABLE]
+
+
+def test_of_several_each_stays_until_it_is_removed(folder: StateFolder) -> None:
+    stuck, kind = Stuck(folder), StuckKind.NOT_FETCHED
+    for key in "abcd":
+        assert stuck.add(kind, key, msgspec.structs.replace(LETTER, id=key), "x")
+    again = Stuck(folder)
+    assert again.waiting == set("abcd")
+    assert [entry.key for entry in again.untold] == list("abcd")
+    assert {entry.key for entry in again.unheard} == set("abcd")
+    for entry in again.unheard:
+        if entry.key in "bcd":
+            again.heard(entry)
+    assert again.remove([(kind, "b"), (kind, "c")]) == 2
+    for found in (again, Stuck(folder)):
+        assert [entry.key for entry in found.all()] == ["a", "d"]
+        assert (found.waiting, {entry.key for entry in found.unheard}) == ({"a", "d"}, {"a"})
+
+
+def test_all_of_a_turn_that_did_not_leave_is_known_until_it_is_removed(folder: StateFolder) -> None:
+    states = (ItemState.REFUSED, ItemState.DELIVERED, ItemState.KEPT, ItemState.REFUSED)
+    items = tuple(SettledItem(Outgoing(f"o-{n}", "user", "t", "x"), state) for n, state in enumerate(states))
+    settlement = Settlement(Outcome.DONE, "", 1.0, 1.0, finished=True, items=items)
+    turn_id = "20260101T000000-00000000"
+    record = TurnRecord(turn_id, LETTER, Phase.SETTLING, "command", 1.0, settlement=settlement)
+    unsent = Unsent(folder)
+    for _ in range(2):
+        unsent.note(record)
+    for found in (unsent, Unsent(folder)):
+        assert found.all() == [f"{turn_id}.{number}" for number in (0, 2, 3)]
+    unsent.remove([f"{turn_id}.2"])
+    for found in (unsent, Unsent(folder)):
+        assert found.all() == [f"{turn_id}.{number}" for number in (0, 3)]
+
+
+def test_of_several_letters_each_message_has_its_last(folder: StateFolder) -> None:
+    letters = DeadLetters(folder)
+    for number, name in enumerate(("one", "two", "three", "one")):
+        letters.add(DeadLetter(name, turn_id=f"t-{number}"), again=False)
+    last = {"two": "t-1", "three": "t-2", "one": "t-3"}
+    assert {letter.msg_id: letter.turn_id for letter in letters.all()} == last
+    assert (letters.count(), letters.turn_ids()) == (3, set(last.values()))
+    for name, turn_id in last.items():
+        known = letters.find(name)
+        assert known is not None
+        assert known.turn_id == turn_id
+    assert {name: letter.turn_id for name, letter in letters.among(["one", "three"]).items()} == {
+        "one": "t-3", "three": "t-2"
+    }  # fmt: skip
+    assert [letter.turn_id for letter in letters.newest(2)] == ["t-2", "t-3"]
 
 
 def test_what_was_added_is_told_of_once_and_by_the_next_watcher_where_this_one_could_not(folder: StateFolder) -> None:
