@@ -80,6 +80,19 @@ def test_all_of_a_turn_that_did_not_leave_is_known_until_it_is_removed(folder: S
         assert found.all() == [f"{turn_id}.{number}" for number in (0, 3)]
 
 
+def test_of_several_that_are_held_each_has_its_end(folder: StateFolder) -> None:
+    names = ["one", "two", "three", "odd \\ name"]
+    held = Held(folder)
+    held.add(HeldEntry(name, 1.0, Guard.PAIR, "x", name, msgspec.structs.replace(LETTER, id=name)) for name in names)
+    assert [entry.message_id for entry in Held(folder).all()] == names
+    assert [*held.find(names[:3])] == names[:3]
+    assert [*held.find(names)] == names
+    assert held.end(["one", "two"], Ended.RELEASED) == 2
+    again = Held(folder)
+    assert [entry.message_id for entry in again.all()] == names[2:]
+    assert [envelope.id for envelope in again.released()] == ["one", "two"]
+
+
 def test_of_several_letters_each_message_has_its_last(folder: StateFolder) -> None:
     letters = DeadLetters(folder)
     for number, name in enumerate(("one", "two", "three", "one")):

@@ -174,6 +174,21 @@ def test_the_index_outlives_the_watcher_that_wrote_it(folder: StateFolder) -> No
     assert TurnStore(folder).indexed() == []
 
 
+def test_of_several_open_turns_each_has_its_row_until_it_is_gone(folder: StateFolder) -> None:
+    opened = sorted(open_turn(folder, name).turn_id for name in ("one", "two", "three"))
+    store = TurnStore(folder)
+    assert sorted(row.turn_id for row in store.indexed()) == opened
+    (folder.path / "inflight.json").unlink()
+    assert TurnStore(folder).remake_index()
+    again = TurnStore(folder)
+    assert sorted(row.turn_id for row in again.indexed()) == opened
+    assert not again.remake_index()
+    for turn_id in opened[1:]:
+        (again.path(turn_id) / "turn.json").unlink()
+        again.path(turn_id).rmdir()
+    assert sorted(row.turn_id for row in TurnStore(folder).vanished()) == opened[1:]
+
+
 @pytest.mark.parametrize("garbage", GARBAGE)
 def test_a_damaged_index_is_taken_from_the_folders(folder: StateFolder, garbage: bytes) -> None:
     made = open_turn(folder)
@@ -300,7 +315,11 @@ def test_what_was_sent_into_a_thread_is_read_once_of_each_settled_turn(
     store.mark_settled(elsewhere.turn_id)
     still_open = sends(folder, "open", "one")
     fresh = TurnStore(folder)
-    assert fresh.sent_into("one") == {"out-m0", "out-m1", "out-m2", "out-open"}
+
+    def by(*names: str) -> set[str]:
+        return {f"{item}-{name}" for name in names for item in ("out", "more")}
+
+    assert fresh.sent_into("one") == by("m0", "m1", "m2", "open")
     read: list[str] = []
     real = TurnStore.load
 
@@ -312,16 +331,19 @@ def test_what_was_sent_into_a_thread_is_read_once_of_each_settled_turn(
     store.mark_settled(later.turn_id)
     with monkeypatch.context() as patch:
         patch.setattr(TurnStore, "load", spied)
-        assert fresh.sent_into("one") == {"out-m0", "out-m1", "out-m2", "out-open", "out-later"}
-        assert fresh.sent_into("two") == {"out-elsewhere"}
+        assert fresh.sent_into("one") == by("m0", "m1", "m2", "open", "later")
+        assert fresh.sent_into("two") == by("elsewhere")
     assert set(read) == {still_open.turn_id, later.turn_id}
 
 
 def sends(folder: StateFolder, message_id: str, thread: str) -> TurnRecord:
     """An open turn that has decided what leaves."""
     record = open_turn(folder, message_id)
-    item = SettledItem(Outgoing(f"out-{message_id}", "user", thread, "payload"), ItemState.DELIVERED)
-    record.settlement = Settlement(Outcome.DONE, "", 1.0, 1.0, finished=True, items=(item,))
+    items = tuple(
+        SettledItem(Outgoing(f"{name}-{message_id}", "user", thread, "payload"), ItemState.DELIVERED)
+        for name in ("out", "more")
+    )
+    record.settlement = Settlement(Outcome.DONE, "", 1.0, 1.0, finished=True, items=items)
     record.phase = Phase.SETTLING
     TurnStore(folder).save(record)
     return record
