@@ -175,7 +175,8 @@ def test_what_a_message_under_way_has_asked_stays_however_old(house: House, monk
     for age, name in enumerate(("young", "over", "asks")):
         book.ask([Approval(f"q-{name}", "", call, call.digest, "t", name, "th", "user", "", now - age, now + 1)])
     known = {one.message_id: one.id for one in book.all()}
-    house.state.retries.put(RetryEntry(envelope("asks"), asked=(known["asks"],)))
+    house.state.retries.put(RetryEntry(envelope("first"), asked=("q-gone",)))
+    house.state.retries.put(RetryEntry(envelope("asks"), asked=("q-gone", known["asks"])))
     house.prune()
     assert [one.message_id for one in book.all()] == ["asks", "young"]
 

@@ -21,6 +21,7 @@ from agent_mailer.state.records import (
     DeadLetter,
     ItemState,
     Phase,
+    Provisional,
     RetryEntry,
     SessionChange,
     SessionEntry,
@@ -133,7 +134,8 @@ def test_a_record_of_two_messages_or_threads_is_none(folder: StateFolder) -> Non
     def shared(envelope: Envelope, **changes: object) -> bool:
         settlement = Settlement(Outcome.FAILED, "", 0.0, 0.0, finished=False)
         one = Batched(envelope, settlement=msgspec.structs.replace(settlement, **changes))
-        return loaded(phase=Phase.SETTLING, settlement=settlement, batch=(one,))
+        sound = Batched(msgspec.structs.replace(own, id="sound"), settlement=settlement)
+        return loaded(phase=Phase.SETTLING, settlement=settlement, batch=(sound, one))
 
     def letter(envelope: Envelope, name: str = "m") -> DeadLetter:
         return DeadLetter(name, "t", envelope=envelope)
@@ -151,6 +153,10 @@ def test_a_record_of_two_messages_or_threads_is_none(folder: StateFolder) -> Non
     assert not shared(elsewhere)
     assert not shared(changed, retry=RetryEntry(own))
     assert not shared(changed, dead=letter(own))
+    odd, fine = (Provisional(name, "claude", Outcome.LIMITED) for name in ("--yes", "s-1"))
+    assert settled(retry=RetryEntry(own, provisional=fine))
+    assert not settled(retry=RetryEntry(own, provisional=odd))
+    assert not shared(changed, retry=RetryEntry(changed, provisional=odd))
 
 
 def test_only_folders_named_like_turns_are_turns(folder: StateFolder, tmp_path: Path) -> None:

@@ -292,6 +292,9 @@ def test_an_older_request_from_afar_that_is_refused_late_lets_no_other_come_agai
     for number in (9, 7):
         state.remote.end(Answered(number, Became.REFUSED))
         assert state.remote.seen == 9
+    state.remote.end(Answered(10, Became.DONE))
+    state.remote.told(Answered(7, Became.REFUSED))
+    assert [one.number for one in state.remote.untold] == [9, 10], "of the others is still to be told"
 
 
 def test_the_newest_turns_are_counted_once_however_many_there_were(tmp_path: Path) -> None:
