@@ -368,6 +368,22 @@ def test_what_can_be_no_name_of_a_session_names_none_wherever_it_stands(folder: 
     assert found.spent == Usage(), "what another session has used is none of the next one's"
 
 
+def test_of_several_sessions_and_several_bad_lines_each_is_seen(folder: StateFolder) -> None:
+    sessions = Sessions(folder)
+    for number, name in enumerate(("one", "two", "three")):
+        sessions.put(name, session("--odd" if name == "two" else f"s-{number}", 1))
+    with (folder.path / "sessions.journal").open("ab") as journal:
+        journal.write(b"garbage\n{}\n")
+    assert [*Sessions(folder).bound()] == ["one", "three"]
+    assert Sessions(folder).fold_journal() == 5
+    [aside] = folder.path.glob("sessions.journal.corrupt-*")
+    assert aside.read_bytes() == b"garbage\n{}\n"
+    assert [*Sessions(folder).bound()] == ["one", "three"]
+    path = folder.path / "sessions.json"
+    path.write_text(path.read_text().replace('"s-0"', '"--odd"').replace('"s-2"', '"-x"'))
+    assert Sessions(folder).bound() == {}
+
+
 def test_a_crash_between_fold_and_clearing_changes_nothing(folder: StateFolder) -> None:
     sessions = Sessions(folder)
     sessions.put("t", session("a", 1))
