@@ -154,6 +154,28 @@ def test_what_else_is_told_of_a_turn_does_not_hide_what_it_asks(folder: StateFol
     assert book.told.waiting == (beside, NOTICE)
 
 
+def test_of_several_that_wait_each_waits_until_it_is_told_itself(folder: StateFolder) -> None:
+    book = NoticeBook(folder)
+    both = (Channel.COMMAND, Channel.MAIL)
+    notices = [Notice(f"n-{name}", NoticeKind.BLOCKED, NOW, "x", f"turn-{name}", left=both) for name in "abc"]
+    for notice in notices:
+        book.add(notice)
+    book.done(notices[1], Channel.COMMAND)
+    book.put(msgspec.structs.replace(notices[2], tries=3))
+
+    def waits() -> list[tuple[str, int, tuple[Channel, ...]]]:
+        return [(one.id, one.tries, one.left) for one in NoticeBook(folder).told.waiting]
+
+    assert waits() == [("n-a", 0, both), ("n-b", 0, (Channel.MAIL,)), ("n-c", 3, both)]
+    book.done(notices[1].without(Channel.COMMAND), Channel.MAIL, "no such mailbox")
+    assert waits() == [("n-a", 0, both), ("n-c", 3, both)]
+    for channel in both:
+        book.done(notices[0], channel, "it ended with 1")
+    assert [one.by for one in book.told.untold] == [*both]
+    book.works(Channel.MAIL)
+    assert [one.by for one in NoticeBook(folder).told.untold] == [Channel.COMMAND]
+
+
 def test_what_the_disk_refuses_is_told_by_this_watcher_all_the_same(folder: StateFolder) -> None:
     book = NoticeBook(folder)
     assert book.told.waiting == ()
