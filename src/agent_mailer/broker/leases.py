@@ -78,7 +78,7 @@ _EPOCHS = (
     .order_by(_l.agent_id)
     .with_for_update(read=True)
 )
-_LOCKED = _OF_AGENT.with_for_update(of=leases)
+_LOCKED = select(_l.agent_id).where(_l.agent_id == bindparam("agent")).with_for_update()
 _BEGIN = insert(leases)
 _TAKE = (
     update(leases)
@@ -122,12 +122,12 @@ def take_all(connection: Connection, wishes: Sequence[Wish]) -> list[Held | Leas
 
 def take(connection: Connection, agent_id: str, lease: Lease, process_id: str) -> Held | Lease:
     """As `take_all`, for one."""
-    row = connection.execute(_LOCKED, {"agent": agent_id}).first()
-    if row is None:
+    # Then who holds it: whoever waits for a lock gets the row as it is by now, but what is joined to it as it was.
+    if connection.execute(_LOCKED, {"agent": agent_id}).first() is None:
         first = {"agent_id": agent_id, "process_id": process_id, "epoch": 1, **msgspec.structs.asdict(lease)}
         connection.execute(_BEGIN, first)
         return Held(1, None)
-    watcher, name, since, holder, epoch, is_there = row
+    watcher, name, since, holder, epoch, is_there = connection.execute(_OF_AGENT, {"agent": agent_id}).one()
     if is_there and watcher != lease.watcher:
         return Lease(watcher, name, since)
     values = {"by": lease.watcher, "called": lease.name, "moment": lease.since, "process": process_id}

@@ -1,0 +1,85 @@
+"""Two processes over one database of PostgreSQL that change the same at once: as if one had come after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import httpx
+import pytest
+from sqlalchemy import Connection, create_engine, insert, text
+from tests.broker_desk import BrokerDesk, Person, running_broker
+from tests.databases import Postgres
+from tests.desk import until
+from tests.sizes import LONG
+
+from agent_mailer.broker.engines import NOW_MS
+from agent_mailer.broker.leases import Lease, give_back, take
+from agent_mailer.broker.watch_tables import processes
+
+pytestmark = LONG
+T = TypeVar("T")
+
+
+@pytest.fixture(scope="module")
+def desk(shared_postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerDesk]:
+    place = tmp_path_factory.mktemp("races")
+    with running_broker(place, database=shared_postgres.url(place)) as desk:
+        yield desk
+
+
+@pytest.fixture(scope="module")
+def alice(desk: BrokerDesk) -> Person:
+    return desk.person("alice")
+
+
+def while_another(desk: BrokerDesk, does: Callable[[Connection], object], ours: Callable[[], T]) -> T:
+    """What `ours` returns where another process has done something that it commits as soon as `ours` waits for it, or
+    is over.
+    """
+    engine = create_engine(desk.settings.database)
+    name = engine.url.database
+    waits = text("SELECT 1 FROM pg_stat_activity WHERE datname = :name AND wait_event_type = 'Lock'")
+    try:
+        with ThreadPoolExecutor(1) as pool, engine.connect() as theirs, engine.connect() as watching:
+            watching.execution_options(isolation_level="AUTOCOMMIT")
+            does(theirs)
+            answer = pool.submit(ours)
+            until(lambda: answer.done() or watching.execute(waits, {"name": name}).first() is not None, "our turn")
+            theirs.commit()
+            return answer.result(60)
+    finally:
+        engine.dispose()
+
+
+def do(desk: BrokerDesk, work: Callable[[Connection], T]) -> T:
+    """At another process, and committed."""
+    engine = create_engine(desk.settings.database)
+    try:
+        with engine.begin() as connection:
+            return work(connection)
+    finally:
+        engine.dispose()
+
+
+def test_an_agent_that_another_process_is_just_taking_is_held_by_one(desk: BrokerDesk, alice: Person) -> None:
+    coder = desk.agent(alice, "held")
+    one = Lease("one", "One", "2026-01-01")
+
+    def another_process(connection: Connection) -> None:
+        connection.execute(insert(processes).values(id="another", secret_digest="", seen_ms=NOW_MS + 600_000))
+        # Somebody had it before: there is a row, and nobody in it.
+        take(connection, coder["id"], one, "another")
+        give_back(connection, "another", [(coder["id"], 1)])
+
+    def opened() -> tuple[int, str]:
+        path = f"/messages/inbox/{coder['address']}/stream"
+        headers = {**alice.header, "X-Agent-Mailer-Watcher": "two"}
+        with desk.http.stream("GET", path, params={"agent_id": coder["id"]}, headers=headers) as said:
+            return said.status_code, said.read().decode() if said.status_code != httpx.codes.OK else ""
+
+    do(desk, another_process)
+    status, words = while_another(desk, lambda c: take(c, coder["id"], one, "another"), opened)
+    assert (status, "One" in words) == (409, True)
+    assert desk.sql("SELECT watcher, epoch FROM leases WHERE agent_id = :a", a=coder["id"]) == [("one", 2)]
