@@ -16,6 +16,7 @@ from tests.sizes import LONG
 
 from agent_mailer.broker.engines import NOW_MS
 from agent_mailer.broker.leases import Lease, give_back, take
+from agent_mailer.broker.threads.trash import erase_message, restore_message
 from agent_mailer.broker.watch_tables import processes
 
 pytestmark = LONG
@@ -83,3 +84,32 @@ def test_an_agent_that_another_process_is_just_taking_is_held_by_one(desk: Broke
     status, words = while_another(desk, lambda c: take(c, coder["id"], one, "another"), opened)
     assert (status, "One" in words) == (409, True)
     assert desk.sql("SELECT watcher, epoch FROM leases WHERE agent_id = :a", a=coder["id"]) == [("one", 2)]
+
+
+def trashed(desk: BrokerDesk, person: Person, message_id: str) -> None:
+    desk.call("POST", f"/admin/messages/{message_id}/trash", headers=person.login)
+
+
+def test_a_message_that_is_just_being_restored_is_not_deleted_for_good(desk: BrokerDesk, alice: Person) -> None:
+    coder = desk.agent(alice, "restored")
+    sent = desk.send(alice, coder, coder["address"], body="precious")["id"]
+    trashed(desk, alice, sent)
+
+    def purge() -> int:
+        return desk.http.post(f"/admin/messages/{sent}/purge", headers=alice.login).status_code
+
+    assert while_another(desk, lambda c: restore_message(c, alice.id, sent), purge) == 400
+    assert desk.call("GET", f"/messages/{sent}", headers=alice.header)["body"] == "precious"
+
+
+def test_a_message_that_is_just_being_deleted_for_good_is_not_restored(desk: BrokerDesk, alice: Person) -> None:
+    coder = desk.agent(alice, "purged")
+    first = desk.send(alice, coder, coder["address"])
+    sent = desk.send(alice, coder, coder["address"], body="nothing", thread_id=first["thread_id"])["id"]
+    trashed(desk, alice, sent)
+
+    def restore() -> int:
+        return desk.http.post(f"/admin/messages/{sent}/restore", headers=alice.login).status_code
+
+    assert while_another(desk, lambda c: erase_message(c, alice.id, sent), restore) == 404
+    assert desk.sql("SELECT inbox_total, inbox_unread FROM agents WHERE id = :a", a=coder["id"]) == [(1, 1)]

@@ -44,7 +44,8 @@ class TrashedWhole(msgspec.Struct, frozen=True):
 _m, _x = messages.c, trashed_messages.c
 _OWN = (_m.id == bindparam("message"), _m.user_id == bindparam("user"), NOT_ERASED)
 _THREAD_OF = select(_m.thread_id).where(*_OWN)
-_SINCE = select(_x.trashed_at).where(_x.message_id == bindparam("message"))
+# Of two who bring it back, or delete it for good, the second waits here, and finds it gone.
+_SINCE = select(_x.trashed_at).where(_x.message_id == bindparam("message")).with_for_update()
 _ANSWERED = (
     select(_m.id)
     .where(_m.user_id == bindparam("user"), _m.thread_id == bindparam("thread"), _m.parent_id == bindparam("message"))
