@@ -16,6 +16,8 @@ from tests.sizes import LONG
 
 from agent_mailer.broker.engines import NOW_MS
 from agent_mailer.broker.leases import Lease, give_back, take
+from agent_mailer.broker.messages.sending import send_all
+from agent_mailer.broker.messages.submission import NewMessage, Submission
 from agent_mailer.broker.threads.trash import erase_message, restore_message
 from agent_mailer.broker.watch_tables import processes
 
@@ -113,3 +115,20 @@ def test_a_message_that_is_just_being_deleted_for_good_is_not_restored(desk: Bro
 
     assert while_another(desk, lambda c: erase_message(c, alice.id, sent), restore) == 404
     assert desk.sql("SELECT inbox_total, inbox_unread FROM agents WHERE id = :a", a=coder["id"]) == [(1, 1)]
+
+
+def test_a_thread_in_which_somebody_is_just_writing_stays_listed(desk: BrokerDesk, alice: Person) -> None:
+    coder = desk.agent(alice, "listed")
+    first = desk.send(alice, coder, coder["address"], body="first")
+    trashed(desk, alice, first["id"])
+
+    def write(connection: Connection) -> None:
+        new = NewMessage(coder["address"], (coder["address"],), body="second", thread_id=first["thread_id"])
+        send_all(connection, [Submission(new, alice.id, coder["id"], bound=False, key=None, longest=100)])
+
+    def purge() -> int:
+        return desk.http.post(f"/admin/messages/{first['id']}/purge", headers=alice.login).status_code
+
+    assert while_another(desk, write, purge) == 200
+    listed = desk.call("GET", "/admin/threads/summary", headers=alice.login)
+    assert [one["unread_count"] for one in listed if one["thread_id"] == first["thread_id"]] == [1]

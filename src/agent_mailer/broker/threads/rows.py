@@ -209,7 +209,10 @@ def erase_read(connection: Connection, ids: Sequence[str]) -> None:
 
 def forget_empty(connection: Connection, user_id: str, thread_id: str) -> None:
     """The thread, if there is nothing left of it."""
-    connection.execute(_FORGET, {"user": user_id, "thread": thread_id})
+    names = {"user": user_id, "thread": thread_id}
+    # Whoever is writing into it has locked it, or waits for us: what is left is asked then.
+    connection.execute(_FIND_TO_CHANGE, names)
+    connection.execute(_FORGET, names)
 
 
 def take_out_one(connection: Connection, message_id: str) -> None:
