@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pytest
+from sqlalchemy import Connection
 from tests.broker_desk import BrokerDesk, Person, running_broker
 from tests.broker_process import BrokerProcess, join, register
 from tests.databases import ON_A_FILE
@@ -18,10 +19,12 @@ from tests.typed import Typed, type_in
 
 from agent_mailer.broker.data import Keep
 from agent_mailer.broker.database import Store
+from agent_mailer.broker.upkeep import retention
 from agent_mailer.broker.upkeep.retention import prune
 from agent_mailer.cli.examples import examples_of
 from agent_mailer.progress import Step
 
+T = TypeVar("T")
 LONG_AGO = "2020-01-01T00:00:00.000000+00:00"
 pytestmark = pytest.mark.usefixtures("each_database")
 
@@ -129,6 +132,35 @@ def test_by_size_the_oldest_that_was_read_goes_first(aged: Aged) -> None:
     # What is unread alone is more: all else goes, and it stays.
     aged.broker("prune", "--keep-bytes", "1")
     assert aged.bodies() == ["u" * 5000]
+
+
+def test_by_size_two_at_once_take_no_more_than_one(aged: Aged, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep, uploads = Keep(bytes=4000), aged.desk.settings.uploads
+    monkeypatch.setattr(retention, "IN_A_LOOK", 3)
+    for number in range(8):
+        aged.send(f"{number}" * 1000)
+
+    class Slow(Store):
+        """After each of its looks another process has done all of it."""
+
+        async def read(self, work: Callable[[Connection], T]) -> T:
+            found = await super().read(work)
+            await prune(others, uploads, keep)
+            return found
+
+    others, ours = Store(aged.desk.settings.database), Slow(aged.desk.settings.database)
+
+    async def play() -> None:
+        await others.open()
+        await ours.open()
+        try:
+            await prune(ours, uploads, keep)
+        finally:
+            await ours.close()
+            await others.close()
+
+    asyncio.run(play())
+    assert sum(map(len, aged.bodies())) == 4000
 
 
 def old_uploads(aged: Aged, *names: str) -> list[dict[str, Any]]:

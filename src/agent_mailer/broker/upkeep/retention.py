@@ -91,14 +91,15 @@ async def prune(store: Store, uploads: Path, keep: Keep, *, look_only: bool = Fa
         return Pruned(audit=audit)
     many = size = seen = 0
     before = _before(keep.days)
-    too_much = await store.read(_bodies) - keep.bytes if keep.bytes else 0
     done = ("", "")
-    while some := await store.read(partial(_oldest, done)):
+    while some := await store.read(partial(_oldest, done, summed=bool(keep.bytes))):
+        # Anew in each look: what another process takes meanwhile is too much no longer.
+        too_much = some[0][3] - keep.bytes - (size if look_only else 0)
         chosen = []
-        for message_id, moment, its_size in some:
-            if moment < before or size < too_much:
+        for message_id, moment, its_size, _ in some:
+            if moment < before or too_much > 0:
                 chosen.append(message_id)
-                many, size = many + 1, size + its_size
+                many, size, too_much = many + 1, size + its_size, too_much - its_size
         seen += len(some)
         tell(Step("looks for old mail", seen))
         if not look_only:
@@ -137,19 +138,19 @@ def _size_of(connection: Connection, column: ColumnElement[Any]) -> ColumnElemen
     return func.length(cast(column, LargeBinary))
 
 
-def _bodies(connection: Connection) -> int:
-    return int(connection.execute(select(func.sum(_size_of(connection, _m.body))).where(NOT_ERASED)).scalar() or 0)
-
-
-def _oldest(after: tuple[str, str], connection: Connection) -> Sequence[tuple[str, str, int]]:
-    """Id, moment and size of the oldest that may go, after the one of that moment and id."""
+def _oldest(after: tuple[str, str], connection: Connection, *, summed: bool) -> Sequence[tuple[str, str, int, int]]:
+    """Id, moment and size of the oldest that may go, after the one of that moment and id; and what all mail comes to in
+    that same instant, where that is asked for.
+    """
+    every = messages.alias("every").c
+    total = select(func.sum(_size_of(connection, every.body))).where(every.thread_id != "").scalar_subquery()
     wanted = (
-        select(_m.id, _m.created_at, _size_of(connection, _m.body))
+        select(_m.id, _m.created_at, _size_of(connection, _m.body), total if summed else literal(0))
         .where(_MAY_GO, tuple_(_m.created_at, _m.id) > tuple_(literal(after[0]), literal(after[1])))
         .order_by(_m.created_at, _m.id)
         .limit(IN_A_LOOK)
     )
-    return [(row[0], row[1], row[2]) for row in connection.execute(wanted)]
+    return [(row[0], row[1], row[2], int(row[3])) for row in connection.execute(wanted)]
 
 
 def _take(ids: Sequence[str], connection: Connection) -> None:
