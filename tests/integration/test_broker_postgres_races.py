@@ -14,11 +14,14 @@ from tests.databases import Postgres
 from tests.desk import until
 from tests.sizes import LONG
 
+from agent_mailer.broker.agents.rows import delete_agent, replace_key
 from agent_mailer.broker.engines import NOW_MS
 from agent_mailer.broker.leases import Lease, give_back, take
 from agent_mailer.broker.messages.sending import send_all
 from agent_mailer.broker.messages.submission import NewMessage, Submission
+from agent_mailer.broker.teams.rows import add_to_team
 from agent_mailer.broker.threads.trash import erase_message, restore_message
+from agent_mailer.broker.users.rows import new_raw_key
 from agent_mailer.broker.watch_tables import processes
 
 pytestmark = LONG
@@ -132,3 +135,54 @@ def test_a_thread_in_which_somebody_is_just_writing_stays_listed(desk: BrokerDes
     assert while_another(desk, write, purge) == 200
     listed = desk.call("GET", "/admin/threads/summary", headers=alice.login)
     assert [one["unread_count"] for one in listed if one["thread_id"] == first["thread_id"]] == [1]
+
+
+def keys_that_count(desk: BrokerDesk, agent_id: str) -> int:
+    [(many,)] = desk.sql("SELECT count(*) FROM api_keys WHERE agent_id = :a AND is_active", a=agent_id)
+    return int(many)
+
+
+def test_of_two_new_keys_that_an_agent_gets_at_once_the_last_alone_counts(desk: BrokerDesk, alice: Person) -> None:
+    coder = desk.own_agent(alice, "keyed")
+
+    def anew() -> str:
+        made = desk.call("POST", f"/users/me/agents/{coder['id']}/regenerate-key", headers=alice.login)
+        return str(made["api_key_plaintext"])
+
+    key = while_another(desk, lambda c: replace_key(c, alice.id, coder["id"], new_raw_key()), anew)
+    assert keys_that_count(desk, coder["id"]) == 1
+    desk.call("GET", f"/agents/{coder['id']}", headers={"X-API-Key": key})
+
+
+@pytest.mark.parametrize("how", ["another", "started", "added"])
+def test_an_agent_that_is_just_being_deleted_has_no_key_that_counts(desk: BrokerDesk, alice: Person, how: str) -> None:
+    coder = desk.own_agent(alice, f"gone-{how}")
+    keys = desk.call("GET", "/users/api-keys", headers=alice.login)
+    [its] = [key["id"] for key in keys if key["agent_id"] == coder["id"]]
+    path, expected = {
+        "another": (f"/users/me/agents/{coder['id']}/regenerate-key", 409),
+        "started": (f"/users/api-keys/{its}/reactivate", 409),
+        "added": ("/users/api-keys", 404),
+    }[how]
+    if how == "started":
+        desk.call("POST", f"/users/api-keys/{its}/deactivate", headers=alice.login)
+
+    def ask() -> int:
+        return desk.http.post(path, json={"agent_id": coder["id"]}, headers=alice.login).status_code
+
+    assert while_another(desk, lambda c: delete_agent(c, alice.id, coder["id"]), ask) == expected
+    assert keys_that_count(desk, coder["id"]) == 0
+
+
+def test_an_agent_comes_into_one_of_two_teams(desk: BrokerDesk, alice: Person) -> None:
+    coder = desk.agent(alice, "wanted")
+    one, other = (
+        desk.call("POST", "/admin/teams", json={"name": name}, headers=alice.login)["id"] for name in ("one", "other")
+    )
+
+    def join() -> int:
+        form = {"agent_id": coder["id"]}
+        return desk.http.post(f"/admin/teams/{other}/agents", json=form, headers=alice.login).status_code
+
+    assert while_another(desk, lambda c: add_to_team(c, alice.id, one, coder["id"]), join) == 409
+    assert desk.sql("SELECT team_id FROM agents WHERE id = :a", a=coder["id"]) == [(one,)]

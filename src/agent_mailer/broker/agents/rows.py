@@ -202,9 +202,10 @@ def add_operator(connection: Connection, user_id: str, username: str, domain: st
     return insert_agent(connection, user_id, new, agent_id)
 
 
-def find_agent(connection: Connection, user_id: str, agent_id: str) -> Agent:
-    """Raises Fault 404."""
-    row = connection.execute(_AGENT.where(_c.id == agent_id, _c.user_id == user_id)).first()
+def find_agent(connection: Connection, user_id: str, agent_id: str, *, to_change: bool = False) -> Agent:
+    """Raises Fault 404. `to_change`: whoever else changes it waits until this transaction ends."""
+    wanted = _AGENT.where(_c.id == agent_id, _c.user_id == user_id)
+    row = connection.execute(wanted.with_for_update(key_share=True) if to_change else wanted).first()
     if row is None:
         raise Fault(404, "Agent not found")
     return _agent(row)
@@ -242,7 +243,7 @@ def change_agent(connection: Connection, user_id: str, agent_id: str, changes: d
 
 def delete_agent(connection: Connection, user_id: str, agent_id: str) -> bool:
     """Mark it deleted and end its keys; True if it was so before. Raises Fault 404, 409 (the operator's)."""
-    agent = find_agent(connection, user_id, agent_id)
+    agent = find_agent(connection, user_id, agent_id, to_change=True)
     if agent.role == OPERATOR and agent.address.startswith(f"{OPERATORS_LOCAL_PART}@"):
         raise Fault(409, "The human operator's mailbox cannot be deleted")
     if agent.status == "deleted":
@@ -254,7 +255,7 @@ def delete_agent(connection: Connection, user_id: str, agent_id: str) -> bool:
 
 def replace_key(connection: Connection, user_id: str, agent_id: str, raw_key: str) -> None:
     """End the key that the agent was made with and give it another. Raises Fault 404, 409 (deleted)."""
-    agent = find_agent(connection, user_id, agent_id)
+    agent = find_agent(connection, user_id, agent_id, to_change=True)
     if agent.status == "deleted":
         raise Fault(409, "The agent is deleted")
     name = own_key_name(agent_id)
@@ -270,7 +271,7 @@ def move_agent(connection: Connection, user_id: str, agent_id: str, address: str
 
     Raises Fault 404, 409.
     """
-    agent = find_agent(connection, user_id, agent_id)
+    agent = find_agent(connection, user_id, agent_id, to_change=True)
     if agent.address == address:
         return agent
     if agent.address.startswith(f"{OPERATORS_LOCAL_PART}@"):

@@ -89,7 +89,7 @@ def delete_team(connection: Connection, user_id: str, team_id: str) -> None:
 def add_to_team(connection: Connection, user_id: str, team_id: str, agent_id: str) -> None:
     """Raises Fault 404, 409 (it is in another one)."""
     find_team(connection, user_id, team_id)
-    agent = find_agent(connection, user_id, agent_id)
+    agent = find_agent(connection, user_id, agent_id, to_change=True)
     if agent.team_id not in (None, team_id):
         raise Fault(409, "Agent already belongs to another team")
     change_agent(connection, user_id, agent.id, {"team_id": team_id})
@@ -98,6 +98,6 @@ def add_to_team(connection: Connection, user_id: str, team_id: str, agent_id: st
 def remove_from_team(connection: Connection, user_id: str, team_id: str, agent_id: str) -> None:
     """Raises Fault 404."""
     find_team(connection, user_id, team_id)
-    if find_agent(connection, user_id, agent_id).team_id != team_id:
+    if find_agent(connection, user_id, agent_id, to_change=True).team_id != team_id:
         raise Fault(404, "Agent not in this team")
     change_agent(connection, user_id, agent_id, {"team_id": None})

@@ -288,7 +288,8 @@ def add_key(connection: Connection, user_id: str, name: str, raw_key: str, agent
         own = select(agents.c.id).where(
             agents.c.id == agent_id, agents.c.user_id == user_id, agents.c.status == "active"
         )
-        if connection.execute(own).first() is None:
+        # Whoever deletes the agent ends the keys that there are: this one is among them, or not made.
+        if connection.execute(own.with_for_update(key_share=True)).first() is None:
             raise Fault(404, "Agent not found")
     key = Key(new_id(), name, now_text(), None, is_active=True, agent_id=agent_id)
     connection.execute(
@@ -304,12 +305,12 @@ def keys_of(connection: Connection, user_id: str) -> list[Key]:
 
 
 def _find_key(connection: Connection, user_id: str, key_id: str) -> tuple[Key, BoundAgent | None]:
-    """The key, and the agent that it is bound to. Raises Fault 404."""
+    """The key, and the agent that it is bound to, which nobody deletes until the transaction ends. Raises Fault 404."""
     row = connection.execute(_KEY.where(api_keys.c.id == key_id, api_keys.c.user_id == user_id)).first()
     if row is None:
         raise Fault(404, "API key not found")
     key = Key(*row)
-    wanted = select(agents.c.id, agents.c.name, agents.c.address, agents.c.status)
+    wanted = select(agents.c.id, agents.c.name, agents.c.address, agents.c.status).with_for_update(key_share=True)
     bound = connection.execute(wanted.where(agents.c.id == key.agent_id)).first() if key.agent_id else None
     return key, None if bound is None else BoundAgent(*bound)
 
