@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 import pytest
 from sqlalchemy import Connection, create_engine, insert, text
-from tests.broker_desk import BrokerDesk, Person, running_broker
+from tests.broker_desk import DOMAIN, BrokerDesk, Person, running_broker
 from tests.databases import Postgres
 from tests.desk import until
 from tests.sizes import LONG
 
 from agent_mailer.broker.agents.rows import delete_agent, replace_key
 from agent_mailer.broker.engines import NOW_MS
+from agent_mailer.broker.hooks import rows as hooks
 from agent_mailer.broker.leases import Lease, give_back, take
 from agent_mailer.broker.messages.sending import send_all
 from agent_mailer.broker.messages.submission import NewMessage, Submission
 from agent_mailer.broker.teams.rows import add_to_team
 from agent_mailer.broker.threads.trash import erase_message, restore_message
 from agent_mailer.broker.users.rows import new_raw_key
+from agent_mailer.broker.users.standing import Standing, set_standing
 from agent_mailer.broker.watch_tables import processes
+from agent_mailer.outside.event import Source
 
 pytestmark = LONG
 T = TypeVar("T")
@@ -186,3 +190,48 @@ def test_an_agent_comes_into_one_of_two_teams(desk: BrokerDesk, alice: Person) -
 
     assert while_another(desk, lambda c: add_to_team(c, alice.id, one, coder["id"]), join) == 409
     assert desk.sql("SELECT team_id FROM agents WHERE id = :a", a=coder["id"]) == [(one,)]
+
+
+def test_a_user_who_is_just_being_deleted_is_not_enabled(desk: BrokerDesk, alice: Person) -> None:
+    bob = desk.person("bob")
+
+    def enable() -> int:
+        return desk.http.post(f"/superadmin/users/{bob.id}/enable", headers=alice.login).status_code
+
+    deleted = Standing.DELETED
+    assert while_another(desk, lambda c: set_standing(c, bob.id, deleted), enable) == 404
+    assert desk.sql("SELECT standing FROM users WHERE id = :u", u=bob.id) == [(deleted,)]
+
+
+@pytest.fixture
+def hook(desk: BrokerDesk, alice: Person, request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Of an agent of its own."""
+    name = f"h{hashlib.sha256(request.node.name.encode()).hexdigest()[:8]}"
+    form = {"name": name, "to": desk.agent(alice, f"of-{name}")["address"]}
+    made: dict[str, Any] = desk.call("POST", "/admin/hooks", 201, json=form, headers=alice.login)
+    return {**made["hook"], "secret": made["secret"], "form": form}
+
+
+def test_a_hook_that_is_just_being_deleted_is_not_enabled(
+    desk: BrokerDesk, alice: Person, hook: dict[str, Any]
+) -> None:
+    def enable() -> int:
+        return desk.http.post(f"/admin/hooks/{hook['id']}/enable", headers=alice.login).status_code
+
+    gone = hooks.Standing.DELETED
+    assert while_another(desk, lambda c: hooks.set_standing(c, alice.id, hook["id"], gone), enable) == 404
+    assert desk.sql("SELECT standing FROM hooks WHERE id = :h", h=hook["id"]) == [(gone,)]
+
+
+def test_a_hook_that_is_just_being_made_anew_is_made_once(
+    desk: BrokerDesk, alice: Person, hook: dict[str, Any]
+) -> None:
+    desk.call("DELETE", f"/admin/hooks/{hook['id']}", headers=alice.login)
+    other = desk.agent(alice, f"other-{hook['name']}")
+    new = hooks.NewHook(hook["name"], Source.GENERIC, to=other["address"])
+
+    def make() -> int:
+        return desk.http.post("/admin/hooks", json=hook["form"], headers=alice.login).status_code
+
+    assert while_another(desk, lambda c: hooks.add_hook(c, alice.id, "alice", DOMAIN, new), make) == 409
+    assert desk.call("GET", f"/admin/hooks/{hook['id']}", headers=alice.login)["to"] == other["address"]

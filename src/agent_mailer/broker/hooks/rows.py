@@ -127,9 +127,10 @@ def hooks_of(connection: Connection, user_id: str) -> list[Hook]:
     return [_hook(row) for row in connection.execute(wanted)]
 
 
-def find_hook(connection: Connection, user_id: str, hook_id: str) -> Hook:
-    """Raises Fault 404."""
-    row = connection.execute(_HOOK.where(_h.user_id == user_id, _h.id == hook_id)).first()
+def find_hook(connection: Connection, user_id: str, hook_id: str, *, to_change: bool = False) -> Hook:
+    """Raises Fault 404. `to_change`: whoever else changes it waits until this transaction ends."""
+    wanted = _HOOK.where(_h.user_id == user_id, _h.id == hook_id)
+    row = connection.execute(wanted.with_for_update(of=hooks) if to_change else wanted).first()
     if row is None:
         raise Fault(404, "Hook not found")
     return _hook(row)
@@ -155,7 +156,9 @@ def add_hook(connection: Connection, user_id: str, username: str, domain: str, n
     if new.team_id is not None:
         require_team(connection, user_id, new.team_id)
     before = connection.execute(
-        select(_h.id, _h.standing, _h.version, _h.sender_id).where(_h.user_id == user_id, _h.name == new.name)
+        select(_h.id, _h.standing, _h.version, _h.sender_id)
+        .where(_h.user_id == user_id, _h.name == new.name)
+        .with_for_update()
     ).first()
     if before is not None and before.standing != Standing.DELETED:
         raise Fault(409, f"There is a hook '{new.name}' already")
@@ -189,7 +192,7 @@ def add_hook(connection: Connection, user_id: str, username: str, domain: str, n
 
 def set_standing(connection: Connection, user_id: str, hook_id: str, standing: Standing) -> Hook:
     """The hook as it is then, or was before it was deleted. Raises Fault 404."""
-    hook = find_hook(connection, user_id, hook_id)
+    hook = find_hook(connection, user_id, hook_id, to_change=True)
     connection.execute(update(hooks).where(_h.id == hook_id).values(standing=standing.value))
     if standing is Standing.DELETED:
         sender = select(_h.sender_id).where(_h.id == hook_id).scalar_subquery()
@@ -204,7 +207,7 @@ def set_standing(connection: Connection, user_id: str, hook_id: str, standing: S
 
 def roll(connection: Connection, user_id: str, hook_id: str) -> Hook:
     """With another secret; the one before counts no more. Raises Fault 404."""
-    hook = find_hook(connection, user_id, hook_id)
+    hook = find_hook(connection, user_id, hook_id, to_change=True)
     connection.execute(update(hooks).where(_h.id == hook_id).values(version=hook.version + 1))
     return find_hook(connection, user_id, hook_id)
 

@@ -174,10 +174,12 @@ def user_of(connection: Connection, user_id: str) -> User:
     return found.user
 
 
-def find_login(connection: Connection, which: ColumnElement[bool]) -> Login | None:
-    """The one user for whom `which` is true, and who is not deleted."""
+def find_login(connection: Connection, which: ColumnElement[bool], *, to_change: bool = False) -> Login | None:
+    """The one user for whom `which` is true, and who is not deleted. `to_change`: whoever else changes them waits until
+    this transaction ends.
+    """
     wanted = _USER.add_columns(users.c.password_hash, users.c.token_version).where(which, users.c.standing != "deleted")
-    row = connection.execute(wanted).first()
+    row = connection.execute(wanted.with_for_update(key_share=True) if to_change else wanted).first()
     return None if row is None else Login(User(*row[:6]), row.password_hash, row.token_version)
 
 

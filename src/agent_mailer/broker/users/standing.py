@@ -26,7 +26,7 @@ def set_standing(connection: Connection, user_id: str, standing: Standing) -> Us
     """The user as it is then; their logins are over, unless they are active. Raises Fault 404 (unknown, deleted), 409
     (the superadmin: nobody could undo that).
     """
-    found = find_login(connection, users.c.id == user_id)
+    found = find_login(connection, users.c.id == user_id, to_change=True)
     if found is None:
         raise Fault(404, "User not found")
     if found.user.is_superadmin and standing is not Standing.ACTIVE:
