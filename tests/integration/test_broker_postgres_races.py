@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
@@ -13,11 +15,15 @@ from sqlalchemy import Connection, create_engine, insert, text
 from tests.broker_desk import DOMAIN, BrokerDesk, Person, running_broker
 from tests.databases import Postgres
 from tests.desk import until
+from tests.hook_desk import signed
 from tests.sizes import LONG
 
 from agent_mailer.broker.agents.rows import delete_agent, replace_key
+from agent_mailer.broker.database import Store
 from agent_mailer.broker.engines import NOW_MS
 from agent_mailer.broker.hooks import rows as hooks
+from agent_mailer.broker.hooks import sweep
+from agent_mailer.broker.hooks.taking import Limits, retry
 from agent_mailer.broker.leases import Lease, give_back, take
 from agent_mailer.broker.messages.sending import send_all
 from agent_mailer.broker.messages.submission import NewMessage, Submission
@@ -235,3 +241,31 @@ def test_a_hook_that_is_just_being_made_anew_is_made_once(
 
     assert while_another(desk, lambda c: hooks.add_hook(c, alice.id, "alice", DOMAIN, new), make) == 409
     assert desk.call("GET", f"/admin/hooks/{hook['id']}", headers=alice.login)["to"] == other["address"]
+
+
+def test_what_failed_is_tried_again_once_by_two_that_look_at_once(
+    shared_postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "LOOK_EVERY", 3600)
+    limits = Limits(longest=1000)
+
+    async def look(desk: BrokerDesk) -> int:
+        store = Store(desk.settings.database)
+        await store.open()
+        try:
+            return await sweep.sweep(store, desk.app.state.streams, asyncio.Lock(), limits)
+        finally:
+            await store.close()
+
+    with running_broker(tmp_path, database=shared_postgres.url(tmp_path)) as desk:
+        ann = desk.person("ann")
+        coder = desk.agent(ann, "coder")
+        made = desk.call("POST", "/admin/hooks", 201, json={"name": "h", "to": coder["address"]}, headers=ann.login)
+        desk.call("DELETE", f"/users/me/agents/{coder['id']}", headers=ann.login)
+        body = b'{"title": "x"}'
+        said = desk.call("POST", made["hook"]["path"], content=body, headers=signed(made["secret"], body))
+        assert (said["outcome"], said["reason"]) == ("failed", "agent_gone")
+        desk.sql("UPDATE hook_deliveries SET due_ms = 0")
+        [(row,)] = desk.sql("SELECT id FROM hook_deliveries")
+        assert while_another(desk, lambda c: retry(c, row, limits), lambda: asyncio.run(look(desk))) == 1
+        assert desk.sql("SELECT tries FROM hook_deliveries") == [(1,)]

@@ -39,10 +39,11 @@ async def sweep_on(store: Store, streams: Streams, lock: asyncio.Lock, limits: L
 
 async def sweep(store: Store, streams: Streams, lock: asyncio.Lock, limits: Limits) -> int:
     """How many were tried again. Whoever else does so at once finds each done."""
-    found = await store.read(lambda c: due(c, in_ms(0), AT_ONCE))
+    now = in_ms(0)
+    found = await store.read(lambda c: due(c, now, AT_ONCE))
     for row_id in found:
         async with lock:
-            result = await store.write(partial(retry, row_id=row_id, limits=limits))
+            result = await store.write(partial(retry, row_id=row_id, limits=limits, due_ms=now))
         if result is not None:
             streams.arrived(result.arrivals)
     return len(found)

@@ -122,8 +122,10 @@ def _take(connection: Connection, delivery: Delivery) -> Result:
     return result
 
 
-def retry(connection: Connection, row_id: str, limits: Limits) -> Result | None:
-    """What failed, once more; None where it has come to its end meanwhile."""
+def retry(connection: Connection, row_id: str, limits: Limits, due_ms: int | None = None) -> Result | None:
+    """What failed, once more; None where it has come to its end meanwhile, or is not due by `due_ms` any more: another
+    process has tried it.
+    """
     kept = connection.execute(select(_d.hook_id).where(_d.id == row_id, _d.held.is_not(None))).first()
     if kept is None:
         return None
@@ -132,8 +134,9 @@ def retry(connection: Connection, row_id: str, limits: Limits) -> Result | None:
     except Fault:
         connection.execute(update(hook_deliveries).where(_d.id == row_id).values(due_ms=None))
         return None
+    still = (_d.held.is_not(None), *(() if due_ms is None else (_d.due_ms <= due_ms,)))
     row = connection.execute(
-        select(_d.delivery_id, _d.digest, _d.held, _d.tries, _d.at).where(_d.id == row_id, _d.held.is_not(None))
+        select(_d.delivery_id, _d.digest, _d.held, _d.tries, _d.at).where(_d.id == row_id, *still)
     ).first()
     if row is None:
         return None
