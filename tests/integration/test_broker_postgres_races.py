@@ -130,19 +130,22 @@ def test_a_message_that_is_just_being_deleted_for_good_is_not_restored(desk: Bro
     assert desk.sql("SELECT inbox_total, inbox_unread FROM agents WHERE id = :a", a=coder["id"]) == [(1, 1)]
 
 
+def writing(person: Person, agent: dict[str, Any], thread_id: str) -> Callable[[Connection], object]:
+    """The agent sends itself mail in that thread."""
+    new = NewMessage(agent["address"], (agent["address"],), body="new", thread_id=thread_id)
+    submission = Submission(new, person.id, agent["id"], bound=False, key=None, longest=100)
+    return lambda connection: send_all(connection, [submission])
+
+
 def test_a_thread_in_which_somebody_is_just_writing_stays_listed(desk: BrokerDesk, alice: Person) -> None:
     coder = desk.agent(alice, "listed")
     first = desk.send(alice, coder, coder["address"], body="first")
     trashed(desk, alice, first["id"])
 
-    def write(connection: Connection) -> None:
-        new = NewMessage(coder["address"], (coder["address"],), body="second", thread_id=first["thread_id"])
-        send_all(connection, [Submission(new, alice.id, coder["id"], bound=False, key=None, longest=100)])
-
     def purge() -> int:
         return desk.http.post(f"/admin/messages/{first['id']}/purge", headers=alice.login).status_code
 
-    assert while_another(desk, write, purge) == 200
+    assert while_another(desk, writing(alice, coder, first["thread_id"]), purge) == 200
     listed = desk.call("GET", "/admin/threads/summary", headers=alice.login)
     assert [one["unread_count"] for one in listed if one["thread_id"] == first["thread_id"]] == [1]
 
@@ -269,3 +272,20 @@ def test_what_failed_is_tried_again_once_by_two_that_look_at_once(
         [(row,)] = desk.sql("SELECT id FROM hook_deliveries")
         assert while_another(desk, lambda c: retry(c, row, limits), lambda: asyncio.run(look(desk))) == 1
         assert desk.sql("SELECT tries FROM hook_deliveries") == [(1,)]
+
+
+@pytest.mark.parametrize("where", ["archive", "trash"])
+def test_mail_that_comes_just_as_its_thread_is_put_away_opens_it(desk: BrokerDesk, alice: Person, where: str) -> None:
+    coder = desk.agent(alice, f"writes-{where}")
+    first = desk.send(alice, coder, coder["address"], body="old")
+    thread = f"/admin/threads/{first['thread_id']}"
+
+    def put_away() -> int:
+        return desk.http.post(f"{thread}/{where}", headers=alice.login).status_code
+
+    assert while_another(desk, writing(alice, coder, first["thread_id"]), put_away) == 200
+    status = desk.call("GET", f"{thread}/status", headers=alice.login)
+    assert (status["archived"], status["trashed"]) == (False, False)
+    asked = {"agent_id": coder["id"], "after": 0}
+    inbox = desk.call("GET", f"/messages/inbox/{coder['address']}", params=asked, headers=alice.header)
+    assert [one["body"] for one in inbox["messages"]] == ["new"]

@@ -85,6 +85,7 @@ _m, _t = messages.c, threads.c
 _OF_THREAD = (_m.user_id == bindparam("user"), _m.thread_id == bindparam("thread"))
 _FIND = select(_t.shelf, _t.shelved_at).where(_t.user_id == bindparam("user"), _t.thread_id == bindparam("thread"))
 _FIND_TO_CHANGE = _FIND.with_for_update()
+_IS_IN_INBOX = select(_m.id).where(*_OF_THREAD, IN_INBOX).limit(1)
 _PUT = (
     update(threads)
     .where(_t.user_id == bindparam("user"), _t.thread_id == bindparam("thread"))
@@ -143,17 +144,22 @@ def summaries(connection: Connection, user_id: str, shelf: Shelf, after: Mark, m
 
 
 def put_away(connection: Connection, user_id: str, thread_id: str, shelf: Shelf) -> str:
-    """All of it leaves the inboxes; since when. Raises Fault 404, 400 (in the trash already)."""
+    """All of it leaves the inboxes; since when. What comes in the same instant opens it. Raises Fault 404, 400 (in the
+    trash already).
+    """
     if find_thread(connection, user_id, thread_id).shelf is Shelf.TRASH:
         words = "is already in trash" if shelf is Shelf.TRASH else "is in trash; restore it before archiving."
         raise Fault(400, f"Thread {words}")
     names = {"user": user_id, "thread": thread_id}
     places = _take_out(connection, _OF_THREAD, names)
     moment = now_text()
-    connection.execute(_PUT, {**names, "where_to": shelf, "moment": moment})
-    if shelf is Shelf.TRASH:
-        of_it = select(_m.id).where(*_OF_THREAD)
-        connection.execute(delete(trashed_messages).where(trashed_messages.c.message_id.in_(of_it)), names)
+    # Whoever is writing into it has locked it, and his mail is there then, or waits for us, and opens it.
+    connection.execute(_FIND_TO_CHANGE, names)
+    if connection.execute(_IS_IN_INBOX, names).first() is None:
+        connection.execute(_PUT, {**names, "where_to": shelf, "moment": moment})
+        if shelf is Shelf.TRASH:
+            of_it = select(_m.id).where(*_OF_THREAD)
+            connection.execute(delete(trashed_messages).where(trashed_messages.c.message_id.in_(of_it)), names)
     note_changed(connection, {}, places)
     return moment
 
