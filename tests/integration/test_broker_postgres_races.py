@@ -289,3 +289,18 @@ def test_mail_that_comes_just_as_its_thread_is_put_away_opens_it(desk: BrokerDes
     asked = {"agent_id": coder["id"], "after": 0}
     inbox = desk.call("GET", f"/messages/inbox/{coder['address']}", params=asked, headers=alice.header)
     assert [one["body"] for one in inbox["messages"]] == ["new"]
+
+
+def test_a_message_that_comes_back_just_as_its_thread_is_put_away(desk: BrokerDesk, alice: Person) -> None:
+    coder = desk.agent(alice, "back")
+    first = desk.send(alice, coder, coder["address"], body="back")
+    trashed(desk, alice, first["id"])
+    thread = f"/admin/threads/{first['thread_id']}"
+
+    def put_away() -> int:
+        return desk.http.post(f"{thread}/archive", headers=alice.login).status_code
+
+    assert while_another(desk, lambda c: restore_message(c, alice.id, first["id"]), put_away) == 200
+    status = desk.call("GET", f"{thread}/status", headers=alice.login)
+    [(is_in_inbox,)] = desk.sql("SELECT seq > 0 FROM messages WHERE id = :m", m=first["id"])
+    assert status["archived"] is not is_in_inbox

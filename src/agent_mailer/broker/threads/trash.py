@@ -114,7 +114,7 @@ def restore_message(connection: Connection, user_id: str, message_id: str) -> Ar
     if connection.execute(_SINCE, names).first() is None:
         raise Fault(404, "Message is not in trash")
     connection.execute(_OUT, names)
-    if find_thread(connection, user_id, thread_id).shelf is not Shelf.OPEN:
+    if find_thread(connection, user_id, thread_id, to_change=True).shelf is not Shelf.OPEN:
         return []
     return put_in_one(connection, message_id)
 
