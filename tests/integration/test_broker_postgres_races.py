@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import httpx
 import pytest
@@ -27,11 +28,14 @@ from agent_mailer.broker.hooks.taking import Limits, retry
 from agent_mailer.broker.leases import Lease, give_back, take
 from agent_mailer.broker.messages.sending import send_all
 from agent_mailer.broker.messages.submission import NewMessage, Submission
+from agent_mailer.broker.migrate import bring_to_head
+from agent_mailer.broker.peers import Peers
 from agent_mailer.broker.teams.rows import add_to_team
 from agent_mailer.broker.threads.trash import erase_message, restore_message
 from agent_mailer.broker.users.rows import new_raw_key
 from agent_mailer.broker.users.standing import Standing, set_standing
 from agent_mailer.broker.watch_tables import processes
+from agent_mailer.errors import ConfigFault
 from agent_mailer.outside.event import Source
 
 pytestmark = LONG
@@ -304,3 +308,34 @@ def test_a_message_that_comes_back_just_as_its_thread_is_put_away(desk: BrokerDe
     status = desk.call("GET", f"{thread}/status", headers=alice.login)
     [(is_in_inbox,)] = desk.sql("SELECT seq > 0 FROM messages WHERE id = :m", m=first["id"])
     assert status["archived"] is not is_in_inbox
+
+
+def test_of_two_processes_with_secrets_of_their_own_that_begin_at_once_one_serves_at_most(
+    shared_postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = shared_postgres.url(tmp_path)
+    together, beat = threading.Barrier(2), Peers._beat
+    begun: set[str] = set()
+
+    def at_once(self: Peers, connection: Connection) -> None:
+        if self.id not in begun:
+            begun.add(self.id)
+            together.wait(20)
+        beat(self, connection)
+
+    async def begin(secret: str) -> bool:
+        peers, nobody = Peers(url, secret), cast(Any, None)
+        try:
+            await peers.open(nobody)
+        except ConfigFault as fault:
+            return fault.code != "other_secret"
+        finally:
+            await peers.close()
+        return True
+
+    async def both() -> Sequence[bool]:
+        return await asyncio.gather(begin("a" * 32), begin("b" * 32))
+
+    asyncio.run(bring_to_head(url))
+    monkeypatch.setattr(Peers, "_beat", at_once)
+    assert sum(asyncio.run(both())) < 2

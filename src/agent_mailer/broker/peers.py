@@ -145,15 +145,17 @@ class Peers:
         self._told.set()
 
     def _join(self, connection: Connection) -> None:
+        connection.execute(delete(processes).where(_p.seen_ms < NOW_MS - FORGOTTEN_MS))
+        # First: of two that begin at once the later one at least finds the other.
+        self._beat(connection)
         there = _p.seen_ms > NOW_MS - LOST_MS
         if connection.execute(select(_p.id).where(there, _p.secret_digest != self._digest)).first() is not None:
+            self._leave(connection)
             raise ConfigFault(
                 "other_secret",
                 "another process serves this database with another AGENT_MAILER_SECRET_KEY",
                 "give all of them the same; to change it, stop all of them first",
             )
-        connection.execute(delete(processes).where(_p.seen_ms < NOW_MS - FORGOTTEN_MS))
-        self._beat(connection)
 
     def _beat(self, connection: Connection) -> None:
         if not connection.execute(update(processes).where(_p.id == self.id).values(seen_ms=NOW_MS)).rowcount:
