@@ -20,6 +20,8 @@ from tests.hook_desk import signed
 from tests.sizes import LONG
 
 from agent_mailer.broker.agents.rows import delete_agent, replace_key
+from agent_mailer.broker.app import create_app
+from agent_mailer.broker.data import Settings
 from agent_mailer.broker.database import Store
 from agent_mailer.broker.engines import NOW_MS
 from agent_mailer.broker.hooks import rows as hooks
@@ -73,9 +75,9 @@ def while_another(desk: BrokerDesk, does: Callable[[Connection], object], ours: 
         engine.dispose()
 
 
-def do(desk: BrokerDesk, work: Callable[[Connection], T]) -> T:
+def do(url: str, work: Callable[[Connection], T]) -> T:
     """At another process, and committed."""
-    engine = create_engine(desk.settings.database)
+    engine = create_engine(url)
     try:
         with engine.begin() as connection:
             return work(connection)
@@ -99,7 +101,7 @@ def test_an_agent_that_another_process_is_just_taking_is_held_by_one(desk: Broke
         with desk.http.stream("GET", path, params={"agent_id": coder["id"]}, headers=headers) as said:
             return said.status_code, said.read().decode() if said.status_code != httpx.codes.OK else ""
 
-    do(desk, another_process)
+    do(desk.settings.database, another_process)
     status, words = while_another(desk, lambda c: take(c, coder["id"], one, "another"), opened)
     assert (status, "One" in words) == (409, True)
     assert desk.sql("SELECT watcher, epoch FROM leases WHERE agent_id = :a", a=coder["id"]) == [("one", 2)]
@@ -339,3 +341,25 @@ def test_of_two_processes_with_secrets_of_their_own_that_begin_at_once_one_serve
     asyncio.run(bring_to_head(url))
     monkeypatch.setattr(Peers, "_beat", at_once)
     assert sum(asyncio.run(both())) < 2
+
+
+def test_a_process_that_begins_just_as_a_newer_one_changes_the_tables_does_not_serve_them(
+    shared_postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, joins = shared_postgres.url(tmp_path), Peers._join
+    app = create_app(Settings(url, tmp_path / "uploads", "s" * 32, DOMAIN))
+
+    def late(self: Peers, connection: Connection) -> None:
+        # Nobody serves them yet, as far as the newer one sees.
+        do(url, lambda c: c.execute(text("UPDATE alembic_version SET version_num = 'v9999'")))
+        joins(self, connection)
+
+    async def serve() -> None:
+        async with app.router.lifespan_context(app):
+            pass
+
+    monkeypatch.setattr(Peers, "_join", late)
+    with pytest.raises(ConfigFault) as caught:
+        asyncio.run(serve())
+    assert caught.value.code == "database_newer"
+    assert do(url, lambda c: c.execute(text("SELECT id FROM processes")).all()) == []

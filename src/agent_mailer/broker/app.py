@@ -96,6 +96,8 @@ def create_app(settings: Settings) -> FastAPI:
         try:
             if peers is not None:
                 await peers.open(streams)
+                # A newer one changes the tables while it finds nobody who serves them: from now on it finds us.
+                await bring_to_head(settings.database)
             await streams.open()
             sweepers.append(asyncio.create_task(sweep_on(store, streams, lock, limits)))
             sweepers.append(asyncio.create_task(post_on(store, settings.secret)))

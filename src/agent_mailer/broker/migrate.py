@@ -98,6 +98,8 @@ def _bring(connection: Connection, name: str) -> None:
     version = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
     if version == HEAD:
         return None
+    if str(version or "") > HEAD:
+        raise _newer(name)
     if "processes" in tables and of_server:
         require_nobody(connection, name, "is to be upgraded")
     return upgrade(connection, name)
@@ -155,11 +157,12 @@ def upgrade(connection: Connection, name: str, to: str = "head") -> None:
                 environment.run_migrations()
         except RevisionError:
             # The version that it has is none of ours.
-            raise ConfigFault(
-                "database_newer",
-                f"{name} was made by a newer agent-mailer than this one; it was left as it is",
-                newer_command("broker"),
-            ) from None
+            raise _newer(name) from None
+
+
+def _newer(name: str) -> ConfigFault:
+    words = f"{name} was made by a newer agent-mailer than this one; it was left as it is"
+    return ConfigFault("database_newer", words, newer_command("broker"))
 
 
 def require_head(connection: Connection, url: str) -> None:
@@ -169,9 +172,7 @@ def require_head(connection: Connection, url: str) -> None:
         raise ConfigFault("not_our_database", f"there is no broker's database in {name}", "--data DIR, --database URL")
     schema = str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar())
     if schema > HEAD:
-        raise ConfigFault(
-            "database_newer", f"{name} was made by a newer agent-mailer than this one", newer_command("broker")
-        )
+        raise _newer(name)
     if schema != HEAD:
         raise ConfigFault(
             "database_older",
