@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from agent_mailer.config import Config, leaves
 from agent_mailer.config_tables import Takes
 from agent_mailer.mailbox.port import Automatic, Envelope, Kind
 from agent_mailer.outcomes import Outcome
-from agent_mailer.policies import Where, policy_of
+from agent_mailer.policies import PLANS, Where, approve_of, policy_of
 from agent_mailer.prompts import PromptKind
 from agent_mailer.state.notices import Channel
 from agent_mailer.state.records import Attempt, Provisional, RetryEntry, SessionEntry
@@ -56,7 +57,7 @@ _ROUNDS = ("max_hops", "pair_rounds", "ring_rounds", "new_threads", "rounds_per_
 _SAME = ("max_retries", "max_starts", "max_parallel_turns", "session_max_age_days", "session_max_turns", "turn_timeout")
 _CLOCKS = ("tool_timeout", "first_output_timeout", "silence_timeout")
 SET: list[tuple[str, object, str, object]] = [
-    *((name, 7, name, 7) for name in (*_SAME, "stop_grace", "keep_transcripts", "live_wait", "live_time", *_CLOCKS)),
+    *((name, 9, name, 9) for name in (*_SAME, "stop_grace", "keep_transcripts", "live_wait", "live_time", *_CLOCKS)),
     *((name, 0, name, None) for name in _CLOCKS),
     *((f"retry.{name}", 7, f"retry_{name}", 7) for name in ("first", "longest")),
     *((f"limits.{name}", 7, f"budget.{name}", 7) for name in BudgetPolicy().names()),
@@ -99,6 +100,34 @@ def test_what_somebody_sets_is_what_the_watcher_goes_by(key: str, value: object,
     where = Where(W, None, handle="", own="", surroundings={}, out_of_git=(), agents=tuple)
     policy = policy_of(msgspec.convert(in_place({}, key, value), Config), where)
     assert attrgetter(rule)(policy) == wanted
+    with suppress(AttributeError):  # of a table that is not there
+        known = attrgetter(rule)(policy_of(Config(), where))
+        assert known != wanted or value == 0, "or nobody would see that it counts"
+
+
+_HIDES = {"sandbox": {"kind": "bwrap", "mailbox": "hide"}}
+_TOLD = {"notify": {"address": "ann"}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({"permission_mode": "acceptEdits"}, {}),
+        ({"permission_mode": "plan"}, {"forbidden": PLANS}),
+        ({"permission_mode": "acceptEdits", "approve": {"refused": True}}, {}),
+        ({"permission_mode": "acceptEdits", "approve": {"refused": True}, **_TOLD}, {"refused": True}),
+        ({"permission_mode": "bypassPermissions", "approve": {"refused": True}, **_TOLD}, {}),
+        ({"permission_mode": "acceptEdits", **_HIDES}, {"tells_codes": True, "mail_hidden": True}),
+        ({"permission_mode": "acceptEdits", "broker_url": "http://127.0.0.1:9"}, {"tells_codes": True}),
+        ({"permission_mode": "acceptEdits", "broker_url": "http://127.0.0.1:9", **_HIDES}, {"tells_codes": True}),
+        ({"permission_mode": "acceptEdits", "runtime": "claude", "reserve": ["src"]}, {"edits": True}),
+        ({"permission_mode": "acceptEdits", "runtime": "command", "reserve": ["src"]}, {}),
+    ],
+)
+def test_when_a_person_is_asked_and_how_he_may_answer(settings: dict[str, object], wanted: dict[str, object]) -> None:
+    found = msgspec.structs.asdict(approve_of(msgspec.convert(settings, Config)))
+    plain = {"refused": False, "forbidden": "", "tells_codes": False, "mail_hidden": False, "edits": False}
+    assert {name: found[name] for name in plain} == {**plain, **wanted}
 
 
 @pytest.mark.parametrize(
