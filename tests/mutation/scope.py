@@ -137,6 +137,7 @@ REST: dict[str, Scope] = {
             "state_entries",
             "state_folder",
             "state_lists",
+            "state_notes",
             "state_reading",
             "state_stuck",
             "state_turns",
