@@ -21,7 +21,7 @@ from tests.sizes import LONG
 
 from agent_mailer.broker.agents.rows import delete_agent, replace_key
 from agent_mailer.broker.app import create_app
-from agent_mailer.broker.data import Settings
+from agent_mailer.broker.data import Keep, Settings
 from agent_mailer.broker.database import Store
 from agent_mailer.broker.engines import NOW_MS
 from agent_mailer.broker.hooks import rows as hooks
@@ -34,6 +34,7 @@ from agent_mailer.broker.migrate import bring_to_head
 from agent_mailer.broker.peers import Peers
 from agent_mailer.broker.teams.rows import add_to_team
 from agent_mailer.broker.threads.trash import erase_message, restore_message
+from agent_mailer.broker.upkeep.retention import prune
 from agent_mailer.broker.users.rows import new_raw_key
 from agent_mailer.broker.users.standing import Standing, set_standing
 from agent_mailer.broker.watch_tables import processes
@@ -136,9 +137,11 @@ def test_a_message_that_is_just_being_deleted_for_good_is_not_restored(desk: Bro
     assert desk.sql("SELECT inbox_total, inbox_unread FROM agents WHERE id = :a", a=coder["id"]) == [(1, 1)]
 
 
-def writing(person: Person, agent: dict[str, Any], thread_id: str) -> Callable[[Connection], object]:
-    """The agent sends itself mail in that thread."""
-    new = NewMessage(agent["address"], (agent["address"],), body="new", thread_id=thread_id)
+def writing(
+    person: Person, agent: dict[str, Any], thread_id: str, to: dict[str, Any] | None = None
+) -> Callable[[Connection], object]:
+    """The agent sends mail in that thread, to itself where nobody is given."""
+    new = NewMessage(agent["address"], ((to or agent)["address"],), body="new", thread_id=thread_id)
     submission = Submission(new, person.id, agent["id"], bound=False, key=None, longest=100)
     return lambda connection: send_all(connection, [submission])
 
@@ -363,3 +366,24 @@ def test_a_process_that_begins_just_as_a_newer_one_changes_the_tables_does_not_s
         asyncio.run(serve())
     assert caught.value.code == "database_newer"
     assert do(url, lambda c: c.execute(text("SELECT id FROM processes")).all()) == []
+
+
+def test_old_mail_into_whose_thread_somebody_is_just_writing_stays(shared_postgres: Postgres, tmp_path: Path) -> None:
+    with running_broker(tmp_path, database=shared_postgres.url(tmp_path)) as desk:
+        ann = desk.person("ann")
+        planner, coder = desk.agent(ann, "planner"), desk.agent(ann, "coder")
+        asked = desk.send(ann, planner, coder["address"], body="old")
+        desk.call("PATCH", f"/messages/{asked['id']}/read", headers=ann.header)
+        desk.sql("UPDATE messages SET created_at = '2020-01-01T00:00:00.000000+00:00'")
+
+        async def take() -> None:
+            store = Store(desk.settings.database)
+            await store.open()
+            try:
+                await prune(store, desk.settings.uploads, Keep(days=30))
+            finally:
+                await store.close()
+
+        answers = writing(ann, coder, asked["thread_id"], planner)
+        while_another(desk, answers, lambda: asyncio.run(take()))
+        assert desk.sql("SELECT body FROM messages ORDER BY created_at") == [("old",), ("new",)]

@@ -201,6 +201,18 @@ def erase(connection: Connection, those: Sequence[ColumnElement[bool]], names: M
     )
 
 
+def lock_with_threads(connection: Connection, ids: Sequence[str]) -> None:
+    """These messages, their inboxes and their threads, in the order in which everybody locks: who is just marking one
+    or writing into its thread is waited for, and waits for us from now on.
+    """
+    those = _m.id.in_(sorted(ids))
+    _lock(connection, (those,), {})
+    inboxes = select(agents.c.id).where(agents.c.id.in_(select(_m.to_agent_id).where(those)))
+    connection.execute(inboxes.order_by(agents.c.id).with_for_update(key_share=True))
+    named = tuple_(_t.user_id, _t.thread_id).in_(select(_m.user_id, _m.thread_id).where(those))
+    connection.execute(select(_t.thread_id).where(named).order_by(_t.user_id, _t.thread_id).with_for_update())
+
+
 def erase_read(connection: Connection, ids: Sequence[str]) -> None:
     """These, which are read, for good, wherever they are."""
     those = (_m.id.in_(bindparam("ids", expanding=True)),)

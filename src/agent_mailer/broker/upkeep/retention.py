@@ -37,7 +37,7 @@ from agent_mailer.broker.data import Keep
 from agent_mailer.broker.database import Store
 from agent_mailer.broker.protocol import CLOCK
 from agent_mailer.broker.tables import NOT_ERASED, audit_log, files, messages
-from agent_mailer.broker.threads.rows import erase_read
+from agent_mailer.broker.threads.rows import erase_read, lock_with_threads
 from agent_mailer.progress import Step, Tell, untold
 
 log = logging.getLogger("agent_mailer.broker")
@@ -155,8 +155,8 @@ def _oldest(after: tuple[str, str], connection: Connection, *, summed: bool) -> 
 
 def _take(ids: Sequence[str], connection: Connection) -> None:
     # Somebody may have marked one unread, or written into its thread, since it was found, or be just doing so.
-    still = select(_m.id).where(_m.id.in_(ids), _MAY_GO).order_by(_m.id).with_for_update(key_share=True)
-    found = connection.execute(still).scalars().all()
+    lock_with_threads(connection, ids)
+    found = connection.execute(select(_m.id).where(_m.id.in_(ids), _MAY_GO)).scalars().all()
     if found:
         erase_read(connection, found)
 
