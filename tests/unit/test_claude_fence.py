@@ -168,6 +168,22 @@ def test_settings_given_by_hand_do_not_switch_off_that_a_person_is_asked(tmp_pat
     assert [len(found["hooks"][event]) for event in ("SessionStart", "PermissionRequest")] == [2, 1]
 
 
+def test_the_hook_is_asked_before_each_tool_that_is_named_by_each_of_its_names(tmp_path: Path) -> None:
+    runtime = make(tmp_path, tools=TOOLS, asks=True)
+
+    def hooks(*tools: str) -> dict[str, list[tuple[str, str]]]:
+        asking = Asking(("hook", "turn"), tools, around=("around", "turn"))
+        found = json.loads(after(runtime.command(request(tmp_path, asking=asking)), "--settings"))["hooks"]
+        return {event: [(one["matcher"], one["hooks"][0]["command"]) for one in each] for event, each in found.items()}
+
+    found = hooks("Bash", "Edit", "Agent")
+    (matcher, command), around = found["PreToolUse"]
+    assert (set(matcher.split("|")), command) == ({"Bash", "Edit", "Agent", "Task"}, "hook turn")
+    assert around == ("Bash", "around turn")
+    assert found["PostToolUse"] == found["PostToolUseFailure"] == [around]
+    assert hooks("Bash", "mcp__*")["PreToolUse"][0] == ("*", "hook turn")
+
+
 def test_a_path_with_signs_of_a_pattern_means_itself(tmp_path: Path) -> None:
     odd = tmp_path / "a[b]*"
     odd.mkdir()

@@ -56,6 +56,22 @@ def test_codex_knows_our_hooks_by_the_hash_that_it_makes_itself() -> None:
     assert not any("bypass" in word for word in words)
 
 
+def test_what_is_run_around_each_command_stands_beside_the_hook_that_asks() -> None:
+    words = list(asking_words(Asking(HOOK, ("Bash", "apply_patch"), around=("around", "turn")), (), refuses=True))
+    hooks = tomllib.loads("\n".join(word for word in words if word.startswith(("hooks.P", "hooks.state"))))["hooks"]
+    around = [("^Bash$", "around turn")]
+    found = {
+        event: [(one["matcher"], one["hooks"][0]["command"]) for one in hooks[event]]
+        for event in ("PreToolUse", "PostToolUse", "PermissionRequest")
+    }
+    (asks, _), *beside = found["PreToolUse"]
+    assert "apply_patch" in asks
+    assert "Bash" in asks
+    assert [beside, found["PostToolUse"]] == [around, around]
+    places = sorted(key.rpartition("toml:")[2] for key in hooks["state"])
+    assert places == ["permission_request:0:0", "post_tool_use:0:0", "pre_tool_use:0:0", "pre_tool_use:1:0"]
+
+
 def test_a_hook_that_fails_says_no(tmp_path: Path) -> None:
     """A program that hears nothing else than a no lets the call run."""
     for hook, status in (("/nonexistent", 2), ("/bin/false", 2), ("/bin/true", 0)):

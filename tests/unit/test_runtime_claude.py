@@ -426,6 +426,28 @@ def test_dollars_are_of_the_session_where_results_are_numbered(tmp_path: Path) -
     assert observe(make(tmp_path), succeeded(modelUsage={}, total_cost_usd=0)).usage is None
 
 
+def test_what_several_models_took_is_taken_together(tmp_path: Path) -> None:
+    used = {"one": {"inputTokens": 1, "outputTokens": 8}, "two": {"inputTokens": 20, "outputTokens": 300}}
+    assert observe(make(tmp_path), succeeded(modelUsage=used, total_cost_usd=0.5)).usage == Usage(21, 308, 0.5)
+
+
+def test_all_results_that_come_together_end_their_tools(tmp_path: Path) -> None:
+    back = [{"type": "tool_result", "tool_use_id": name, "content": "x"} for name in ("t1", "t2")]
+    line = json.dumps({"type": "user", "message": {"content": back}}).encode()
+    assert list(make(tmp_path).parse(line)) == [ToolEnded("t1"), ToolEnded("t2")]
+
+
+def test_the_first_words_that_say_something_are_the_reason_whichever_part_they_stand_in(tmp_path: Path) -> None:
+    told = complaint("server_error", api_error_status=500)
+    told["message"]["content"] = [{"type": "text", "text": text} for text in ("", "\n \nit is down\nand more")]
+    trouble = observe(make(tmp_path), told).trouble
+    assert trouble is not None
+    assert trouble.detail.startswith("it is down")
+    result = observe(make(tmp_path), unfinished(errors=["", "too little of it"])).result
+    assert result is not None
+    assert "too little of it" in result.detail
+
+
 def test_a_moment_in_milliseconds_is_understood(tmp_path: Path) -> None:
     event = {"type": "rate_limit_event", "rate_limit_info": {"status": "rejected", "resetsAt": 1795235005000}}
     seen = observe(make(tmp_path), event)
