@@ -77,7 +77,14 @@ def place(tmp_path: Path) -> Place:
 
 
 def test_the_login_the_configuration_and_the_state_are_out_of_reach(place: Place) -> None:
-    for name in ("work.config.toml", "state_5.sqlite", "state_5.sqlite-wal"):
+    for name in (
+        "work.config.toml",
+        "more.config.toml",
+        "state_5.sqlite",
+        "state_5.sqlite-wal",
+        "x.sqlite",
+        "y.sqlite",
+    ):
         (place.home / ".codex" / name).touch()
     for mode, base in ((EDITS, ":workspace"), (PLAN, ":read-only")):
         found = profile(place.policy(mode))
@@ -205,6 +212,27 @@ def test_a_git_folder_that_an_agent_has_made_opens_nothing(place: Place, tmp_pat
     assert place.files() != before
     (pointer / "commondir").write_text(str(victim))
     assert place.files() == before, "git would take its configuration from elsewhere"
+
+
+def test_all_that_is_hidden_or_kept_is_so_and_looked_at(place: Place, tmp_path: Path) -> None:
+    hidden, kept = ([tmp_path / f"{what}-{number}" for number in range(3)] for what in ("hidden", "kept"))
+    for path in (*hidden, *kept, *(place.home / name for name in (".aws", ".gnupg"))):
+        path.mkdir()
+    reach = Reach(hidden=tuple(hidden), kept=tuple(kept))
+    files = place.files(reach=reach)
+    secrets = [place.home / name for name in (".ssh", ".aws", ".gnupg")]
+    assert {files.get(str(path)) for path in (*hidden, *secrets)} == {"deny"}
+    assert {files.get(str(path)) for path in kept} == {"read"}
+    looks = trial_words(EDITS, reach, Ground(place.workdir), place.env, place.home / ".codex")
+    assert {f"r:{path}" for path in (*hidden, *secrets)} | {f"w:{path}" for path in kept} <= set(looks)
+
+
+@pytest.mark.parametrize("name", ["hooks", "config", "objects", "refs"])
+def test_a_git_folder_of_which_any_part_is_a_link_opens_nothing(place: Place, tmp_path: Path, name: str) -> None:
+    before, folder = dict(place.files()), place.git(place.workdir)
+    (folder / name).rename(tmp_path / name)
+    (folder / name).symlink_to(tmp_path / name)
+    assert place.files() == before
 
 
 def test_what_is_missing_is_denied_only_where_nobody_writes(place: Place) -> None:

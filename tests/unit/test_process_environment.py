@@ -111,6 +111,14 @@ def test_what_loads_code_by_name(name: str, given: str, kept: str | None) -> Non
     assert without_theirs({name: given}, [Path("/agent")]).get(name) == kept
 
 
+def test_of_all_variables_and_all_folders_nothing_is_left(tmp_path: Path) -> None:
+    theirs = [tmp_path / name for name in ("coder", "planner")]
+    places = ":".join(f"{folder}/bin" for folder in theirs)
+    given = dict.fromkeys(("PATH", "PYTHONPATH", "LD_LIBRARY_PATH"), f"{places}:/usr/bin")
+    loads = {"NODE_OPTIONS": f"-r {theirs[1]}/hook.js", "PERL5OPT": "-Mhook", "RUBYOPT": "-rhook"}
+    assert without_theirs(given | loads, theirs) == dict.fromkeys(given, "/usr/bin")
+
+
 def test_a_tool_is_the_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     planted = tmp_path / "bin" / "sh"
     planted.parent.mkdir()

@@ -385,7 +385,17 @@ def test_what_the_agent_may_see(names: list[str], values: dict[str, str], more: 
 
 @pytest.mark.parametrize(
     ("names", "values"),
-    [(["a b"], {}), (["A=B"], {}), ([""], {}), ([], {"1A": "x"}), ([], {"A": "x\0y"}), ([], {"A\n": "x"})],
+    [
+        (["a b"], {}),
+        (["A=B"], {}),
+        ([""], {}),
+        ([], {"1A": "x"}),
+        ([], {"A": "x\0y"}),
+        ([], {"A\n": "x"}),
+        (["FINE", "a b"], {}),
+        (["FINE"], {"A B": "x"}),
+        ([], {"FINE": "x", "A": "x\0y"}),
+    ],
 )
 def test_what_no_environment_can_carry(names: list[str], values: dict[str, str]) -> None:
     with pytest.raises(ConfigFault):
