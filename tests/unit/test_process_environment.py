@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -136,7 +137,9 @@ def test_git_knows_one_repository_only(monkeypatch: pytest.MonkeyPatch) -> None:
     argv, env = git_call("/usr/bin/git", ["status"], [])
     assert argv[0] == "/usr/bin/git"
     assert argv[-1] == "status"
-    assert "core.fsmonitor=false" in argv
+    programs = ("core.fsmonitor=false", "core.hooksPath=/dev/null", "core.pager=cat", "core.sshCommand=false")
+    assert {*programs, "diff.external=", "credential.helper=", "core.askPass="} <= set(argv)
+    assert (env.get("HOME"), env["LC_ALL"]) == (os.environ.get("HOME"), "C")
     assert not {name for name in env if name.startswith("GIT_")} - {
         "GIT_OPTIONAL_LOCKS",
         "GIT_TERMINAL_PROMPT",
