@@ -130,6 +130,44 @@ def test_the_login_of_another_agent_program_is_hidden(places: Places) -> None:
         assert bounds(opened).access(home / ".codex" / "auth.json") is access
 
 
+def test_of_several_places_of_each_kind_each_has_its_rule(places: Places) -> None:
+    home, two = places.home, ("one", "two")
+    own = home / ".program"
+    for name in ("settings", "kept", "hidden", "fresh", "more", "read", "write", "hide", "ours"):
+        for number in two:
+            ((own if name in ("settings", "kept", "hidden", "fresh") else home) / f"{name}-{number}").mkdir(
+                parents=True
+            )
+
+    def named(kind: str) -> tuple[str, ...]:
+        return tuple(f"{kind}-{number}" for number in two)
+
+    def below(kind: str) -> tuple[Path, ...]:
+        return tuple(home / name for name in named(kind))
+
+    program = ProgramHome(
+        own, named("settings"), "", named("kept"), named("hidden"), named("fresh"), more=below("more")
+    )
+    given = msgspec.structs.replace(
+        places, read=below("read"), write=below("write"), hide=below("hide"), hidden=below("ours")
+    )
+    found = bounds(given, program)
+    wanted = {
+        WRITE: [own, *below("more"), *below("write"), *(own / name for name in named("fresh"))],
+        READ: [*below("read"), *(own / name for name in (*named("settings"), *named("kept")))],
+        HIDE: [*below("hide"), *below("ours"), *(own / name for name in named("hidden"))],
+    }
+    for access, paths in wanted.items():
+        assert {path.name: found.access(path) for path in paths} == {path.name: access for path in paths}
+    assert {path.name for path in found.fresh} == set(named("fresh"))
+    for kind in ("read", "write"):
+        opens = msgspec.structs.replace(given, **{kind: (home / "read-one", home / "ours-two")})
+        with pytest.raises(ConfigFault, match="ours-two"):
+            bounds(opens)
+    with pytest.raises(ConfigFault, match="ours-two"):
+        bounds(given, ProgramHome(own, more=(home / "more-one", home / "ours-two")))
+
+
 def test_what_is_hidden_is_less_than_what_is_read_and_of_two_rules_the_stricter_one_counts(places: Places) -> None:
     assert len({HIDE, READ, WRITE}) == 3
     assert HIDE < READ < WRITE
