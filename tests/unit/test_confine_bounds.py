@@ -295,6 +295,10 @@ def test_a_link_of_the_agents_own_is_not_followed(places: Places) -> None:
     for changed in ({"project": places.workdir / "project"}, {"write": (places.workdir / "project" / "x",)}):
         with pytest.raises(ConfigFault, match="is a link"):
             bounds(msgspec.structs.replace(places, **changed))
+    (project := places.home / "beside").mkdir()
+    (project / "link").symlink_to(places.home / ".ssh")
+    with pytest.raises(ConfigFault, match="is a link"):
+        bounds(msgspec.structs.replace(places, project=project, read=(project / "link" / "x",)))
     # One of the user's, outside of what the agent writes, is.
     (places.home / "elsewhere").mkdir()
     (places.home / "link").symlink_to(places.home / "elsewhere")
