@@ -269,6 +269,7 @@ PATCHES = (
     "*** Begin Patch\n*** Update File: b.py\n*** Move to: a.py\n*** End Patch",
     {"input": "  *** Delete File: a.py  \n"},
     {"input": 7, "command": "*** Add File: docs/new.md"},
+    {"input": "*** Add File: b.py", "command": "*** Add File: docs/new.md"},
 )
 
 
@@ -322,6 +323,12 @@ def test_what_a_turn_edits_itself_is_noted_where_it_has_reserved_something(tmp_p
     put_held(Disk(), tmp_path, project, hook_held(tmp_path))
     note_edits(Disk(), tmp_path, edit("Write", {"file_path": "f.py"}, str(project)))
     assert len(noted(tmp_path)) == 3
+
+
+def test_every_file_of_an_edit_is_noted_by_every_name_that_others_may_know(tmp_path: Path, project: Path) -> None:
+    (project / "link.py").symlink_to("real.py")
+    note_edits(Disk(), tmp_path, edit("apply_patch", "*** Add File: c.py\n*** Update File: link.py", str(project)))
+    assert noted(tmp_path) == ["c.py", "link.py", "real.py"]
 
 
 def test_before_a_tool_an_edit_is_refused_or_noted_and_where_edits_are_free_it_is_neither(

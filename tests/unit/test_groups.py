@@ -24,6 +24,7 @@ CONTACTS = {
         (["label:test writer"], ("bob",)),
         (["broadcast"], ("ann", "bob", "tag:odd")),
         (["tag:odd"], ("tag:odd",)),
+        (["tag:odd", "eve", "cap:review", "bob"], ("tag:odd", "eve", "ann", "bob")),
     ],
 )
 def test_each_member_is_meant_once_and_never_oneself(to: list[str], found: tuple[str, ...]) -> None:
@@ -43,7 +44,9 @@ def test_what_one_of_a_group_takes_says_so_in_its_label() -> None:
     assert taken_by_one(("progress",)) == ""
 
 
-@pytest.mark.parametrize("to", [["one-of:ann"], ["one-of:"], ["one-of:one-of:cap:x"], ["one-of:cap:x", "ann"]])
+@pytest.mark.parametrize(
+    "to", [["one-of:ann"], ["one-of:"], ["one-of:one-of:cap:x"], ["one-of:cap:x", "ann"], ["ann", "one-of:cap:x"]]
+)
 def test_one_of_what_is_no_group_or_beside_others_is_refused(to: list[str]) -> None:
     with pytest.raises(UsageFault):
         for_one(to)

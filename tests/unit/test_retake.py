@@ -58,9 +58,18 @@ def test_a_file_that_is_written_in_place_just_now_may_be_half_there(desk: Desk) 
     assert files.take().now == ("max_retries",)
 
 
+def test_so_may_any_other_of_the_files_that_are_read_again(desk: Desk) -> None:
+    prompt = desk.place().folder.templates / f"{[*PromptKind][-1]}.md"
+    _write(prompt, "Work.")
+    files = files_of(desk)
+    files.take()
+    _write(prompt, "Wo")
+    assert files.being_written()
+
+
 CHANGES: dict[str, Callable[[Workplace], object]] = {
     "what is trusted": lambda place: os.utime(place.trust.keeper.path(place.workdir)),
-    "a prompt": lambda place: _write(place.folder.templates / f"{next(iter(PromptKind))}.md", "Work."),
+    "a prompt": lambda place: _write(place.folder.templates / f"{[*PromptKind][-1]}.md", "Work."),
     "in place, at the same time and as long": lambda place: _exchange_a_letter(place.folder.config),
 }
 

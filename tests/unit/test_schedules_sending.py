@@ -128,6 +128,19 @@ def test_that_nothing_left_is_told_before_it_is_over_and_holds_up_no_other(clock
     assert len(clockwork.scene.told(EventName.SCHEDULE_REFUSED)) == 2
 
 
+def test_of_two_schedules_the_one_that_is_next_is_waited_for(clockwork: Clockwork) -> None:
+    clockwork.schedules[1] = msgspec.structs.replace(clockwork.schedules[1], cron="10 20 * * *")
+    assert clockwork.due(clockwork.sending(clockwork.vague)) == 600.0
+
+
+def test_of_schedules_that_stay_nothing_is_forgotten_with_another(clockwork: Clockwork) -> None:
+    book = clockwork.scene.state.schedules
+    for name in ("gone", "early", "nightly"):
+        book.put(name, Known(name, EVENING))
+    book.keep(["early", "nightly"])
+    assert {name: known.line for name, known in book.all.items()} == {name: name for name in ("early", "nightly")}
+
+
 def test_what_nobody_can_say_is_looked_for_and_tried_again_ever_later_for_a_day(clockwork: Clockwork) -> None:
     del clockwork.schedules[0]
     sending, vague = clockwork.sending(clockwork.vague), clockwork.vague
@@ -210,12 +223,12 @@ def test_what_was_skipped_is_not_sent_though_an_earlier_one_leaves_only_after_it
     del clockwork.schedules[0]
     keyless, [nightly] = Keyless(clockwork.scene.desk.root), clockwork.schedules
     clockwork.due(clockwork.sending(keyless))
-    for days in (1, 3):
+    for days in (1, 3, 4):
         assert skip_once(clockwork.scene.state, "nightly", nightly.line, AT_THREE + days * DAY)[0]
     if begun:
         clockwork.clock.moment = AT_THREE + 60
         clockwork.due(clockwork.sending(clockwork.vague))
-    for day, sent in ((1, 1), (2, 2), (3, 2), (4, 3)):
+    for day, sent in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 3)):
         clockwork.clock.moment = AT_THREE + day * DAY + 60
         clockwork.due(clockwork.sending(keyless))
         assert len(keyless.taken) == sent, day

@@ -160,6 +160,15 @@ def test_several_damages_in_one_moment_are_all_kept(folder: StateFolder) -> None
     assert {p.read_bytes() for p in folder.path.glob("x.json.corrupt-*")} == {b"damage 0", b"damage 1", b"damage 2"}
 
 
+def test_damaged_lines_of_one_moment_are_all_kept(folder: StateFolder) -> None:
+    path = folder.path / "x.jsonl"
+    damage = {b"damage %d\n" % n for n in range(3)}
+    for line in damage:
+        path.write_bytes(b"1\n" + line + b"2\n")
+        assert folder.read_lines(path, a_number) == [1, 2]
+    assert {p.read_bytes() for p in folder.path.glob("x.jsonl.corrupt-*")} == damage
+
+
 def test_what_cannot_be_set_aside_stays_where_it_is_and_both_are_told(folder: StateFolder, told: Told) -> None:
     path = folder.path / "x.json"
     path.write_bytes(GARBAGE["empty"])

@@ -189,6 +189,17 @@ def test_a_letter_of_one_turn_is_there_once_and_the_last_death_counts(folder: St
     assert found.all() == []
 
 
+def test_of_several_letters_each_is_counted_and_found_whatever_another_names(folder: StateFolder) -> None:
+    """A message may be called as the thread of another is, whichever died first."""
+    found = DeadLetters(folder)
+    for name, thread in (("a", "b"), ("b", "t"), ("c", "b")):
+        found.add(DeadLetter(name, thread, turn_id=f"turn-{name}"), again=False)
+    assert found.count() == 3
+    assert found.turn_ids() == {"turn-a", "turn-b", "turn-c"}
+    assert [letter.msg_id for letter in found.newest(2)] == ["b", "c"]
+    assert [letter and letter.msg_id for letter in map(found.find, "abcd")] == ["a", "b", "c", None]
+
+
 def test_what_is_no_file_is_set_aside(folder: StateFolder) -> None:
     for name in ("processed.txt", "dead_letter.jsonl"):
         (folder.path / name).mkdir()
