@@ -145,6 +145,30 @@ def test_what_a_turn_has_stays_its_own_when_it_takes_more_of_the_project_or_of_a
     asyncio.run(scenario())
 
 
+def test_of_two_agents_with_two_paths_each_renews_and_gives_back_its_own(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        clock = FakeClock()
+        one, other = leases(tmp_path, "one", clock), leases(tmp_path, "other", clock)
+
+        async def held() -> list[str]:
+            return sorted(reservation.pattern for reservation in await one.held())
+
+        assert await one.take("t1", ["src", "docs"], 60.0) == []
+        assert await other.take("t2", ["tests", "web"], 60.0) == []
+        assert [way.pattern for way in one.of_others(["src", "tests", "web/a"])] == ["tests", "web"]
+        clock.moment += 30
+        assert await other.renew("t2", 120.0)
+        assert await held() == ["docs", "src", "tests", "web"]
+        clock.moment += 31
+        assert await held() == ["tests", "web"]
+        for release, left in ((one.release("t1"), ["tests", "web"]), (other.release("t2"), ["docs", "src"])):
+            assert await one.take("t1", ["src", "docs"], 60.0) == []
+            assert await release == 2
+            assert await held() == left
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("more", ["docs", "src/**", ""], ids=["more", "the same", "renewed"])
 def test_what_one_has_ends_no_earlier_because_one_asks_again_for_a_shorter_time(tmp_path: Path, more: str) -> None:
     async def scenario() -> None:

@@ -24,11 +24,11 @@ from agent_mailer.disk import Disk
 from agent_mailer.events import EventName
 from agent_mailer.names import new_turn_id
 from agent_mailer.process.holder import EXIT_FILE
-from agent_mailer.reservations.calls import Line, calls_in, note, open_in, seen_in
+from agent_mailer.reservations.calls import Before, Line, calls_in, note, open_in, put_before, seen_in
 from agent_mailer.reservations.hook import argv_for, run
 from agent_mailer.reservations.leases import Leases
 from agent_mailer.reservations.port import Owner, Reservation
-from agent_mailer.reservations.snapshots import taken
+from agent_mailer.reservations.snapshots import Snapshot, taken
 from agent_mailer.reservations.turn import HELD, put_held
 from agent_mailer.watch.touched import touched_by
 
@@ -80,6 +80,18 @@ def test_around_a_command_all_that_changes_of_others_is_noted_and_the_agent_hear
     assert turn.hook("PreToolUse", "two") == turn.hook("PostToolUse", "two") == ""
     assert len(turn.seen()) == 3
     assert open_in(turn.folder) == []
+
+
+def test_of_several_that_have_something_each_is_named_with_what_is_his(turn: Turn) -> None:
+    until = time.time() + 600
+    names = [("planner", "src/**"), ("writer", "docs/**"), ("writer", "new")]
+    turn.hold(*(Reservation(Owner(address, "t"), str(turn.project), pattern, until) for address, pattern in names))
+    turn.hook("PreToolUse")
+    for name in ("src/a", "docs/c", "new"):
+        (turn.project / name).write_text("after!")
+    turn.hook("PostToolUse")
+    seen = [(one.path, one.owner.address, one.how.value) for one in seen_in(turn.folder)]
+    assert seen == [("docs/c", "writer", "changed"), ("new", "writer", "made"), ("src/a", "planner", "changed")]
 
 
 def test_what_changed_between_two_commands_is_no_commands(turn: Turn) -> None:
@@ -162,6 +174,16 @@ def test_what_lies_beside_a_reserved_folder_under_a_longer_name_is_looked_at_too
     assert sorted(taken(turn.project, patterns, NOW).files) == ["src/a", "src/deep/b", "src2/e"]
 
 
+def test_what_lies_beside_a_reserved_path_counts_for_nothing_and_what_two_patterns_name_counts_once(
+    turn: Turn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent_mailer.reservations.snapshots._MOST_SEEN", 5)
+    for number in range(5):
+        (turn.project / f"src/beside-{number}").write_text("x")
+    found = taken(turn.project, ["docs", "src/deep", "src/deep/b"], NOW, most=2)
+    assert (sorted(found.files), found.whole) == (["docs/c", "src/deep/b"], True)
+
+
 def test_a_command_that_was_ended_with_its_turn_stays_open_and_one_that_never_ran_does_not(turn: Turn) -> None:
     turn.hook("PreToolUse", "denied")
     turn.hook("PreToolUse", "ran")
@@ -170,6 +192,14 @@ def test_a_command_that_was_ended_with_its_turn_stays_open_and_one_that_never_ra
     turn.hook("PreToolUse", "killed")
     (before,) = open_in(turn.folder)
     assert sorted(before.snapshot.files) == ["src/a", "src/deep/b"]
+
+
+def test_commands_that_run_at_once_stay_open_each_also_where_the_outbox_is_sealed(turn: Turn) -> None:
+    for call in ("one", "two"):
+        put_before(Disk(), turn.folder, call, Before(call, (), Snapshot(NOW, {})))
+    assert [before.project for before in open_in(turn.folder)] == ["one", "two"]
+    (turn.folder / "outbox").rename(turn.folder / "outbox.sealed")
+    assert [before.project for before in open_in(turn.folder)] == ["one", "two"]
 
 
 @pytest.mark.parametrize(("since", "told"), [(60.0, []), (0.0, ["src/a"])])

@@ -289,6 +289,16 @@ def test_an_edit_of_what_another_has_reserved_is_refused_with_who_and_until_when
     assert why_not(tmp_path, edit("Edit", {"file_path": long}, str(project))).startswith(f"{long[:199]}… is reserved")
 
 
+def test_by_whatever_name_the_project_is_known_an_edit_of_what_lies_there_is_refused(
+    tmp_path: Path, project: Path
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(project)
+    put_held(Disk(), tmp_path, link, hook_held(tmp_path))
+    for place in (project, link):
+        assert why_not(tmp_path, edit("Edit", {"file_path": str(place / "a.py")}, None))
+
+
 def hook_held(directory: Path) -> list[Reservation]:
     from agent_mailer.reservations.turn import held_in
 

@@ -27,6 +27,7 @@ def sighting(path: str = "src/a.py", at: float = 150.0, **fields: object) -> Sig
         (Calls(spans=((10.0, 98.5),)), Doubt.BUSY),
         (Calls(spans=((201.5, float("inf")),)), Doubt.BUSY),
         (Calls(spans=((120.0, 130.0),)), Doubt.BUSY),
+        (Calls(spans=((10.0, 97.0), (120.0, 130.0))), Doubt.BUSY),
         (Calls(edits=(("src/b.py", 150.0),)), Doubt.IDLE),
         (Calls(edits=(("src/a.py", 97.0), ("src/a.py", 203.0))), Doubt.IDLE),
         # It edited the file itself in that time, and somebody wrote it after that.
@@ -68,12 +69,22 @@ def _state(written: int, inode: int = 1) -> FileState:
 
 def test_two_looks_tell_what_was_made_changed_and_removed() -> None:
     before = Snapshot(1.0, {"a": _state(1), "b": _state(1), "c": _state(1), "d": _state(1)})
-    after = Snapshot(2.0, {"a": _state(1), "b": _state(3), "c": _state(1, inode=2), "e": _state(2_000_000_000)})
+    after = Snapshot(
+        2.0,
+        {
+            "a": _state(1),
+            "b": _state(3),
+            "c": _state(1, inode=2),
+            "e": _state(2_000_000_000),
+            "f": _state(4_000_000_000),
+        },
+    )
     assert changes(before, after) == [
         Change("b", How.CHANGED, 3e-9),
         Change("c", How.CHANGED, 1e-9),
         Change("d", How.REMOVED),
         Change("e", How.MADE, 2.0),
+        Change("f", How.MADE, 4.0),
     ]
 
 
@@ -128,6 +139,7 @@ def test_of_a_whole_turn_no_command_is_spoken_of_and_of_many_files_some_are_name
     assert line.endswith("; and 2 more")
     assert "src/09.py" in line
     assert "src/10.py" not in line
+    assert as_line([_touched(), *many]).startswith("While this turn ran files changed")
     assert as_line([_touched(doubt=Doubt.BUSY)]).endswith("a call of planner's own ran as well)")
     mixed = [_touched(), _touched("src/b.py", by_call=False)]
     assert as_line(mixed).startswith("While this turn ran files"), "not all of it a command has done"

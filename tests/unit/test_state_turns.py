@@ -131,7 +131,7 @@ def test_a_record_of_two_messages_or_threads_is_none(folder: StateFolder) -> Non
         settlement = Settlement(Outcome.FAILED, "", 0.0, 0.0, finished=False)
         return loaded(phase=Phase.SETTLING, settlement=msgspec.structs.replace(settlement, **changes))
 
-    def shared(envelope: Envelope, **changes: object) -> bool:
+    def shared(envelope: Envelope, *before: Envelope, **changes: object) -> bool:
         settlement = Settlement(Outcome.FAILED, "", 0.0, 0.0, finished=False)
         one = Batched(envelope, settlement=msgspec.structs.replace(settlement, **changes))
         sound = Batched(msgspec.structs.replace(own, id="sound"), settlement=settlement)
@@ -150,13 +150,31 @@ def test_a_record_of_two_messages_or_threads_is_none(folder: StateFolder) -> Non
         assert not loaded(rerun=RetryEntry(other))
         assert not settled(retry=RetryEntry(other))
         assert not settled(dead=letter(other))
+    assert shared(own, changed)
     assert not shared(elsewhere)
+    assert not shared(elsewhere, changed)
     assert not shared(changed, retry=RetryEntry(own))
     assert not shared(changed, dead=letter(own))
     odd, fine = (Provisional(name, "claude", Outcome.LIMITED) for name in ("--yes", "s-1"))
     assert settled(retry=RetryEntry(own, provisional=fine))
     assert not settled(retry=RetryEntry(own, provisional=odd))
     assert not shared(changed, retry=RetryEntry(changed, provisional=odd))
+
+
+@pytest.mark.parametrize("where", ["resume", "fresh", "provisional"])
+def test_a_record_that_names_what_can_be_no_session_is_none(folder: StateFolder, where: str) -> None:
+    store = TurnStore(folder)
+    own = record(store).envelope
+
+    def named(session: str) -> TurnRecord:
+        entry = RetryEntry(own, provisional=Provisional(session, "command", Outcome.FAILED))
+        changes: dict[str, object] = {"rerun": entry} if where == "provisional" else {where: session}
+        made = msgspec.structs.replace(record(store), **changes)
+        store.create(made)
+        return made
+
+    assert store.load(named("s").turn_id) is not None
+    assert store.load(named("--yes").turn_id) is None
 
 
 def test_only_folders_named_like_turns_are_turns(folder: StateFolder, tmp_path: Path) -> None:
@@ -227,6 +245,28 @@ def test_rows_of_turns_that_are_gone_or_strange_are_dropped(folder: StateFolder)
     index.write_bytes(index.read_bytes().replace(kept.turn_id.encode(), b"../../memory", 1))
     open_turn(folder, "new")
     assert [row.msg_id for row in TurnStore(folder).indexed()] == ["new"]
+
+
+def test_the_index_is_made_anew_from_every_open_turn_and_tells_of_each_that_vanished(folder: StateFolder) -> None:
+    turns = [open_turn(folder, name) for name in ("one", "two", "three")]
+    names = {turn.turn_id for turn in turns}
+    assert not TurnStore(folder).remake_index()
+    (folder.path / "inflight.json").unlink()
+    assert TurnStore(folder).remake_index()
+    assert {row.turn_id for row in TurnStore(folder).indexed()} == names
+    assert not TurnStore(folder).remake_index()
+    for turn in turns[:2]:
+        Disk().remove_tree(folder.turns / turn.turn_id)
+    assert {row.turn_id for row in TurnStore(folder).vanished()} == {turn.turn_id for turn in turns[:2]}
+
+
+def test_of_turns_that_are_removed_nothing_is_left(folder: StateFolder) -> None:
+    gone, kept = [open_turn(folder, name).turn_id for name in ("one", "two", "three")], open_turn(folder, "kept")
+    store = TurnStore(folder)
+    store.remove(gone)
+    while not store.sweep():
+        pass
+    assert os.listdir(folder.turns) == [kept.turn_id]
 
 
 def settled(folder: StateFolder, clock: FakeClock, days: float, name: str) -> TurnRecord:

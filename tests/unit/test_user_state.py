@@ -88,18 +88,28 @@ def test_a_damaged_file_counts_as_none_and_is_set_aside_by_who_holds_the_lock(
     assert [damaged for damaged, _ in told] == [path(state)]
 
 
+def test_of_several_answers_to_requests_from_afar_each_waits_until_it_was_told(tmp_path: Path) -> None:
+    state, _ = state_in(tmp_path, ours=True)
+    answers = [Answered(number, Became.DONE) for number in (1, 2, 3)]
+    for one in answers:
+        state.remote.end(one)
+    state.remote.told(answers[1])
+    assert state_in(tmp_path, ours=True)[0].remote.untold == (answers[0], answers[2])
+
+
 def test_what_a_person_has_said_stands_beside_what_he_says_next(tmp_path: Path) -> None:
     workdir = tmp_path / "coder"
     state, _ = state_in(workdir, ours=True)
     clock = state.folder.clock
     assert isinstance(clock, FakeClock)
     state.lifts.allow(("ann", "bob"))
-    state.lifts.set_aside({"a": Raised(1.0, NOW + 60.0), "b": Raised(1.0, NOW + 60.0), "old": Raised(1.0, NOW + 1.0)})
+    for_a_minute = Raised(1.0, NOW + 60.0)
+    state.lifts.set_aside({"old": Raised(1.0, NOW + 1.0), "a": for_a_minute, "b": for_a_minute})
     clock.moment += 2.0
     state.lifts.allow(("eve", "ann"))
     state.lifts.disallow(("bob",))
     state.lifts.set_aside({"b": Raised(2.0, NOW + 90.0)})
-    said = Standing(("ann", "eve"), {"a": Raised(1.0, NOW + 60.0), "b": Raised(2.0, NOW + 90.0)})
+    said = Standing(("ann", "eve"), {"a": for_a_minute, "b": Raised(2.0, NOW + 90.0)})
     assert state.lifts.standing == said
     # By whatever name its workdir is called.
     (tmp_path / "link").symlink_to(workdir)
