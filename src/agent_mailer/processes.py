@@ -24,6 +24,7 @@ _KERNEL = 2
 _EXEC_LOOKS = 4
 _NO_MEANS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _EXEC_PAUSE = 0.0005
+_COMMAND_LOOKS = 200
 _FEW = 200
 _MOST_A_SECOND = 100_000
 """No processor starts so many processes and threads."""
@@ -187,11 +188,24 @@ def scan(entry: bytes, since: int = 0, after: int = 0) -> tuple[dict[int, Proces
 
 def command_line(pid: int) -> list[str]:
     """The words of its command; none if it has ended or may not be looked at."""
+    said = command(pid)
+    return said.decode("utf-8", "replace").split("\0") if said else []
+
+
+def command(pid: int) -> bytes:
+    """Its command, a NUL after each word; empty if it has ended or may not be looked at. In the middle of an exec a
+    process has none for a moment, nor ever has one that has ended and is not reaped.
+    """
     try:
-        return _read(f"/proc/{pid}/cmdline").decode("utf-8", "replace").split("\0")
+        for _ in range(_COMMAND_LOOKS):
+            if said := _read(f"/proc/{pid}/cmdline"):
+                return said
+            if (stat := read_stat(pid)) is None or not stat.alive or stat.parent == _KERNEL:
+                break
+            time.sleep(_EXEC_PAUSE)
     except OSError as error:
         _require_answer(error)
-        return []
+    return b""
 
 
 def listed_pids() -> Iterable[int]:

@@ -106,10 +106,13 @@ def test_an_agents_window_is_opened_closed_and_read_and_no_other_that_is_called_
     session.show(other, tmp_path, WORDS)
     session.close(one)
     assert windows(session) == ["Team", other]
-    session.show(one, tmp_path, ["echo", "its last words"])
+    heard = tmp_path / "heard"
+    session.show(one, tmp_path, ["sh", "-c", f"echo its last words; while [ ! -e {heard} ]; do sleep 0.02; done"])
     assert sorted(windows(session)) == sorted(["Team", other, one])
-    # tmux may know the end before it has shown what was said last.
-    until(lambda: "".join(session.ended().values()).strip(), "it has ended")
+    # What tmux has not read when it knows of the end, it does not read any more.
+    until(lambda: "words" in tmux("capture-pane", "-p", "-t", f"={session.name}:{{end}}"), "it is shown")
+    heard.touch()
+    until(session.ended, "it has ended")
     [(name, said)] = session.ended().items()
     assert (name, said.splitlines()[0]) == (one, "its last words")
     session.show(one, tmp_path, WORDS)

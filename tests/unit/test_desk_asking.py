@@ -178,6 +178,7 @@ def test_a_watcher_that_waits_for_its_mailbox_finds_nothing_left_to_do_later(
         place.state.requests.answer(name, Answer(ok=False, lines=("since noon", "", MAILBOX_WAITS)))
         until(lambda: not (place.folder.requests / f"{name}{ANSWER_SUFFIX}").exists(), "that is heard")
         waited.set()
+        until(lambda: not place.state.requests.waiting(), "it is taken back")
 
     with holding(desk, waits), pytest.raises(UnavailableFault, match="its mailbox: since noon; nothing was changed"):
         asks(desk.place())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,17 @@ def test_an_agent_whose_end_is_recorded_runs_no_longer_though_its_holder_stays(t
     (tmp_path / "exit").unlink()
     os.mkfifo(tmp_path / "exit")
     assert not agent.running, "the agent's own: the holder leaves it alone, and has ended"
+
+
+def test_the_words_of_a_process_are_known_in_the_middle_of_an_exec_too() -> None:
+    """About every third has none yet when its parent hears that it was started."""
+    for _ in range(40):
+        with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE) as process:
+            assert command_line(process.pid)[0] == "/bin/cat"
+            process.kill()
+
+
+def test_what_has_ended_and_is_not_reaped_has_no_words() -> None:
+    with subprocess.Popen(["/bin/true"]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert command_line(process.pid) == []

@@ -21,6 +21,7 @@ from agent_mailer.events import EventLog, EventName
 from agent_mailer.mailbox.port import Envelope
 from agent_mailer.names import printable
 from agent_mailer.outcomes import Outcome
+from agent_mailer.processes import command, listed_pids
 from agent_mailer.state.folder import GARBLED, StateFolder
 from agent_mailer.state.processed import Processed
 from agent_mailer.state.records import Attempt, RetryEntry
@@ -31,8 +32,6 @@ UNKNOWN_SENT = "what the thread shows from you (nobody kept a record of that tur
 
 IN_WORK = "it was in work when another AMP client ended"
 MOST_TRIES = 1000
-
-_PROC = Path("/proc")
 
 
 class Inflight(msgspec.Struct, frozen=True):
@@ -110,13 +109,10 @@ def _agent_of(workdir: Path, message_id: str) -> int | None:
     needle = message_id.encode("utf-8", "surrogatepass")
     here = os.path.realpath(workdir)
     with suppress(OSError):
-        for entry in os.listdir(_PROC):
-            if not entry.isdecimal() or int(entry) == os.getpid():
-                continue
+        for pid in listed_pids():
             with suppress(OSError):
-                process = _PROC / entry
-                if needle in (process / "cmdline").read_bytes() and str((process / "cwd").readlink()) == here:
-                    return int(entry)
+                if pid != os.getpid() and str(Path(f"/proc/{pid}/cwd").readlink()) == here and needle in command(pid):
+                    return pid
     return None
 
 
