@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.inotify import all_are_closed, instances
 from tests.sizes import LONG
 
 from agent_mailer.disk import Disk, SystemCalls, read_regular
@@ -193,6 +194,34 @@ def test_a_lock_whose_file_was_removed_is_taken_anew(root: Path) -> None:
                 await mailbox(root).open()
         finally:
             await first.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_lock_whose_file_is_another_is_taken_anew(root: Path) -> None:
+    async def scenario() -> None:
+        first, lock = mailbox(root), Paths(root, "alice").lock
+        await first.open()
+        try:
+            (lock.parent / "another").touch(0o600)
+            (lock.parent / "another").rename(lock)
+            await first.pending(10)
+            with pytest.raises(BusyFault):
+                await mailbox(root).open()
+        finally:
+            await first.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_is_closed_hears_of_no_files_any_more(root: Path) -> None:
+    async def scenario() -> None:
+        all_are_closed()
+        box = mailbox(root)
+        await box.open()
+        assert instances(os.getpid())
+        await box.close()
+        all_are_closed()
 
     asyncio.run(scenario())
 

@@ -319,6 +319,27 @@ def test_what_was_put_away_is_listed_again_once_it_can_be_read(box: Box) -> None
     assert (box.names("inbox/new"), box.names("inbox/cur")) == ([], ["m1.md"])
 
 
+@pytest.mark.parametrize("place", ["dlq/new", "dlq/cur", "aside"])
+def test_of_several_of_one_name_the_one_that_is_meant_is_listed_again(box: Box, place: str) -> None:
+    bodies = [f"number {number}\n" for number in range(4)]
+    if place == "aside":
+        box.put("m1", message("m1", "there before\n"), "cur")
+    for body in bodies:
+        box.put("m1", message("m1", body))
+        asyncio.run(box.mailbox.set_aside(box.one(), "" if place == "aside" else "another one"))
+    if place == "dlq/cur":
+        for name in box.names("dlq/new"):
+            (box.paths.dlq_new / name).rename(box.paths.dlq_cur / name)
+    if place == "aside":
+        (box.paths.cur / "m1.md").unlink()
+    for body in bodies[::-1]:
+        data = message("m1", body)
+        assert box.mailbox.put_back("m1.md", hashlib.sha256(data).hexdigest()) is None
+        assert (box.paths.new / "m1.md").read_bytes() == data
+        (box.paths.new / "m1.md").unlink()
+    assert box.mailbox.put_back("m1.md", "") == Refused("it is neither in dlq nor in aside any more")
+
+
 def test_a_dead_letter_of_the_largest_message_that_can_be_one_is_listed_again_whole(box: Box) -> None:
     """Its own file is larger than that."""
     data = message("m1").ljust(MAX_MESSAGE_BYTES, b"x")
@@ -611,7 +632,7 @@ def test_what_another_consumer_took_is_gone_for_good(box: Box) -> None:
 def test_each_message_to_one_of_a_group_has_one_taker_who_has_it_again_after_a_crash(box: Box) -> None:
     bob = MaildirMailbox(Disk(), box.root, "bob")
     for name in ("m1", "m2"):
-        data = message(name, to=["alice", "bob"], labels=["one-of:cap:review"], **{"from": "carol"})
+        data = message(name, to=["alice", "bob"], labels=["urgent", "one-of:cap:review"], **{"from": "carol"})
         box.put(name, data)
         (Paths(box.root, "bob").new / f"{name}.md").write_bytes(data)
     first, second = box.pending().envelopes

@@ -133,6 +133,22 @@ def test_what_lies_in_the_dead_letters_of_others_is_not_mistaken(root: Path) -> 
     (alice.dlq_new / "dlq_3.md").write_text("---\n" + "[" * 100_000)
     os.mkfifo(alice.dlq_new / "dlq_4.md")
     assert delivery.look(root, item()) is Trace.NONE
+    (alice.dlq_new / "dlq_5.md").write_text(f'---\n{{"original_id": "{item().id}"}}\n---\n')
+    assert delivery.look(root, item()) is Trace.TAKEN, "it is among them"
+
+
+def test_a_receipt_is_found_by_either_of_its_names(root: Path) -> None:
+    """AMQ writes an id as it is, we map what is no plain name."""
+    folder, odd = Paths(root, "alice").receipts, "odd id"
+    ours = delivery.receipt_name(odd, "alice", delivery.Stage.DRAINED)
+    assert ours != f"{odd}__alice__drained.json"
+    for name in (ours, f"{odd}__alice__drained.json"):
+        assert delivery.read_receipt(folder, odd, "alice", delivery.Stage.DRAINED) is None
+        (folder / name).write_text('{"detail": "done"}')
+        assert delivery.read_receipt(folder, odd, "alice", delivery.Stage.DRAINED) == delivery.Receipt(
+            "drained", None, "done"
+        )
+        (folder / name).unlink()
 
 
 @pytest.mark.parametrize("place", ["new", "cur"])

@@ -187,8 +187,12 @@ def test_new_threads() -> None:
 
 def test_a_plain_send_by_a_person_carries_no_marks_and_a_context_is_carried() -> None:
     assert "context" not in items(draft(Action.SEND, to=("bob",)), None, "")[0].payload
-    [given] = items(draft(Action.SEND, to=("bob",), context='{"paths": ["src"]}'), None, "")
-    assert json.loads(given.payload.split("---")[1].removeprefix("json"))["context"] == {"paths": ["src"]}
+    [given] = items(draft(Action.SEND, to=("bob",), context='{"paths": ["src"], "focus": 1}'), None, "")
+    context = {"paths": ["src"], "focus": 1}
+    assert json.loads(given.payload.split("---")[1].removeprefix("json"))["context"] == context
+    parsed = parse_message(given.payload.encode(), "x.md")
+    assert isinstance(parsed, Message)
+    assert json.loads(parsed.context) == context
 
 
 @pytest.mark.parametrize(
@@ -215,6 +219,7 @@ def test_a_reply_into_another_root_is_refused_and_into_our_own_is_not() -> None:
 def test_what_cannot_be_sent_is_refused() -> None:
     assert "reply" in refused(draft())
     assert "recipient" in refused(draft(Action.FORWARD), origin())
+    assert "'../x' is no message id" in refused(draft(refs=("m1", "../x")), origin())
     assert "thread" in refused(draft(Action.SEND, to=("bob",), thread=" t"))
     assert str(MAX_MESSAGE_BYTES) in refused(draft(Action.SEND, to=("bob",), body="ü" * (MAX_MESSAGE_BYTES // 2)))
 
@@ -235,6 +240,18 @@ def test_a_thread_that_leaves_our_root_names_both_ends_as_they_read_from_afar() 
     assert item.thread == "p2p/here:alice__there:zoe"
     [within] = composed_by(far, (msgspec.structs.replace(away, back=""),))
     assert within.thread == "p2p/alice__zoe"
+
+
+def test_each_of_several_gets_his_copy_by_his_own_way_and_all_are_named() -> None:
+    ways = tuple(Route(f"{name}@there", "/there", 1, 2, name, back="alice@here") for name in ("zoe", "yan"))
+    found = composed_by(draft(Action.SEND, to=("bob", "zoe@there", "yan@there")), ways)
+    assert [(one.recipient, one.route) for one in found] == [
+        ("bob", None),
+        ("zoe@there", ways[0]),
+        ("yan@there", ways[1]),
+    ]
+    heads = [parse_message(one.payload.encode(), "x.md") for one in found]
+    assert [isinstance(one, Message) and one.envelope.to for one in heads] == [("bob", "zoe", "yan")] * 3
 
 
 def composed_by(draft_: Draft, routes: tuple[Route, ...]) -> tuple[Outgoing, ...]:
