@@ -214,11 +214,16 @@ def test_a_lock_whose_file_is_another_is_taken_anew(root: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_what_is_closed_hears_of_no_files_any_more(root: Path) -> None:
+def test_what_is_closed_hears_of_no_files_any_more(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither of its own mail nor of all that is looked at for a thread."""
+    monkeypatch.setattr(listing, "WATCHED", 1)
+    (Paths(root, "alice").cur / "m1.md").write_bytes(message("m1"))
+
     async def scenario() -> None:
         all_are_closed()
         box = mailbox(root)
         await box.open()
+        assert [one.envelope.id for one in await box.thread("t")] == ["m1"]
         assert instances(os.getpid())
         await box.close()
         all_are_closed()

@@ -43,3 +43,26 @@ def test_what_comes_while_more_waits_than_is_looked_at_has_its_turn(tmp_path: Pa
         (tmp_path / f"{name}.md").unlink()
         list(waiting.look({f"{name}.md"}, lambda _: True))
     assert found == ["m1", "m2", "m3"]
+
+
+def test_all_that_went_while_nobody_was_told_of_it_is_gone(tmp_path: Path) -> None:
+    waiting = Waiting(tmp_path, 10)
+    for name in ("m1", "m2", "m3", "m4"):
+        put(tmp_path, name)
+    list(waiting.look(None, lambda _: True))
+    for name in ("m1", "m2", "m4"):
+        (tmp_path / f"{name}.md").unlink()
+    list(waiting.look(None, lambda _: True))
+    assert [one.id for one in waiting.first(10, ()).envelopes] == ["m3"]
+
+
+def test_all_that_is_put_beside_is_left_out_by_whatever_name_and_comes_back(tmp_path: Path) -> None:
+    waiting = Waiting(tmp_path, 10)
+    for name in ("m1", "m2", "m3"):
+        put(tmp_path, name)
+    (tmp_path / "m2.md").rename(tmp_path / "other.md")
+    (tmp_path / "third.md").write_bytes((tmp_path / "other.md").read_bytes())
+    list(waiting.look(None, lambda _: True))
+    assert [one.id for one in waiting.first(10, {"m1", "m2"}).envelopes] == ["m3"]
+    assert [one.id for one in waiting.first(10, ()).envelopes] == ["m1", "m2", "m2", "m3"]
+    assert [one.id for one in waiting.first(10, {"m3"}).envelopes] == ["m1", "m2", "m2"]
