@@ -239,8 +239,11 @@ def test_what_lies_aside_and_cannot_be_read_is_named_with_its_place(
     assert box.mailbox.put_back(item.locator, item.digest) == Refused(f"{kept} cannot be read: {why}")
     assert box.mailbox.put_back(item.locator, "") == Refused(f"{kept} cannot be read: {why}"), "an earlier version's"
     make(box.paths.new / "b-bad.md")
+    (second,) = box.pending().unreadable
     box.reject_all()
+    [other] = {*box.paths.aside.iterdir()} - {kept}
     assert box.mailbox.put_back(item.locator, item.digest) == Refused(f"{kept} cannot be read: {why}")
+    assert box.mailbox.put_back(item.locator, second.digest) == Refused(f"{other} cannot be read: {why}")
     kept.unlink()
     assert box.mailbox.put_back(item.locator, item.digest) == Refused("it is neither in dlq nor in aside any more")
 
@@ -317,6 +320,8 @@ def test_what_was_put_away_is_listed_again_once_it_can_be_read(box: Box) -> None
     assert isinstance(box.claim(box.one()), Message)
     assert box.mailbox.put_back("m1.md", digest) is None
     assert (box.names("inbox/new"), box.names("inbox/cur")) == ([], ["m1.md"])
+    box.put("m1", message("m1", "another\n"))
+    assert box.mailbox.put_back("m1.md", digest) is None, "it was listed, and taken"
 
 
 @pytest.mark.parametrize("place", ["dlq/new", "dlq/cur", "aside"])
