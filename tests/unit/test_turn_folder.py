@@ -12,7 +12,7 @@ import pytest
 from agent_mailer.approvals import APPROVALS
 from agent_mailer.disk import Disk, SystemCalls
 from agent_mailer.errors import MailerError, UsageFault
-from agent_mailer.mailbox.port import Action, Contact, Draft, Envelope, Message
+from agent_mailer.mailbox.port import Action, Automatic, Contact, Draft, Envelope, Kind, Message, Priority
 from agent_mailer.mailbox.server_drafts import MAX_BODY_BYTES, beyond
 from agent_mailer.names import new_turn_id
 from agent_mailer.turn_tools import folder
@@ -101,6 +101,33 @@ def test_the_same_item_is_staged_once_whenever_it_is_written(turn: TurnFolder) -
     other = turn.stage(draft("other", 1.0))
     assert [d.body for d in turn.staged()] == ["other", "hello"]
     assert {d.key for d in turn.seal().drafts} == {first.key, other.key}
+
+
+OTHER = {
+    "action": Action.FORWARD,
+    "to": ("planner",),
+    "subject": "S",
+    "body": "B",
+    "thread": "T",
+    "kind": Kind.QUESTION,
+    "priority": Priority.URGENT,
+    "labels": ("l",),
+    "automatic": Automatic.AUTO_REPLY,
+    "at_once": True,
+    "refs": ("r",),
+    "context": "{}",
+    "about": "m-2",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in Draft.__struct_fields__ if name not in ("key", "created")])
+def test_an_item_that_is_another_in_anything_is_another(turn: TurnFolder, name: str) -> None:
+    """The same words about another message above all: it would never be answered."""
+    turn.stage(draft())
+    other = msgspec.structs.replace(draft(), **{name: OTHER[name]})
+    assert not turn.stage(other).already
+    assert turn.stage(other).already
+    assert len(turn.seal().drafts) == 2
 
 
 @pytest.mark.parametrize("letter", ["x", "я", "中", "😀"])
