@@ -8,6 +8,7 @@ import pytest
 
 from agent_mailer.errors import ConfigFault
 from agent_mailer.outcomes import MOST_OPEN, Exit, Judgement, Outcome
+from agent_mailer.process.holder import HOLDER
 from agent_mailer.runtimes.command import CommandRuntime
 from agent_mailer.runtimes.port import (
     FINAL_TEXT_LIMIT,
@@ -193,6 +194,19 @@ def test_how_a_turn_without_a_result_ended(
 ) -> None:
     stdout, stderr = b"  line one\nline two \n\n\t\n", b"first\nthe last \x1b[31mwords\n  \n"
     assert judge(tmp_path, output, end, stdout, stderr) == expected
+
+
+@pytest.mark.parametrize("output", CommandOutput)
+@pytest.mark.parametrize("status", [126, 127, 125, 128])
+def test_a_program_that_was_executed_is_to_blame_for_its_own_status(
+    tmp_path: Path, output: CommandOutput, status: int
+) -> None:
+    """Who says with it that nothing was executed is the shell of whoever held the turn, and it says so by its name."""
+    own = f"/opt/agent: line 3: exec: frob: not found, says {HOLDER}: no"
+    assert judge(tmp_path, output, Exit(status=status), stderr=own.encode()) == Judgement(Outcome.FAILED, own)
+    held = judge(tmp_path, output, Exit(status=status), stderr=f"{HOLDER}: 1: exec: /opt/agent: not found".encode())
+    assert held.outcome is (Outcome.UNAVAILABLE if status in (126, 127) else Outcome.FAILED)
+    assert held.detail.endswith("/opt/agent: not found")
 
 
 @pytest.mark.parametrize("instead", ["nothing", "a link", "a folder", "a fifo"])
