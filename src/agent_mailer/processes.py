@@ -200,7 +200,7 @@ def command(pid: int) -> bytes:
         for _ in range(_COMMAND_LOOKS):
             if said := _read(f"/proc/{pid}/cmdline"):
                 return said
-            if (stat := read_stat(pid)) is None or not stat.alive or stat.parent == _KERNEL:
+            if (stat := read_stat(pid)) is None or not stat.alive or _KERNEL in (pid, stat.parent):
                 break
             time.sleep(_EXEC_PAUSE)
     except OSError as error:

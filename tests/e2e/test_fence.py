@@ -235,7 +235,6 @@ def test_doctor_proves_the_profile_of_codex(codex: CodexDesk) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_nothing_of_codexs_sandbox_outlives_a_watcher_that_tries_it(number: int, codex: CodexDesk) -> None:
-    codex.send("x")
     tried: list[ProcessIdentity] = []
 
     def seen(turns: int) -> bool:
@@ -244,6 +243,7 @@ def test_nothing_of_codexs_sandbox_outlives_a_watcher_that_tries_it(number: int,
         return bool(tried) or len(codex.log(EventName.TURN_STARTED)) > turns
 
     while not tried:
+        codex.send("x")
         before = len(codex.log(EventName.TURN_STARTED))
         watcher = codex.start_watch()
         try:

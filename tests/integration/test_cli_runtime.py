@@ -143,13 +143,13 @@ def test_a_try_that_is_broken_off_leaves_no_agent_behind(home: Path, by: signal.
             until(lambda: len(_agents(script)) >= 2, "agents beside each other")
         else:
             until(there.exists, "the agent's prompt")
-        assert _agents(script)
+            assert _agents(script)
         check.send_signal(by)
         check.communicate(timeout=PATIENCE)
         assert _agents(script) == []
     finally:
         check.kill()
-        check.wait()
+        check.communicate()
         for pid in _agents(script):
             os.kill(pid, signal.SIGKILL)
 
