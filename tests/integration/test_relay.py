@@ -42,6 +42,7 @@ from agent_mailer.mailbox.relay import inbox
 from agent_mailer.mailbox.relay.adapter import RelayMailbox, Rhythm
 from agent_mailer.mailbox.relay.claims import Claims
 from agent_mailer.mailbox.relay.inbox import TRIES
+from agent_mailer.mailbox.relay.reader import Row
 from agent_mailer.mailbox.relay.seen import Seen
 from agent_mailer.mailbox.relay.server import Server
 from agent_mailer.mailbox.relay.session import Account, Session, Standing
@@ -234,6 +235,22 @@ def test_mail_into_a_thread_that_is_named_by_its_first_message_is_in_it(town: To
             assert town.row(first + 1)["reply_to"] == first
         finally:
             await other.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("lease", "due"), [(600.0, 60.0), (30.0, 10.0), (0.1, 0.2)])
+def test_a_claim_is_renewed_long_before_it_runs_out(town: Town, lease: float, due: float) -> None:
+    """Else another takes it meanwhile, and it is done twice."""
+
+    async def scenario() -> None:
+        town.fake.lease = lease
+        server = Server(town.url)
+        session = Session(server, Account(town.url, "coder"))
+        await session.register()
+        claims = Claims(server, session, StoppedClock())
+        assert isinstance(await claims.take(town.write("tag:back", claimable=True)), Row)
+        assert claims.next_due == pytest.approx(due, abs=0.01)
 
     asyncio.run(scenario())
 
