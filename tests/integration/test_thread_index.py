@@ -338,6 +338,20 @@ def test_what_could_not_be_read_is_looked_at_again(root: Root) -> None:
     root.compare()
 
 
+def test_all_that_became_another_under_its_name_belongs_where_it_says(root: Root) -> None:
+    cur = root.folder("coder", "inbox/cur")
+    names = []
+    for _ in range(4):
+        name, text = root.text("one")
+        (cur / name).write_text(text)
+        names.append(name)
+    root.compare()
+    for name in names[:3]:
+        (cur / "other").write_text(root.text("two")[1])
+        (cur / "other").rename(cur / name)
+    root.compare()
+
+
 def test_a_message_that_is_written_in_place_belongs_where_it_ends(root: Root) -> None:
     """Half of it is no message, and was taken for one that never will be."""
     path = root.folder("user", "outbox/sent") / (named := root.text("one"))[0]

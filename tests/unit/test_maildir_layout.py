@@ -17,6 +17,7 @@ from agent_mailer.disk import Disk, SystemCalls
 from agent_mailer.errors import ConfigFault
 from agent_mailer.mailbox.maildir import layout
 from agent_mailer.mailbox.maildir.layout import find_root
+from agent_mailer.mailbox.maildir.leaving import rename_mailbox
 
 
 class NewYear:
@@ -356,3 +357,12 @@ def test_a_git_folder_where_anybody_may_put_one_is_no_top(tmp_path: Path) -> Non
     (public / "ours" / ".agent-mail").mkdir(0o700)
     public.chmod(0o1777)
     assert find_root(None, {}, public / "ours" / "deep") == public / "ours" / ".agent-mail"
+
+
+@pytest.mark.parametrize(("before", "after"), [("../x", "bob"), ("alice", "../x"), ("alice", "Bob")])
+def test_nothing_is_renamed_from_or_to_what_no_mailbox_can_be_called(tmp_path: Path, before: str, after: str) -> None:
+    make_root(Disk(), tmp_path / "root", ["alice"])
+    everything = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigFault):
+        rename_mailbox(Disk(), tmp_path / "root", before, after)
+    assert sorted(tmp_path.rglob("*")) == everything

@@ -12,9 +12,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.amq_tree import Project
+from tests.amq_tree import Project, mailbox
 from tests.refusing import without_descriptors
 
+from agent_mailer.mailbox.maildir.layout import REQUIRED
 from agent_mailer.mailbox.maildir.routes import Address, base_of, check, find, parse_address, places, session_of
 from agent_mailer.mailbox.port import MailboxUnavailable, NoWay, Refused, Route
 
@@ -202,6 +203,28 @@ def test_mail_is_looked_for_in_what_is_ours_alone(shop: Project, tmp_path: Path)
     assert [*places(shop.collab)] == [shop.collab, shop.base, *theirs]
     infra.chmod(0o777)
     assert [*places(shop.collab)] == [shop.collab, shop.base]
+
+
+def test_mail_is_looked_for_in_every_project_that_is_named(shop: Project, tmp_path: Path) -> None:
+    named = {name: f"../{name}/.agent-mail" for name in ("infra", "docs", "api")}
+    for name in named:
+        Project(tmp_path / name, "bob")
+    shop.amqrc("shop", named)
+    bases = [tmp_path / name / ".agent-mail" for name in named]
+    assert set(places(shop.base)) >= {*bases, *(base / "web" for base in bases)}
+
+
+@pytest.mark.parametrize("leaf", REQUIRED)
+def test_a_sender_whose_mailbox_is_none_has_no_way_back(shop: Project, leaf: str) -> None:
+    path = mailbox(shop.base, "odd") / leaf
+    assert find(shop.base, "coder", "odd") is None
+    if path.exists():
+        path.rename(shop.top / "moved")
+    path.write_text("no folder")
+    found = find(shop.base, "coder", "odd")
+    assert isinstance(found, NoWay)
+    assert found.why.startswith("the mailbox of odd cannot be used: ")
+    path.unlink()
 
 
 def _replaced(place: Path) -> None:
