@@ -361,7 +361,7 @@ def test_a_git_folder_where_anybody_may_put_one_is_no_top(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("before", "after"), [("../x", "bob"), ("alice", "../x"), ("alice", "Bob")])
 def test_nothing_is_renamed_from_or_to_what_no_mailbox_can_be_called(tmp_path: Path, before: str, after: str) -> None:
-    make_root(Disk(), tmp_path / "root", ["alice"])
+    layout.make_root(Disk(), tmp_path / "root", ["alice"])
     everything = sorted(tmp_path.rglob("*"))
     with pytest.raises(ConfigFault):
         rename_mailbox(Disk(), tmp_path / "root", before, after)
