@@ -282,7 +282,11 @@ def test_what_a_tool_stages_at_the_last_moment_before_the_seal_leaves(turn: Turn
 
 @pytest.mark.parametrize(
     "garbage",
-    [b"", b"{", b"\0" * 50, b"\xff", b"[" * 100_000, b"[]", b'{"key": "x", "action": "explode", "created": 1}'],
+    [
+        *(b"", b"{", b"\0" * 50, b"\xff", b"[" * 100_000, b"[]", b'{"key": "x", "action": "explode", "created": 1}'),
+        b'{"key": "\xff", "action": "reply", "created": 1}',
+        b'{"key": "x", "action": "reply", "created": 1, "more": ' + b"[" * 100_000,
+    ],
 )
 def test_an_item_that_cannot_be_read_is_counted_and_hides_no_other(turn: TurnFolder, garbage: bytes) -> None:
     turn.stage(draft())
