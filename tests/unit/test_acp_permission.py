@@ -22,6 +22,8 @@ SHELL = {"kind": "execute", "rawInput": {"command": "make release"}}
 RULED = TurnApprovals(rules=("edit", "bash"))
 HUGE = {**EDIT, "rawInput": {"path": "x" * MOST_INPUT}}
 
+LONG_SHELL = {**SHELL, "rawInput": {"command": "x" * MOST_INPUT}}
+
 
 def told(word: Word, tool: str, given: object, **more: str) -> TurnApprovals:
     call = Call(tool, as_input(given))
@@ -71,6 +73,8 @@ def turn(tmp_path: Path) -> Turn:
         pytest.param(TurnApprovals(), "", EDIT, True, [], id="it has no name, and there are no rules"),
         pytest.param(RULED, "", EDIT, False, [], id="it has no name by which a rule could know it"),
         pytest.param(RULED, "edit", HUGE, False, [], id="it is too large to be read by a person"),
+        pytest.param(TurnApprovals(), "bash", LONG_SHELL, False, [], id="too large as well, and the mode refuses it"),
+        pytest.param(TurnApprovals(), "", {"kind": "delete"}, False, [], id="it has no name, and the mode refuses it"),
         pytest.param(told(Word.DENY, "edit", EDIT["rawInput"]), "edit", EDIT, False, [], id="a person said no"),
     ],
 )
@@ -80,6 +84,14 @@ def test_what_it_may_without_a_persons_yes(
     write(Disk(), Path(turn.orders.turn_dir), approvals)
     assert turn.ask(tool, call) is allowed
     assert turn.asked == asked
+
+
+@pytest.mark.parametrize("offered", [[], OPTIONS[:1], OPTIONS[2:]])
+def test_what_the_agent_offers_no_word_for_is_not_allowed(turn: Turn, offered: list[dict[str, str]]) -> None:
+    """Least of all for good."""
+    write(Disk(), Path(turn.orders.turn_dir), TurnApprovals())
+    said = permit(turn.orders, {"toolCall": EDIT, "announced": {"title": "edit"}, "options": offered})
+    assert (said.allowed, said.option) == (False, None)
 
 
 def test_a_yes_is_used_up_durably_and_once(turn: Turn) -> None:

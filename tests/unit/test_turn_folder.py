@@ -21,6 +21,7 @@ from agent_mailer.turn_tools.folder import (
     DOCUMENTS,
     MAX_NOTE_BYTES,
     MAX_STAGED,
+    MESSAGE_TEXT,
     MOST_URGENT,
     NOTE_COPY,
     OUTBOX,
@@ -92,6 +93,19 @@ def test_mail_that_is_no_file_is_never_waited_for(turn: TurnFolder) -> None:
     os.mkfifo(turn.path / "mail.json")
     with pytest.raises(OSError):
         turn.message()
+
+
+def test_all_that_a_turn_is_handed_is_there_for_its_tools(turn: TurnFolder) -> None:
+    second = msgspec.structs.replace(MESSAGE, body="the second\n")
+    third = msgspec.structs.replace(MESSAGE, body="the third\n")
+    turn.prepare(MESSAGE, [MESSAGE], [Contact("user")], FACTS, batch=[second, third])
+    assert turn.messages() == (MESSAGE, second, third)
+    text = (turn.path / MESSAGE_TEXT).read_text()
+    assert [line for line in text.splitlines() if line in ("body", "the second", "the third")] == [
+        "body",
+        "the second",
+        "the third",
+    ]
 
 
 def test_the_same_item_is_staged_once_whenever_it_is_written(turn: TurnFolder) -> None:
@@ -296,6 +310,13 @@ def test_an_item_that_cannot_be_read_is_counted_and_hides_no_other(turn: TurnFol
     sealed = turn.seal()
     assert [d.body for d in sealed.drafts] == ["hello"]
     assert (sealed.damaged, sealed.finish) == (1, None)
+
+
+def test_what_lies_in_the_place_of_an_item_and_is_another_is_not_taken_for_it(turn: TurnFolder) -> None:
+    key = turn.stage(draft()).key
+    by_hand(turn, f"{key}.json", msgspec.json.encode(msgspec.structs.replace(draft("another"), key=key)))
+    assert not turn.stage(draft()).already
+    assert [one.body for one in turn.seal().drafts] == ["hello"]
 
 
 @pytest.mark.parametrize("created", [1e300, -1.0, 253_402_300_800.0])
