@@ -138,3 +138,33 @@ def test_where_nobody_can_tell_what_is_asked_nothing_is_allowed(turn: Turn, dama
     assert not turn.ask("edit", EDIT)
     turn.orders = msgspec.structs.replace(turn.orders, asks=False)
     assert turn.ask("edit", EDIT), "nor is it looked for where nobody is asked"
+
+
+INSIDE, OUTSIDE, KEPT = {"path": "a.txt"}, {"path": "../a.txt"}, {"path": "kept/a.txt"}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "call", "allowed"),
+    [
+        (("*",), {"kind": "nobody knows it"}, True),
+        (("read",), {"kind": "read", "locations": [OUTSIDE]}, True),
+        (("read",), {"kind": "edit", "locations": [INSIDE]}, False),
+        (("read", "edit"), {"kind": "edit", "locations": [INSIDE]}, True),
+        (("edit",), {"kind": "edit"}, False),
+        (("edit",), {"kind": "edit", "locations": [INSIDE, OUTSIDE]}, False),
+        (("edit",), {"kind": "edit", "locations": [INSIDE, {"line": 3}]}, False),
+        (("edit",), {"kind": "edit", "locations": [INSIDE, KEPT]}, False),
+        (("edit",), {"kind": "edit", "locations": [INSIDE], "content": [{"type": "diff", **INSIDE}]}, True),
+        (
+            ("edit",),
+            {"kind": "edit", "locations": [INSIDE], "content": [{"type": "content"}, {"type": "diff", **OUTSIDE}]},
+            False,
+        ),
+        (("delete", "move"), {"kind": "move", "locations": [INSIDE, OUTSIDE]}, False),
+    ],
+)
+def test_what_the_mode_allows(turn: Turn, kinds: tuple[str, ...], call: dict[str, Any], *, allowed: bool) -> None:
+    """Files are changed where it works, and nowhere in what is kept from it."""
+    kept = (str(Path(turn.orders.workdir) / "kept"),)
+    turn.orders = msgspec.structs.replace(turn.orders, allow_kinds=kinds, kept=kept, asks=False)
+    assert turn.ask("tool", call) is allowed

@@ -33,6 +33,7 @@ from agent_mailer.turn_tools.folder import (
     FinishKind,
     FinishNote,
     NoteScope,
+    NoteWrite,
     TurnFolder,
     TurnOver,
     as_text,
@@ -106,6 +107,17 @@ def test_all_that_a_turn_is_handed_is_there_for_its_tools(turn: TurnFolder) -> N
         "the second",
         "the third",
     ]
+
+
+def test_a_note_is_what_the_turn_has_written_itself_and_else_its_copy(turn: TurnFolder) -> None:
+    assert turn.note(NoteScope.GLOBAL) == b""
+    turn.prepare(MESSAGE, [MESSAGE], [Contact("user")], FACTS, {NoteScope.GLOBAL: b"g", NoteScope.THREAD: b"t"})
+    assert (turn.note(NoteScope.GLOBAL), turn.note(NoteScope.THREAD)) == (b"g", b"t")
+    turn.write_note(NoteWrite(NoteScope.THREAD, "written"))
+    assert (turn.note(NoteScope.GLOBAL), turn.note(NoteScope.THREAD)) == (b"g", b"written")
+    with pytest.raises(UsageFault, match="holds at most"):
+        turn.write_note(NoteWrite(NoteScope.THREAD, "x" * (MAX_NOTE_BYTES + 1)))
+    assert turn.note(NoteScope.THREAD) == b"written"
 
 
 def test_the_same_item_is_staged_once_whenever_it_is_written(turn: TurnFolder) -> None:
