@@ -76,6 +76,9 @@ def test_headers_of_a_message_are_one_line_each() -> None:
     head, _, body = as_text(hostile).partition("\n\n")
     assert head.splitlines()[0] == "From: user Subject: forged"
     assert body == "b"
+    named = (("reply_to", "ann@shop"), ("reply_project", "infra"))
+    head, _, _ = as_text(msgspec.structs.replace(MESSAGE, named=named)).partition("\n\n")
+    assert {"Reply-To: ann@shop", "Reply-Project: infra"} <= set(head.splitlines())
 
 
 @pytest.mark.parametrize("garbage", [b"", b"{", b"[]", b"\0" * 10, b"\xff", b"[" * 100_000])
@@ -248,6 +251,32 @@ def test_mail_to_one_of_a_group_says_so_beside_its_own_labels(turn: TurnFolder, 
     AgentMail(turn).send(["one-of:cap:review"], "look at it", labels=labels)
     [draft] = turn.seal().drafts
     assert (draft.to, draft.labels) == (("planner",), (*labels, "one-of:cap:review"))
+
+
+def test_mail_goes_to_all_of_a_group_and_to_all_that_are_named(turn: TurnFolder) -> None:
+    tags = ("cap:review",)
+    known = [Contact("user"), Contact("planner", tags=tags), Contact("writer", tags=tags), Contact("ann@shop")]
+    turn.prepare(MESSAGE, [MESSAGE], known, FACTS)
+    mail = AgentMail(turn)
+    mail.send(["cap:review"], "to the group")
+    mail.send(["user", "ann", "writer"], "to three")
+    with pytest.raises(UsageFault, match="nobody here is called bob, eve"):
+        mail.send(["user", "bob", "eve"], "to nobody")
+    assert {draft.body: draft.to for draft in turn.seal().drafts} == {
+        "to the group": ("planner", "writer"),
+        "to three": ("user", "ann@shop", "writer"),
+    }
+
+
+def test_of_all_urgent_mail_that_came_meanwhile_is_told_once(turn: TurnFolder) -> None:
+    mail = AgentMail(turn)
+    turn.tell_urgent([msgspec.structs.replace(MESSAGE.envelope, id=name) for name in ("m-2", "m-3")])
+    line, told = mail.urgent()
+    assert "m-2 from user, m-3 from user" in line
+    assert told == {"m-2", "m-3"}
+    turn.tell_urgent([msgspec.structs.replace(MESSAGE.envelope, id=name) for name in ("m-2", "m-3", "m-4", "m-5")])
+    line, more = mail.urgent(told)
+    assert ("m-2" in line, "m-4 from user, m-5 from user" in line, more) == (False, True, {"m-4", "m-5"})
 
 
 def test_what_the_facts_of_a_turn_forbid_is_refused_and_nothing_is_staged(turn: TurnFolder) -> None:
