@@ -387,6 +387,56 @@ def test_a_turn_that_is_to_end_allows_nothing_any_more() -> None:
     assert talk.sent[-1] == {"jsonrpc": "2.0", "id": 7, "result": {"outcome": {"outcome": "cancelled"}}}
 
 
+def words(text: str) -> dict[str, Any]:
+    return {"content": {"type": "text", "text": text}}
+
+
+def test_a_prompt_is_called_off_while_it_is_worked_on_and_at_no_other_time() -> None:
+    talk = Talk()
+    talk.of.cancel()
+    talk.take()
+    assert talk.methods == ["initialize"]
+    talk = Talk()
+    talk.prompted()
+    talk.of.cancel()
+    talk.take()
+    assert talk.sent[-1] == {"jsonrpc": "2.0", "method": "session/cancel", "params": {"sessionId": "ses_1"}}
+    for end in ({"stopReason": "end_turn"}, None):
+        talk = Talk()
+        talk.prompted()
+        talk.answer(**end) if end else talk.refuse(-32603)
+        talk.of.cancel()
+        talk.take()
+        assert "session/cancel" not in talk.methods
+        assert talk.of.over
+
+
+def test_what_an_older_session_holds_and_what_comes_when_it_is_over_counts_for_nothing() -> None:
+    talk = Talk(session="ses_0")
+    talk.initialized(loadSession=True)
+    talk.update("agent_message_chunk", **words("of last week"))
+    talk.update("tool_call", toolCallId="old", title="bash", status="pending")
+    talk.answer()
+    assert not talk.of.in_a_tool
+    asked = talk.sent[-1]["id"]
+    talk.update("agent_message_chunk", **words("now"))
+    talk.answer(stopReason="end_turn")
+    ended = talk.ended
+    talk.update("agent_message_chunk", **words("too late"))
+    talk.update("tool_call", toolCallId="late", title="bash", status="pending")
+    talk.hear(id=asked, result={"stopReason": "refusal"})
+    assert (talk.ended, talk.ended.text, talk.of.in_a_tool) == (ended, "now", False)
+
+
+def test_who_refuses_to_begin_is_unavailable_in_its_own_words() -> None:
+    talk = Talk()
+    talk.refuse(-32603, "no such model")
+    assert talk.of.judged is not None
+    assert talk.of.judged.outcome is Outcome.UNAVAILABLE
+    assert "no such model" in talk.of.judged.detail
+    assert talk.methods == ["initialize"]
+
+
 def test_odd_updates_do_no_harm() -> None:
     talk = Talk()
     talk.prompted()
