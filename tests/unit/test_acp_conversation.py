@@ -437,6 +437,44 @@ def test_who_refuses_to_begin_is_unavailable_in_its_own_words() -> None:
     assert talk.methods == ["initialize"]
 
 
+@pytest.mark.parametrize("session", ["", "../x", "two words", None])
+def test_what_names_no_session_is_given_no_prompt(session: object) -> None:
+    talk = Talk()
+    talk.initialized()
+    talk.answer(sessionId=session)
+    assert talk.of.judged is not None
+    assert talk.of.judged.outcome is Outcome.UNAVAILABLE
+    assert talk.methods == ["initialize", "session/new"]
+
+
+@pytest.mark.parametrize("code", [-32603, wire.AUTHENTICATE])
+def test_who_begins_no_session_is_no_messages_fault(code: int) -> None:
+    talk = Talk()
+    talk.initialized()
+    talk.refuse(code, "no room")
+    assert talk.of.judged is not None
+    expected = Outcome.SIGNED_OUT if code == wire.AUTHENTICATE else Outcome.UNAVAILABLE
+    assert (talk.of.judged.outcome, "no room" in talk.of.judged.detail) == (expected, True)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"models": {"currentModelId": "m-1"}},
+        {"configOptions": [{"id": "mo", "category": "model", "currentValue": "m-1"}]},
+        {
+            "models": {"currentModelId": "m-1"},
+            "configOptions": [{"id": "mo", "category": "model", "currentValue": "x"}],
+        },
+    ],
+)
+def test_which_model_works_is_known_by_either_of_its_places(told: dict[str, Any]) -> None:
+    talk = Talk()
+    talk.initialized()
+    talk.answer(sessionId="ses_1", **told)
+    assert talk.said[0] == {"type": "session", "id": "ses_1", "model": "m-1"}
+
+
 def test_odd_updates_do_no_harm() -> None:
     talk = Talk()
     talk.prompted()
