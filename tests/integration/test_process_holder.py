@@ -366,14 +366,16 @@ def test_what_the_agent_gets(turn: Turn, tmp_path: Path) -> None:
 
 
 def test_no_descriptor_and_no_terminal_reaches_the_agent(turn: Turn, tmp_path: Path) -> None:
-    inherited = os.open(tmp_path, os.O_RDONLY)
-    os.set_inheritable(inherited, True)
+    inherited = [os.open(tmp_path, os.O_RDONLY) for _ in range(3)]
+    for fd in inherited:
+        os.set_inheritable(fd, True)
     try:
         turn.run("/bin/ls", "-l", "/proc/self/fd")
         targets = [line.partition(" -> ") for line in turn.file("stdout").read_text().splitlines() if " -> " in line]
         turn.finish(turn.sh("ls /proc/$PPID/fd; ps -o tty= -p $$"))
     finally:
-        os.close(inherited)
+        for fd in inherited:
+            os.close(fd)
     seen = {name.split()[-1]: target for name, _, target in targets}
     assert seen.pop("3").startswith("/proc/"), "ls reads the folder itself"
     assert seen == {str(fd): str(turn.file(name)) for fd, name in enumerate(("prompt.md", "stdout", "stderr"))}

@@ -89,6 +89,15 @@ def _in_a_session_of_somebody_else(family: Family) -> set[str]:
     return {"marked"}
 
 
+def _in_several_sessions(family: Family) -> set[str]:
+    names = set()
+    for number in range(3):
+        orphan = family.one(f"orphan {number}", NOTHING)
+        family.start(family.one(f"leader {number}", f"setsid {family.own}", f"( {orphan} & )\nexec sleep 600"))
+        names |= {f"leader {number}", f"orphan {number}"}
+    return names
+
+
 def _generations(family: Family) -> set[str]:
     words = family.one("fourth", f"{NOTHING} setsid")
     for name in ("third", "second"):
@@ -98,7 +107,8 @@ def _generations(family: Family) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "begin", [_in_its_session, _whose_leader_has_left, _in_a_session_of_somebody_else, _generations]
+    "begin",
+    [_in_its_session, _whose_leader_has_left, _in_a_session_of_somebody_else, _in_several_sessions, _generations],
 )
 def test_whose_holder_is_not_known(family: Family, begin: Callable[[Family], set[str]]) -> None:
     expected = begin(family)

@@ -20,7 +20,7 @@ from agent_mailer.process.holder import start_behind_gate
 from agent_mailer.process.tree import end_tree
 from agent_mailer.processes import read_stat
 
-WAYS = {"by perl": {}, "by a copy": {"PERL5LIB": "/nowhere"}}
+WAYS = {"by perl": {}, "by a copy": {"LANG": "C", "PERL5OPT": "-Mnowhere"}}
 """Perl obeys what is meant for the agent's own Perl: then it is not asked."""
 
 LEAVES_AN_ORPHAN = """

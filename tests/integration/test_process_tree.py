@@ -464,3 +464,24 @@ def test_who_is_in_the_turns_scope_belongs_wherever_he_went(
     finally:
         stray.kill()
         stray.wait()
+
+
+@pytest.mark.parametrize("means", ["a descriptor of each", "looks"])
+def test_who_waits_for_several_waits_for_the_last_of_them(monkeypatch: pytest.MonkeyPatch, means: str) -> None:
+    if means == "looks":
+        monkeypatch.delattr(os, "pidfd_open")
+    processes = [subprocess.Popen(["/bin/sleep", "600"]) for _ in range(3)]
+    known = [found for one in processes if (found := identify(one.pid)) is not None]
+    assert len(known) == len(processes)
+    opened = len(os.listdir("/dev/fd"))
+    try:
+        for one in processes:
+            assert not asyncio.run(wait_gone(known, 0.02))
+            one.kill()
+            one.wait()
+        assert asyncio.run(wait_gone(known, 30))
+    finally:
+        for one in processes:
+            one.kill()
+            one.wait()
+    assert len(os.listdir("/dev/fd")) == opened, "and holds nothing after that"
