@@ -51,9 +51,10 @@ class Turn:
         (self.dir / "prompt.md").write_text("Message: m1\nthe prompt\n")
         self.witness = folder / "witness"
         self.known: list[ProcessIdentity] = []
+        self.env = ENV
 
     def start(self, *argv: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> GatedHolder:
-        gated = start_behind_gate(argv, env=env or ENV, cwd=cwd or self.dir, turn_dir=self.dir, turn_id=self.id)
+        gated = start_behind_gate(argv, env=env or self.env, cwd=cwd or self.dir, turn_dir=self.dir, turn_id=self.id)
         self.known.append(gated.identity)
         return gated
 
@@ -349,7 +350,9 @@ def test_a_stale_record_and_old_output_do_not_count(turn: Turn) -> None:
 
 
 @pytest.mark.usefixtures("shell")
-def test_what_the_agent_gets(turn: Turn, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_what_the_agent_gets(turn: Turn, tmp_path: Path, way: str) -> None:
+    turn.env = ENV | WAYS[way]
     folder = tmp_path / "work dir $(touch x)"
     folder.mkdir()
     script = "import json, os, sys; print(json.dumps([sys.stdin.read(), sys.argv[1:], dict(os.environ), os.getcwd()]))"
@@ -362,10 +365,12 @@ def test_what_the_agent_gets(turn: Turn, tmp_path: Path) -> None:
     assert env.pop("PWD") == str(folder)
     for name in ("SHLVL", "_", "LC_CTYPE"):  # bash and Python add these by themselves
         env.pop(name, None)
-    assert env == ENV | {"AGENT_MAILER_TURN_ID": turn.id}
+    assert env == turn.env | {"AGENT_MAILER_TURN_ID": turn.id}
 
 
-def test_no_descriptor_and_no_terminal_reaches_the_agent(turn: Turn, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_no_descriptor_and_no_terminal_reaches_the_agent(turn: Turn, tmp_path: Path, way: str) -> None:
+    turn.env = ENV | WAYS[way]
     inherited = [os.open(tmp_path, os.O_RDONLY) for _ in range(3)]
     for fd in inherited:
         os.set_inheritable(fd, True)
