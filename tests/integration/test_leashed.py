@@ -79,6 +79,22 @@ def test_what_is_stopped_is_asked_first(place: Place) -> None:
     assert running.stop(30.0) == 5
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_what_who_holds_it_is_told_it_is_told_itself(place: Place, number: signal.Signals) -> None:
+    """It is in a session of its own, which no terminal reaches."""
+    script = f"trap 'exit {number}' {number}; echo $$ >program; while :; do sleep 0.01; done"
+    with (place.folder / "said").open("wb") as said:
+        held = Leashed(place.sh(script), env=ENV, cwd=place.folder, output=said.fileno())
+    try:
+        held.wait(30.0, known=True)
+        assert is_alive(place.named("program"))
+        held.process.send_signal(number)
+        held.wait(30.0)
+        assert held.status == number
+    finally:
+        held.bury()
+
+
 def test_what_heeds_no_asking_is_ended_with_what_it_has_left(place: Place) -> None:
     script = f"{DEAF}; {ORPHAN.format(first=DEAF)}; exec sleep 600"
     running = start_command(place.sh(script), env=ENV, cwd=place.folder, output=place.folder / "said")
