@@ -349,6 +349,8 @@ def test_a_server_that_began_anew_has_other_messages_under_the_same_numbers(town
         town.write("coder-1", subject="new")
         (new,) = await waiting(town.box())
         assert (new.locator, new.id != old.id) == (old.locator, True)
+        assert isinstance(await box.claim(old, again=True), Gone), "it is not the one that was listed"
+        assert isinstance(await box.read(old), Gone)
 
     asyncio.run(scenario())
 

@@ -255,6 +255,27 @@ def test_a_claim_is_renewed_long_before_it_runs_out(town: Town, lease: float, du
     asyncio.run(scenario())
 
 
+def test_a_claim_of_ours_that_the_server_does_not_renew_is_ours_still(town: Town) -> None:
+    async def scenario() -> None:
+        town.fake.renews = False
+        server = Server(town.url)
+        session = Session(server, Account(town.url, "coder"))
+        await session.register()
+        claims, number = Claims(server, session, StoppedClock()), town.write("tag:back", claimable=True)
+        for _ in range(2):
+            assert isinstance(await claims.take(number), Row)
+        with town.fake.held() as base:
+            base.execute("update messages set claimed_by = 'two'")
+        assert await claims.take(number) == Gone("two has claimed it", elsewhere=True)
+        assert await claims.whose(number) == "two"
+        with town.fake.held() as base:
+            base.execute("delete from messages")
+        assert await claims.take(number) == Gone("the server has no such message any more")
+        assert await claims.whose(number) == ""
+
+    asyncio.run(scenario())
+
+
 def test_a_claim_that_ran_out_and_that_nobody_took_is_taken_again_before_the_answer(town: Town) -> None:
     async def scenario() -> None:
         town.fake.renews = False
