@@ -515,3 +515,20 @@ def test_waiting_can_be_cancelled_and_shared(turn: Turn, monkeypatch: pytest.Mon
 def test_what_the_agent_puts_in_the_records_place_hangs_nothing(turn: Turn, trap: str) -> None:
     supervised = turn.sh(f"{trap} {turn.file('exit')}; exit 3")
     assert turn.finish(supervised) == Exit()
+
+
+@pytest.mark.parametrize("where", ["nothing", "a file"])
+def test_where_there_is_no_folder_to_run_in_nothing_is_started(turn: Turn, where: str) -> None:
+    place = turn.dir.parent / "work"
+    if where == "a file":
+        place.write_text("")
+    with pytest.raises(NotADirectoryError, match="no folder to run in"):
+        turn.start("/bin/true", cwd=place)
+    assert (turn.known, turn.file("stdout").exists()) == ([], False)
+
+
+@pytest.mark.parametrize("argv", [(), ("true",), ("./true",), ("bin/true",)])
+def test_no_program_is_looked_for_where_it_runs(turn: Turn, argv: tuple[str, ...]) -> None:
+    with pytest.raises(OSError, match="absolute path"):
+        turn.start(*argv)
+    assert (turn.known, turn.file("stdout").exists()) == ([], False)
