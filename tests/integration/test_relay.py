@@ -656,7 +656,10 @@ def test_a_server_without_events_is_looked_at_in_its_rhythm(town: Town) -> None:
     asyncio.run(scenario())
 
 
-def test_a_server_that_heeds_no_mark_gives_nothing_twice(town: Town) -> None:
+def test_a_server_that_heeds_no_mark_gives_nothing_twice(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor in a later life, that asks for all of it again."""
+    monkeypatch.setattr(inbox, "STALE_ROWS", 2)
+
     async def scenario() -> None:
         town.fake.marks_read = False
         box = town.box()
@@ -667,10 +670,33 @@ def test_a_server_that_heeds_no_mark_gives_nothing_twice(town: Town) -> None:
             for envelope in await waiting(box):
                 await box.claim(envelope)
                 await box.done(envelope)
-            assert await waiting(box) == ()
+            for _ in range(3):
+                assert await waiting(box) == ()
         finally:
             await box.close()
         assert await waiting(town.box()) == ()
+
+    asyncio.run(scenario())
+
+
+def test_who_looks_and_is_not_its_watcher_changes_nothing(town: Town) -> None:
+    async def scenario() -> None:
+        box = town.box()
+        await box.open()
+        town.write("coder")
+        (envelope,) = await waiting(box)
+        await box.claim(envelope)
+        await box.done(envelope)
+        await box.close()
+        with town.fake.held() as base:
+            base.execute("insert into pairs (asker, target, status) values ('other', 'coder', 'pending')")
+        town.write("coder", kind="pair.invite", payload={"pairId": "1"})
+        before = (town.base / "coder.json").read_bytes()
+        town.fake.calls.clear()
+        assert await waiting(town.box()) == ()
+        assert (town.base / "coder.json").read_bytes() == before
+        assert [call for call in town.fake.calls if not call.startswith("GET ")] == []
+        assert town.fake.asked("select status from pairs")[0][0] == "pending"
 
     asyncio.run(scenario())
 
