@@ -679,6 +679,39 @@ def test_a_server_that_heeds_no_mark_gives_nothing_twice(town: Town, monkeypatch
     asyncio.run(scenario())
 
 
+def test_a_listing_that_is_cut_says_that_there_is_more(town: Town) -> None:
+    async def scenario() -> None:
+        box = town.box()
+        for _ in range(3):
+            town.write("coder")
+        said = [(len(found.envelopes), found.more) for found in [await box.pending(limit) for limit in (2, 3, 4)]]
+        assert said == [(2, True), (3, False), (3, False)]
+
+    asyncio.run(scenario())
+
+
+def test_all_that_one_has_is_what_others_wrote_taken_or_not(town: Town) -> None:
+    """Not what one has written oneself to a group that one is of, nor what asks for a pair."""
+
+    async def scenario() -> None:
+        box = town.box()
+        await box.open()
+        try:
+            first, second = town.write("coder", "one"), town.write("tag:back", "two")
+            town.write("coder", kind="pair.invite", payload={"pairId": "1"})
+            with town.fake.held():
+                town.fake.write("coder", "tag:back", body="mine")
+            envelope = (await waiting(box))[0]
+            await box.claim(envelope)
+            await box.done(envelope)
+            known = [(one.locator, new) for one, _, new in await box.everything()]
+        finally:
+            await box.close()
+        assert known == [(str(first), False), (str(second), True)]
+
+    asyncio.run(scenario())
+
+
 def test_who_looks_and_is_not_its_watcher_changes_nothing(town: Town) -> None:
     async def scenario() -> None:
         box = town.box()
