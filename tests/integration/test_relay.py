@@ -767,20 +767,25 @@ def test_a_message_that_vanishes_between_list_and_read_is_gone(town: Town) -> No
     asyncio.run(scenario())
 
 
-def test_a_server_that_began_anew_has_other_messages_under_the_same_numbers(town: Town) -> None:
+@pytest.mark.parametrize("claimable", [False, True])
+def test_a_server_that_began_anew_has_other_messages_under_the_same_numbers(town: Town, claimable: bool) -> None:
     async def scenario() -> None:
         box = town.box()
         await box.register()
-        town.write("coder", "old")
+        to = "tag:back" if claimable else "coder"
+        town.write(to, "old", claimable=claimable)
         (old,) = await waiting(box)
         await box.claim(old)
         with town.fake.held() as base:
             base.execute("delete from messages")
             base.execute("delete from sqlite_sequence where name = 'messages'")
-        town.write("coder", "new", created_at=1_790_000_000_000)
+        town.write(to, "new", claimable=claimable, created_at=1_790_000_000_000)
         (new,) = await waiting(town.box())
         assert (new.locator, new.id != old.id) == (old.locator, True)
         assert isinstance(await box.claim(old, again=True), Gone)
+        assert isinstance(await box.read(old), Gone)
+        nobodys = msgspec.structs.replace(old, locator="no number")
+        assert isinstance(await box.claim(nobodys, again=True), Gone)
 
     asyncio.run(scenario())
 
