@@ -427,8 +427,14 @@ def test_mail_for_a_name_that_the_server_does_not_know_is_refused_but_an_answer_
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize(("outcome", "status"), [("done", "done"), ("failed", "failed")])
-def test_a_task_is_one_message_a_key_and_gets_its_answer_and_its_end(town: Town, outcome: str, status: str) -> None:
+@pytest.mark.parametrize(
+    ("outcome", "status"), [("done", "done"), ("failed", "failed"), ("blocked", "in_progress"), (None, "done")]
+)
+def test_a_task_is_one_message_a_key_and_gets_its_answer_and_its_end(
+    town: Town, outcome: str | None, status: str
+) -> None:
+    """What waits for an answer of its own has not ended; what was answered by hand has."""
+
     async def scenario() -> None:
         box = town.box()
         await box.open()
@@ -443,7 +449,7 @@ def test_a_task_is_one_message_a_key_and_gets_its_answer_and_its_end(town: Town,
             # The integration is no agent, and may be refused as a recipient.
             town.fake.fault = lambda call: (404, b"{}") if call == "POST /messages/" else None
             assert isinstance(await box.deliver(answer_to(box, message)), Delivered)
-            await box.done(envelope, Progress("t", Stage.SETTLED, outcome, final=True))
+            await box.done(envelope, None if outcome is None else Progress("t", Stage.SETTLED, outcome, final=True))
             task = town.fake.asked("select * from tasks")[0]
             assert (task["status"], task["result"]) == (status, "42")
         finally:
