@@ -320,6 +320,32 @@ def test_a_contact_request_is_no_task_and_an_ack_is_given_where_it_is_asked_for(
     asyncio.run(scenario())
 
 
+def test_a_listing_that_is_cut_says_that_there_is_more(town: Town) -> None:
+    async def scenario() -> None:
+        box = town.box()
+        await box.register()
+        for _ in range(3):
+            town.write("coder-1", subject="do it")
+        said = [(len(found.envelopes), found.more) for found in [await box.pending(limit) for limit in (2, 3, 4)]]
+        assert said == [(2, True), (3, False), (3, False)]
+
+    asyncio.run(scenario())
+
+
+def test_all_that_one_has_is_what_is_a_task_taken_or_not(town: Town) -> None:
+    async def scenario() -> None:
+        box = town.box()
+        await box.register()
+        for subject in ("first", "Contact request from other-1", "second"):
+            town.write("coder-1", subject=subject, ack_required=True)
+        envelope = (await waiting(box))[0]
+        await box.claim(envelope)
+        await box.done(envelope)
+        assert [(subject, new) for _, subject, new in await box.everything()] == [("first", False), ("second", True)]
+
+    asyncio.run(scenario())
+
+
 def test_a_message_that_vanishes_between_list_and_read_is_gone(town: Town) -> None:
     async def scenario() -> None:
         box = town.box()
