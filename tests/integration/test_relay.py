@@ -143,6 +143,10 @@ def test_mail_to_a_group_is_taken_by_one_and_seen_by_no_other_after_that(town: T
             assert await waiting(second) == ()
             everybody = town.write("cap:review")
             assert [(await waiting(box))[0].locator for box in (one, two)] == [str(everybody)] * 2
+            (for_one,) = await waiting(one)
+            assert isinstance(await one.claim(for_one), Message)
+            await one.done(for_one)
+            assert [[one.locator for one in await waiting(box)] for box in (one, two)] == [[], [str(everybody)]]
         finally:
             await one.close()
             await two.close()
@@ -692,6 +696,34 @@ def test_a_listing_that_is_cut_says_that_there_is_more(town: Town) -> None:
             town.write("coder")
         said = [(len(found.envelopes), found.more) for found in [await box.pending(limit) for limit in (2, 3, 4)]]
         assert said == [(2, True), (3, False), (3, False)]
+
+    asyncio.run(scenario())
+
+
+def test_what_one_has_claimed_and_not_written_down_is_listed_still(town: Town) -> None:
+    """Killed in between, nobody else would have it."""
+
+    async def scenario() -> None:
+        box = town.box()
+        await box.register()
+        number = town.write("tag:back", claimable=True)
+        later = int(time.time() + 600) * 1000
+        for who, listed in (("coder", [f"{number}!"]), ("two", [])):
+            with town.fake.held() as base:
+                base.execute("update messages set claimed_by = ?, claim_expires_at = ?", (who, later))
+            assert [one.locator for one in await waiting(box)] == listed
+
+    asyncio.run(scenario())
+
+
+def test_what_one_has_written_to_oneself_is_mail_and_what_to_ones_own_group_is_not(town: Town) -> None:
+    async def scenario() -> None:
+        box = town.box()
+        await box.register()
+        with town.fake.held():
+            number = town.fake.write("coder", "coder", body="do not forget")
+            town.fake.write("coder", "tag:back", body="who has time?")
+        assert [one.locator for one in await waiting(box)] == [str(number)]
 
     asyncio.run(scenario())
 
